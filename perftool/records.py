@@ -1,0 +1,380 @@
+"""Frozen records of everything that is measured and decided, and their JSON form.
+
+Two documents leave this module: a `Session` (raw, what one command measured) and a `Summary` (what follows from it).
+Numbers carry their unit in the name; what may be unknown is `None`, never NaN or Infinity. Reading tolerates fields of
+a newer minor version; a newer major version is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeVar
+
+import msgspec
+
+SCHEMA_VERSION = "1.0"
+# History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
+# 1.0  first version
+
+Settings = dict[str, str]
+"""Scenario name to value: all that differs from the workload's own defaults."""
+
+Command = Literal["tune", "compare", "profile"]
+Status = Literal["measured", "skipped", "failed"]
+VerdictWord = Literal["better", "worse", "same", "undecided"]
+DatasetKind = Literal["tensors", "map", "iterable"]
+WarmupClass = Literal["flat", "warm-up", "slowdown", "no steady state"]
+
+METRICS = ("throughput", "step_p50", "step_p95", "stall_share", "peak_host", "peak_device")
+"""The metrics a variant is compared by. In all but throughput, less is better."""
+
+
+class SchemaError(ValueError):
+    """A document that cannot be read as what it should be; the text says why."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all records: immutable, keyword-only."""
+
+
+def known(number: float | None) -> float | None:
+    """The number, or None where it is NaN or infinite, so that it can be written as JSON."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+# --------------------------------------------------------------------------------------------------- circumstances
+
+
+class Machine(Record):
+    """What a measurement ran on, as found at its start."""
+
+    system: str
+    cpu_model: str
+    usable_cores: int  # of this process: affinity and cgroup limit applied
+    memory_bytes: int
+    memory_available_bytes: int
+    python_version: str
+    perftool_version: str
+    torch_version: str
+    torch_threads: int  # torch.get_num_threads() before anything changes it
+    matrix_units: list[str]  # instruction sets for reduced precision found on the CPU, such as amx_bf16
+    libc: str  # "glibc 2.36", or "" where it is another one
+    compiler: str | None  # path of the C++ compiler that torch.compile would use on a CPU
+    device: str  # "cpu", "cuda:0"
+    device_name: str | None = None
+    device_capability: list[int] | None = None
+    device_memory_bytes: int | None = None
+    cuda_version: str | None = None
+    driver_version: str | None = None
+    triton: bool = False  # torch.compile needs it for CUDA
+    cpu_fp16_matrix: bool = False  # fp16 on this CPU runs on matrix units rather than by emulation
+    environment: dict[str, str] = {}  # OMP_*, MKL_*, MALLOC_*, TORCH*, PYTORCH_*, CUDA_*, THP_* found set
+    git_commit: str | None = None  # of the folder the command ran in
+    git_dirty: bool | None = None
+    load_average_1min: float | None = None
+
+
+class WorkloadFacts(Record):
+    """What scenarios and reports need to know of a workload, learnt in a worker so that the command runs no user code."""
+
+    name: str
+    reference: str  # as given on the command line
+    batch_size: int | None  # None: the whole tensors at every step
+    dataset_kind: DatasetKind
+    dataset_rows: int | None
+    dataset_bytes: int | None  # of in-memory tensors
+    has_collate: bool
+    parameter_count: int
+    parameter_bytes: int
+    floating_parameters: bool  # all parameters are floating point and real
+    optimizer: str  # class name
+    optimizer_options: dict[str, bool | None]  # those of foreach, fused, capturable, differentiable that it has
+    settings: Settings  # what the workload says that it does already
+
+
+# ------------------------------------------------------------------------------------------------------ raw samples
+
+
+class BlockLabels(Record):
+    """What else happened during a block, from the operating system: labels, never filters."""
+
+    thread_cpu_ns: int | None = None
+    run_queue_ns: int | None = None  # the main thread was ready but had no core
+    involuntary_switches: int | None = None
+    minor_faults: int | None = None
+    major_faults: int | None = None
+    system_cpu_ns: int | None = None
+    steal_ticks: int | None = None  # machine-wide, 1/100 s
+
+
+class Block(Record, tag="block"):
+    """Consecutive steps of one launch, timed without synchronising inside."""
+
+    launch: int
+    round: int  # unique in the session: blocks of one round were measured next to each other
+    position: int  # in the drawn order of the round
+    started_ns: int  # CLOCK_MONOTONIC
+    wall_ns: int  # the whole block, data wait included, synchronised at its end
+    steps: int
+    samples: int
+    step_ns: list[int] = []  # one per step, end to end; empty where several steps run in one call
+    wait_ns: list[int] = []  # one per step: waiting for the next batch, part of step_ns
+    labels: BlockLabels = BlockLabels()
+
+
+class Engaged(Record):
+    """Whether a variant's settings took effect, and how that was seen."""
+
+    ok: bool
+    evidence: str
+
+
+class Launch(Record, tag="launch"):
+    """One worker process holding one variant; `blocks` refer to it by number. Written when it ends."""
+
+    launch: int
+    variant: int
+    generation: int
+    stage: str  # what it was for: "measure", "alone", "together 1", "confirm"
+    status: Status
+    reason: str | None = None
+    engaged: Engaged | None = None
+    cold: bool = False  # first launch of its variant, with an empty compile cache
+    start_up_ns: int | None = None  # from exec to the end of the first step
+    warmup_class: WarmupClass | None = None
+    warmup_step_ns: list[int] = []
+    peak_host_bytes: int | None = None  # after warm-up: the process's high-water mark and its children's PSS
+    warmup_peak_host_bytes: int | None = None
+    peak_device_allocated_bytes: int | None = None
+    peak_device_reserved_bytes: int | None = None
+    peak_device_nvml_bytes: int | None = None
+    last_loss: float | None = None
+
+
+class TrainingRun(Record, tag="training_run"):
+    """A training from one seed, for loss parity: variants with the same seed see the same data in the same order."""
+
+    variant: int
+    seed: int
+    steps: int
+    loss: float | None  # mean of the last tenth of the steps; None where it was not finite
+
+
+class Decision(Record, tag="decision"):
+    """A choice `tune` made while measuring, with its reason, in the order made."""
+
+    stage: str
+    variant: int
+    action: Literal["adopted", "dropped", "untested", "chosen"]
+    reason: str
+
+
+class Session(Record):
+    """Everything one command measured, raw. Variant 0 is the baseline."""
+
+    schema_version: str = SCHEMA_VERSION
+    command: Command
+    arguments: list[str]  # to run it again
+    created_at: str  # UTC, ISO 8601
+    seed: int
+    budget_s: float
+    machine: Machine
+    workload: WorkloadFacts
+    scenario_changes: dict[str, str]  # scenario name to "speed", "numerics" or "optimisation"
+    codes: dict[str, dict[str, dict[str, str]]] = {}  # scenario -> value -> place in the loop -> lines to paste
+    variants: list[Settings]
+    launches: list[Launch] = []
+    blocks: list[Block] = []
+    training_runs: list[TrainingRun] = []
+    decisions: list[Decision] = []
+    interrupted: bool = False
+    warnings: list[str] = []
+
+
+# ---------------------------------------------------------------------------------------------------------- results
+
+
+class Estimate(Record):
+    """A ratio variant / baseline with its simultaneous interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+class Comparison(Record):
+    """One metric of a variant against the baseline. The ratio is in the metric's own unit (throughput 2: twice)."""
+
+    ratio: float
+    low: float | None
+    high: float | None
+    margin: float  # 0.01: effects below one per cent do not count
+    verdict: VerdictWord
+    pairs: int
+    launches: int
+    smallest_detectable: float | None  # relative effect that would have been seen in 80 % of such sessions
+
+
+class Quantiles(Record):
+    """Of the end-to-end step time."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class Jitter(Record):
+    """How uneven the steps are. Shares are of the median step unless named otherwise; None: not enough steps."""
+
+    j95: float | None  # q95/q50 - 1
+    j95_low: float | None
+    j95_high: float | None
+    j99: float | None
+    j99_low: float | None
+    j99_high: float | None
+    mad_ratio: float | None  # 1.4826 MAD / median
+    step_to_step_q95: float | None  # q95 of |T_i - T_(i-1)| / median
+    stall_share: float | None  # of the total time: sum (T - 1.5 q50)+ / sum T
+    steps: int
+    effective_steps: float | None  # steps / (1 + 2 sum of autocorrelations)
+    note: str | None  # "not enough steps" for which quantile
+
+
+class VariantSummary(Record):
+    """One variant as everybody reads it."""
+
+    settings: Settings
+    status: Status
+    reason: str | None
+    engaged: Engaged | None
+    samples_per_second: float | None
+    steps_per_call: int
+    step_ns: Quantiles | None
+    jitter: Jitter | None
+    peak_host_bytes: int | None
+    warmup_peak_host_bytes: int | None
+    peak_device_allocated_bytes: int | None
+    peak_device_reserved_bytes: int | None
+    peak_device_nvml_bytes: int | None
+    data_wait_fraction: float | None
+    cold_start_ns: int | None
+    warm_start_ns: int | None
+    break_even_steps: float | None  # steps after which a slower start has paid back; 0 when it starts no slower
+    warmup_class: WarmupClass | None
+    versus_baseline: dict[str, Comparison]
+
+
+class Finding(Record):
+    """A diagnosed cause, with its share of time, memory or jitter and the setting to try."""
+
+    name: str
+    share: float | None
+    evidence: str
+    try_: str | None = msgspec.field(name="try", default=None)
+
+
+class LossParity(Record):
+    """Whether a change of numerics trains the same, judged by the baseline's own spread between seeds."""
+
+    verdict: Literal["parity", "differs", "undecided"]
+    difference: float | None  # mean of loss(variant) - loss(baseline), paired by seed
+    low: float | None
+    high: float | None
+    allowed: float | None  # two standard deviations of the baseline's seeds
+    seeds: int
+    steps: int
+
+
+class SettingEffect(Record):
+    """What one setting did alone, and within the last combination that was tried with and without it."""
+
+    name: str
+    value: str
+    alone: Estimate | None  # throughput ratio
+    together: Estimate | None
+
+
+class Rejected(Record):
+    """A setting or combination that is not recommended, and why."""
+
+    settings: Settings
+    reason: str
+
+
+class Recommendation(Record):
+    """What `tune` advises. Every number in it is of the confirmation in fresh launches."""
+
+    settings: Settings
+    speedup: Estimate
+    confidence: float  # of the interval, 0.95
+    pairs: int
+    launches: int
+    peak_memory_ratio: float | None
+    jitter_ratio: float | None  # of stall share plus one; None where unknown
+    break_even_steps: float | None
+    loss_parity: LossParity | None
+    time_to_loss: float | None
+    changes_optimisation: bool
+    code: str
+    per_setting: list[SettingEffect]
+    rejected: list[Rejected]
+
+
+RecommendationStatus = Literal["confirmed", "nothing_better", "not_confirmed", "interrupted"]
+
+
+class Summary(Record):
+    """What a session says: `summary.json`, and what `--json` prints."""
+
+    schema_version: str = SCHEMA_VERSION
+    command: Command
+    workload: str
+    created_at: str
+    seed: int
+    arguments: list[str]
+    machine: Machine
+    baseline: VariantSummary
+    variants: list[VariantSummary]
+    findings: list[Finding]
+    recommendation_status: RecommendationStatus | None
+    objective: str
+    pareto: list[Settings]
+    recommendation: Recommendation | None
+    rejected: list[Rejected]
+    parity: LossParity | None
+    measured_s: float  # wall time of all blocks
+    warnings: list[str]
+
+
+class RecommendedSettings(Record):
+    """`recommended.json`, usable as `-s @recommended.json`."""
+
+    schema_version: str = SCHEMA_VERSION
+    workload: str
+    settings: Settings
+
+
+# ---------------------------------------------------------------------------------------------------------- to JSON
+
+R = TypeVar("R", bound=Record)
+
+
+def to_json(record: Record, *, indent: int = 0) -> bytes:
+    """The record as JSON; NaN and Infinity become null. `indent` 0 writes one line."""
+    line = msgspec.json.encode(record)
+    return msgspec.json.format(line, indent=indent) if indent else line
+
+
+def from_json(document: bytes | str, kind: type[R]) -> R:
+    """Read one record of this kind.
+
+    Raises SchemaError with a sentence for text that is no JSON, a field of the wrong type or a newer major version.
+    """
+    try:
+        record = msgspec.json.decode(document, type=kind)
+    except msgspec.DecodeError as error:
+        raise SchemaError(f"not a {kind.__name__} of perftool: {error}") from error
+    version = getattr(record, "schema_version", SCHEMA_VERSION)
+    if version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+        raise SchemaError(f"schema version {version} is not readable here; this perftool reads {SCHEMA_VERSION}")
+    return record

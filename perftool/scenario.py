@@ -1,0 +1,227 @@
+"""The Scenario contract, how scenarios are found, and how settings become a Plan.
+
+A scenario is one file: a docstring, a few functions, and `scenario = Scenario(__name__, __doc__, ...)` at its end.
+Scenario files import torch inside functions only, so that listing them stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
+
+from perftool.records import Engaged, Machine, Settings, WorkloadFacts
+
+if TYPE_CHECKING:
+    from perftool.training import Plan, Training
+    from perftool.workload import Workload
+
+ENTRY_POINTS = "perftool.scenarios"
+DOCUMENTED = ("What it changes", "When it helps", "When it hurts", "Source")
+
+Changes = Literal["speed", "numerics", "optimisation"]
+
+
+class ScenarioError(ValueError):
+    """A scenario file that breaks the contract, or a setting that names nothing; the text says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a scenario knows when it says what it offers: facts only, so that asking needs no torch."""
+
+    machine: Machine
+    workload: WorkloadFacts
+
+    @property
+    def on_cuda(self) -> bool:
+        return self.machine.device.startswith("cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """Lines of plain PyTorch for the places of an ordinary training script; empty where nothing changes.
+
+    The lines may use `model`, `optimizer`, `dataset`, `batch_size`, `batch`, `loss` and `device`.
+    setup: once, after the imports and before anything is built.
+    model: after the model is on its device.
+    optimizer_arguments: further keyword arguments of the optimizer ("fused=True").
+    loader_arguments: further keyword arguments of the DataLoader.
+    batches: a function `batches()` yielding the batches of one epoch, in place of the DataLoader.
+    copy_arguments: further keyword arguments of the copy to the device.
+    loss_context: a context manager around the computation of the loss.
+    update: in place of `loss.backward()` and `optimizer.step()`.
+    step: in place of the whole step.
+    """
+
+    setup: str = ""
+    model: str = ""
+    optimizer_arguments: str = ""
+    loader_arguments: str = ""
+    batches: str = ""
+    copy_arguments: str = ""
+    loss_context: str = ""
+    update: str = ""
+    step: str = ""
+
+    def filled(self) -> dict[str, str]:
+        """Place to lines, where there are lines."""
+        return {place: lines for place, lines in asdict(self).items() if lines}
+
+
+def _no_environment(_value: str) -> Mapping[str, str]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One lever.
+
+    module, doc: `__name__` and `__doc__` of its file; the last part of the name is the scenario's.
+    default: the value that the workload runs with if nothing is set, on this machine.
+    values: those worth trying here, the default among them; unavailable ones may be listed.
+    refusal: why a value cannot be had here, as a sentence, or None. Called for values that are not listed, too.
+    apply: changes a plan for a value. Runs in the worker; may raise SettingError.
+    proof: whether the value took effect on a live training that is warmed up. Runs in the worker, outside of all
+        timing; may do a step.
+    code: what a user pastes to have the same.
+    environment: variables of the process that the value needs set before it starts.
+    changes: "numerics" (other rounding than the default's), "optimisation" (another training) or just "speed".
+    """
+
+    module: str
+    doc: str | None
+    default: Callable[[Context], str] = field(kw_only=True)
+    values: Callable[[Context], Sequence[str]] = field(kw_only=True)
+    refusal: Callable[[str, Context], str | None] = field(kw_only=True)
+    apply: Callable[[Plan, str], Plan] = field(kw_only=True)
+    proof: Callable[[Training, str], Engaged] = field(kw_only=True)
+    code: Callable[[str, Context], Code] = field(kw_only=True)
+    environment: Callable[[str], Mapping[str, str]] = field(kw_only=True, default=_no_environment)
+    changes: Changes = field(kw_only=True, default="speed")
+
+    def __post_init__(self) -> None:
+        missing = [heading for heading in DOCUMENTED if f"{heading}:" not in (self.doc or "")]
+        if missing:
+            raise ScenarioError(f"scenario {self.module}: its docstring has no '{missing[0]}:'")
+
+    @property
+    def name(self) -> str:
+        return self.module.rpartition(".")[2]
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (self.doc or "").strip().splitlines()[0]
+
+    def section(self, heading: str) -> str:
+        """The text under one of the DOCUMENTED headings, unwrapped."""
+        after = (self.doc or "").partition(f"{heading}:")[2]
+        ends = [after.find(f"\n{other}:") for other in DOCUMENTED if f"\n{other}:" in after]
+        return " ".join(after[: min(ends)].split() if ends else after.split())
+
+    def available(self, context: Context) -> list[str]:
+        """Values that can be tried here."""
+        return [value for value in self.values(context) if self.refusal(value, context) is None]
+
+
+Scenarios = Mapping[str, Scenario]
+
+
+def discover(files: Sequence[Path] = ()) -> dict[str, Scenario]:
+    """All scenarios by name: those of the entry-point group `perftool.scenarios`, then those in the given files.
+
+    An entry point names a scenario module, or a package of them. A later one replaces an earlier one of its name.
+    Raises ScenarioError, naming the file, for one that breaks the contract.
+    """
+    found: dict[str, Scenario] = {}
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        loaded = point.load()
+        for module in [loaded, *_submodules(loaded)]:
+            scenario = getattr(module, "scenario", None)
+            if isinstance(scenario, Scenario):
+                found[scenario.name] = scenario
+    for file in files:
+        scenario = _from_file(file)
+        found[scenario.name] = scenario
+    return dict(sorted(found.items()))
+
+
+def _submodules(package: ModuleType) -> list[ModuleType]:
+    paths = getattr(package, "__path__", None)
+    if paths is None:
+        return []
+    names = sorted(info.name for info in pkgutil.iter_modules(paths))
+    # reference.py is the training, not a scenario: reading the source avoids importing torch to learn that.
+    return [importlib.import_module(f"{package.__name__}.{name}") for name in names if _declares(package, name)]
+
+
+def _declares(package: ModuleType, name: str) -> bool:
+    return any(
+        "scenario = Scenario(" in path.read_text(encoding="utf-8")
+        for folder in package.__path__
+        if (path := Path(folder) / f"{name}.py").is_file()
+    )
+
+
+def _from_file(path: Path) -> Scenario:
+    if not path.is_file():
+        raise ScenarioError(f"--scenario {path}: there is no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ScenarioError(f"--scenario {path}: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ScenarioError(f"--scenario {path}: {type(error).__name__}: {error}") from error
+    scenario = getattr(module, "scenario", None)
+    if not isinstance(scenario, Scenario):
+        raise ScenarioError(f"--scenario {path}: it must end with `scenario = Scenario(__name__, __doc__, ...)`")
+    return scenario
+
+
+# --------------------------------------------------------------------------------------------------------- settings
+
+
+def normalised(settings: Mapping[str, str | int | bool]) -> Settings:
+    """Values as text: True and False become on and off."""
+    return {
+        name: ("on" if value else "off") if isinstance(value, bool) else str(value) for name, value in settings.items()
+    }
+
+
+def check_settings(settings: Settings, scenarios: Scenarios, context: Context) -> None:
+    """Raise ScenarioError, with the remedy, for the first setting that cannot be had here."""
+    for name, value in settings.items():
+        if name not in scenarios:
+            raise ScenarioError(f"there is no scenario '{name}'; there are {', '.join(scenarios)}")
+        reason = scenarios[name].refusal(value, context)
+        if reason is not None:
+            raise ScenarioError(f"{name}={value}: {reason}")
+
+
+def environment_of(settings: Settings, scenarios: Scenarios) -> dict[str, str]:
+    """Environment variables that a process with these settings must start with."""
+    return {key: text for name, value in settings.items() for key, text in scenarios[name].environment(value).items()}
+
+
+def plan_of(workload: Workload, settings: Settings, scenarios: Scenarios, *, device: str, seed: int) -> Plan:
+    """The workload under these settings. The order of the settings does not matter."""
+    from perftool.training import Plan
+
+    plan = Plan(workload=workload, device=device, seed=seed, batch_size=workload.batch_size)
+    for name in sorted(settings):
+        plan = scenarios[name].apply(plan, settings[name])
+    return plan
+
+
+def with_seed(plan: Plan, seed: int) -> Plan:
+    """The same plan from another seed: other initial weights, another order of the data."""
+    return replace(plan, seed=seed)

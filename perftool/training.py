@@ -1,0 +1,209 @@
+"""Plan (what scenarios transform) -> Training (something that can do the next step), and the reference loop.
+
+The loop has no branch for any scenario: a scenario replaces or wraps a part of the Plan, and `build` puts the parts
+together in one order whatever the order of the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
+
+from perftool.workload import Batch, Workload, WorkloadError
+
+Loss = Callable[[nn.Module, Batch], torch.Tensor]
+Update = Callable[[torch.Tensor, torch.optim.Optimizer], None]
+Step = Callable[[Batch], torch.Tensor]
+Feed = Callable[["Plan", Any], Iterator[Batch]]
+
+
+class SettingError(ValueError):
+    """Settings that cannot be had together, or not with this training; the text says why."""
+
+
+def backward_and_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """The plain update: gradients, then one optimizer step."""
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A training that has not been built yet. Scenarios return a changed copy (`dataclasses.replace`).
+
+    process: run first, before anything is built (precision modes, threads, allocator).
+    loader: keyword arguments of the DataLoader.
+    feed: (plan, dataset) -> endless iterator of batches, for datasets that are not fed whole.
+    non_blocking: of the copy of a batch to the device.
+    optimizer: options set on every parameter group of the user's optimizer ({"fused": True}).
+    model: applied to the built model in turn (compilation).
+    loss: wrapped around the workload's loss in turn (autocast).
+    update: what follows the loss; replaced where gradients are scaled.
+    step: wrapped around the whole step in turn (CUDA graphs); gets the training and the step.
+    """
+
+    workload: Workload
+    device: str = "cpu"
+    seed: int = 0
+    batch_size: int | None = None
+    process: tuple[Callable[[], None], ...] = ()
+    loader: Mapping[str, Any] = field(default_factory=dict)
+    feed: Feed = field(default_factory=lambda: loader_feed)
+    non_blocking: bool = False
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    model: tuple[Callable[[nn.Module], nn.Module], ...] = ()
+    loss: tuple[Callable[[Loss], Loss], ...] = ()
+    update: Update = backward_and_step
+    step: tuple[Callable[[Training, Step], Step], ...] = ()
+
+
+class Training:
+    """Something that can do the next step: `training.step(training.fetch())`.
+
+    `fetch` waits for the next batch (on the host); `step` copies it to the device, and does forward, backward and
+    update. Neither synchronises with the device. `step` returns the detached loss.
+    """
+
+    steps_per_call = 1
+
+    def __init__(self, plan: Plan) -> None:
+        """Build everything. Raises WorkloadError for a workload without data, SettingError for impossible settings."""
+        for prepare in plan.process:
+            prepare()
+        torch.manual_seed(plan.seed)
+        workload = plan.workload
+        self.plan = plan
+        self.device = torch.device(plan.device)
+        self.dataset = workload.dataset()
+        self.module = workload.model().to(self.device)  # as the user wrote it
+        self.module.train()
+        self.optimizer = workload.optimizer(self.module.parameters())
+        configure(self.optimizer, plan.optimizer)
+        self.model = self.module  # as it is called
+        for transform in plan.model:
+            self.model = transform(self.model)
+        self.batches = whole_feed(self.dataset) if plan.batch_size is None else plan.feed(plan, self.dataset)
+        self.step = self._compose()
+
+    def fetch(self) -> Batch:
+        """The next batch, on the host. Starts a new epoch where one ends."""
+        return next(self.batches)
+
+    def _compose(self) -> Step:
+        plan, model, optimizer, update = self.plan, self.model, self.optimizer, self.plan.update
+        loss: Loss = plan.workload.loss
+        for wrap in plan.loss:
+            loss = wrap(loss)
+
+        def on_device(batch: Batch) -> torch.Tensor:
+            optimizer.zero_grad()
+            value = loss(model, batch)
+            update(value, optimizer)
+            return value.detach()
+
+        step: Step = on_device
+        for around in plan.step:
+            step = around(self, step)
+        if self.device.type == "cpu":
+            return step
+
+        def copy_and_step(batch: Batch) -> torch.Tensor:
+            return step(to_device(batch, self.device, plan.non_blocking))
+
+        return copy_and_step
+
+
+def configure(optimizer: torch.optim.Optimizer, options: Mapping[str, Any]) -> None:
+    """Set options on a fresh optimizer as its constructor would, whatever class the user derived it from.
+
+    Raises SettingError where the optimizer has no such option.
+    """
+    for name, value in options.items():
+        if name not in optimizer.defaults:
+            raise SettingError(f"{type(optimizer).__name__} has no option '{name}'")
+        optimizer.defaults[name] = value
+        for group in optimizer.param_groups:
+            group[name] = value
+    if options.get("fused"):
+        optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined]
+
+
+# ------------------------------------------------------------------------------------------------------------ feeds
+
+
+class EpochOrder(Sampler[int]):
+    """Row numbers of one epoch after another, the same for every way of loading that asks with the same seed."""
+
+    def __init__(self, rows: int, *, shuffle: bool, seed: int) -> None:
+        self.rows, self.shuffle, self.seed, self.epoch = rows, shuffle, seed, 0
+
+    def permutation(self) -> torch.Tensor:
+        """The next epoch's row numbers, int64 of shape (rows,)."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        self.epoch += 1
+        return torch.randperm(self.rows, generator=generator) if self.shuffle else torch.arange(self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.permutation().tolist())
+
+    def __len__(self) -> int:
+        return self.rows
+
+
+def loader_feed(plan: Plan, dataset: Any) -> Iterator[Batch]:
+    """Batches of a stock DataLoader, epoch after epoch."""
+    workload = plan.workload
+    dataset = TensorDataset(*dataset) if isinstance(dataset, tuple) else dataset
+    arguments: dict[str, Any] = {
+        "batch_size": plan.batch_size,
+        "collate_fn": workload.collate_fn,
+        "drop_last": workload.drop_last,
+        **plan.loader,
+    }
+    if not isinstance(dataset, IterableDataset):
+        arguments["sampler"] = EpochOrder(len(dataset), shuffle=workload.shuffle, seed=plan.seed)
+    return epochs(DataLoader(dataset, **arguments))
+
+
+def epochs(loader: Any) -> Iterator[Batch]:
+    """The loader's batches without end. Raises WorkloadError when an epoch has none."""
+    while True:
+        batch = None
+        for batch in loader:
+            yield batch
+        if batch is None:
+            raise WorkloadError("the dataset yields no batch: it is empty, or smaller than a batch with drop_last")
+
+
+def whole_feed(dataset: Any) -> Iterator[Batch]:
+    """All tensors at every step. Raises WorkloadError for a dataset that is not a tuple of tensors."""
+    if not isinstance(dataset, tuple) or not all(isinstance(part, torch.Tensor) for part in dataset):
+        raise WorkloadError("batch_size=None feeds whole tensors: dataset() must return a tuple of tensors")
+    while True:
+        yield dataset
+
+
+def to_device(batch: Batch, device: torch.device, non_blocking: bool) -> Batch:
+    """The batch with every tensor in it on the device; other objects are left as they are."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=non_blocking)
+    if isinstance(batch, Mapping):
+        return {key: to_device(part, device, non_blocking) for key, part in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(part, device, non_blocking) for part in batch))
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(to_device(part, device, non_blocking) for part in batch)
+    return batch
+
+
+def count_samples(batch: Batch) -> int:
+    """First dimension of the first tensor in the batch; 1 where there is none."""
+    if isinstance(batch, torch.Tensor):
+        return batch.shape[0] if batch.ndim else 1
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
+    return next((count_samples(part) for part in parts), 1)
