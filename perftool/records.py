@@ -45,7 +45,7 @@ def known(number: float | None) -> float | None:
 # --------------------------------------------------------------------------------------------------- circumstances
 
 
-class Machine(Record):
+class Machine(Record, frozen=True, kw_only=True):
     """What a measurement ran on, as found at its start."""
 
     system: str
@@ -74,8 +74,8 @@ class Machine(Record):
     load_average_1min: float | None = None
 
 
-class WorkloadFacts(Record):
-    """What scenarios and reports need to know of a workload, learnt in a worker so that the command runs no user code."""
+class WorkloadFacts(Record, frozen=True, kw_only=True):
+    """What scenarios and reports need to know of a workload, learnt in a worker: the command runs no user code."""
 
     name: str
     reference: str  # as given on the command line
@@ -95,7 +95,7 @@ class WorkloadFacts(Record):
 # ------------------------------------------------------------------------------------------------------ raw samples
 
 
-class BlockLabels(Record):
+class BlockLabels(Record, frozen=True, kw_only=True):
     """What else happened during a block, from the operating system: labels, never filters."""
 
     thread_cpu_ns: int | None = None
@@ -107,7 +107,7 @@ class BlockLabels(Record):
     steal_ticks: int | None = None  # machine-wide, 1/100 s
 
 
-class Block(Record, tag="block"):
+class Block(Record, frozen=True, kw_only=True, tag="block"):
     """Consecutive steps of one launch, timed without synchronising inside."""
 
     launch: int
@@ -122,14 +122,14 @@ class Block(Record, tag="block"):
     labels: BlockLabels = BlockLabels()
 
 
-class Engaged(Record):
+class Engaged(Record, frozen=True, kw_only=True):
     """Whether a variant's settings took effect, and how that was seen."""
 
     ok: bool
     evidence: str
 
 
-class Launch(Record, tag="launch"):
+class Launch(Record, frozen=True, kw_only=True, tag="launch"):
     """One worker process holding one variant; `blocks` refer to it by number. Written when it ends."""
 
     launch: int
@@ -151,7 +151,7 @@ class Launch(Record, tag="launch"):
     last_loss: float | None = None
 
 
-class TrainingRun(Record, tag="training_run"):
+class TrainingRun(Record, frozen=True, kw_only=True, tag="training_run"):
     """A training from one seed, for loss parity: variants with the same seed see the same data in the same order."""
 
     variant: int
@@ -160,7 +160,7 @@ class TrainingRun(Record, tag="training_run"):
     loss: float | None  # mean of the last tenth of the steps; None where it was not finite
 
 
-class Decision(Record, tag="decision"):
+class Decision(Record, frozen=True, kw_only=True, tag="decision"):
     """A choice `tune` made while measuring, with its reason, in the order made."""
 
     stage: str
@@ -169,7 +169,7 @@ class Decision(Record, tag="decision"):
     reason: str
 
 
-class Session(Record):
+class Session(Record, frozen=True, kw_only=True):
     """Everything one command measured, raw. Variant 0 is the baseline."""
 
     schema_version: str = SCHEMA_VERSION
@@ -194,7 +194,7 @@ class Session(Record):
 # ---------------------------------------------------------------------------------------------------------- results
 
 
-class Estimate(Record):
+class Estimate(Record, frozen=True, kw_only=True):
     """A ratio variant / baseline with its simultaneous interval."""
 
     ratio: float
@@ -202,7 +202,7 @@ class Estimate(Record):
     high: float
 
 
-class Comparison(Record):
+class Comparison(Record, frozen=True, kw_only=True):
     """One metric of a variant against the baseline. The ratio is in the metric's own unit (throughput 2: twice)."""
 
     ratio: float
@@ -215,7 +215,7 @@ class Comparison(Record):
     smallest_detectable: float | None  # relative effect that would have been seen in 80 % of such sessions
 
 
-class Quantiles(Record):
+class Quantiles(Record, frozen=True, kw_only=True):
     """Of the end-to-end step time."""
 
     p50: float | None
@@ -223,7 +223,7 @@ class Quantiles(Record):
     p99: float | None
 
 
-class Jitter(Record):
+class Jitter(Record, frozen=True, kw_only=True):
     """How uneven the steps are. Shares are of the median step unless named otherwise; None: not enough steps."""
 
     j95: float | None  # q95/q50 - 1
@@ -240,7 +240,7 @@ class Jitter(Record):
     note: str | None  # "not enough steps" for which quantile
 
 
-class VariantSummary(Record):
+class VariantSummary(Record, frozen=True, kw_only=True):
     """One variant as everybody reads it."""
 
     settings: Settings
@@ -264,7 +264,7 @@ class VariantSummary(Record):
     versus_baseline: dict[str, Comparison]
 
 
-class Finding(Record):
+class Finding(Record, frozen=True, kw_only=True):
     """A diagnosed cause, with its share of time, memory or jitter and the setting to try."""
 
     name: str
@@ -273,7 +273,7 @@ class Finding(Record):
     try_: str | None = msgspec.field(name="try", default=None)
 
 
-class LossParity(Record):
+class LossParity(Record, frozen=True, kw_only=True):
     """Whether a change of numerics trains the same, judged by the baseline's own spread between seeds."""
 
     verdict: Literal["parity", "differs", "undecided"]
@@ -285,7 +285,7 @@ class LossParity(Record):
     steps: int
 
 
-class SettingEffect(Record):
+class SettingEffect(Record, frozen=True, kw_only=True):
     """What one setting did alone, and within the last combination that was tried with and without it."""
 
     name: str
@@ -294,14 +294,14 @@ class SettingEffect(Record):
     together: Estimate | None
 
 
-class Rejected(Record):
+class Rejected(Record, frozen=True, kw_only=True):
     """A setting or combination that is not recommended, and why."""
 
     settings: Settings
     reason: str
 
 
-class Recommendation(Record):
+class Recommendation(Record, frozen=True, kw_only=True):
     """What `tune` advises. Every number in it is of the confirmation in fresh launches."""
 
     settings: Settings
@@ -323,7 +323,7 @@ class Recommendation(Record):
 RecommendationStatus = Literal["confirmed", "nothing_better", "not_confirmed", "interrupted"]
 
 
-class Summary(Record):
+class Summary(Record, frozen=True, kw_only=True):
     """What a session says: `summary.json`, and what `--json` prints."""
 
     schema_version: str = SCHEMA_VERSION
@@ -346,7 +346,7 @@ class Summary(Record):
     warnings: list[str]
 
 
-class RecommendedSettings(Record):
+class RecommendedSettings(Record, frozen=True, kw_only=True):
     """`recommended.json`, usable as `-s @recommended.json`."""
 
     schema_version: str = SCHEMA_VERSION

@@ -56,10 +56,11 @@ class Workload:
         for part in ("model", "dataset", "loss", "optimizer"):
             if not callable(getattr(self, part)):
                 raise WorkloadError(f"Workload({part}=...) must be a function, not {getattr(self, part)!r}")
-        size = self.batch_size
-        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        size: object = self.batch_size
+        if size is not None and not (type(size) is int and size >= 1):
             raise WorkloadError(f"Workload(batch_size=...) must be a whole number of at least 1 or None, not {size!r}")
-        if not isinstance(self.settings, Mapping):
+        settings: object = self.settings
+        if not isinstance(settings, Mapping):
             raise WorkloadError(f"Workload(settings=...) must map scenario names to values, not {self.settings!r}")
 
 
@@ -86,7 +87,7 @@ def load_workload(reference: str) -> Workload:
         except WorkloadError:
             raise
         except Exception as error:
-            raise WorkloadError(f"{reference}() raised {_where(error)}") from error
+            raise WorkloadError(f"{reference}() raised {where(error)}") from error
     if not isinstance(value, Workload):
         raise WorkloadError(f"{reference} is a {type(value).__name__}, not a Workload or a function that returns one")
     return value
@@ -106,7 +107,7 @@ def _import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise WorkloadError(f"{path} cannot be imported: {_where(error)}") from error
+        raise WorkloadError(f"{path} cannot be imported: {where(error)}") from error
     return module
 
 
@@ -117,11 +118,11 @@ def _import_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
             raise WorkloadError(
-                f"there is no module {error.name}; run from the folder that holds it, or write path/to/file.py:attribute"
+                f"there is no module {error.name}; run from the folder that holds it, or write path/file.py:attribute"
             ) from error
-        raise WorkloadError(f"{name} cannot be imported: {_where(error)}") from error
+        raise WorkloadError(f"{name} cannot be imported: {where(error)}") from error
     except Exception as error:
-        raise WorkloadError(f"{name} cannot be imported: {_where(error)}") from error
+        raise WorkloadError(f"{name} cannot be imported: {where(error)}") from error
 
 
 def _search_last(folder: Path) -> None:
@@ -130,7 +131,7 @@ def _search_last(folder: Path) -> None:
         sys.path.append(str(folder))
 
 
-def _where(error: BaseException) -> str:
+def where(error: BaseException) -> str:
     """'ValueError: text (file.py, line 3)', from the innermost frame."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

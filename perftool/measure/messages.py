@@ -1,0 +1,114 @@
+"""What the command and its worker processes say to each other: JSON lines over a socket pair.
+
+One request, one reply. Between a reply and the next request the worker and all its children are stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from perftool.records import Block, Engaged, Machine, Record, Settings, WorkloadFacts
+
+
+class LaunchSpec(Record, frozen=True, kw_only=True):
+    """What a worker process is to hold. Sent once, before the first request; nothing is built yet."""
+
+    launch: int
+    reference: str
+    scenario_files: list[str]
+    settings: Settings  # all of them, those of the workload and the baseline included
+    device: str  # "auto", "cpu", "cuda", "cuda:N"
+    seed: int
+
+
+class Describe(Record, frozen=True, kw_only=True, tag="describe"):
+    """Say what the machine and the workload are: a `Described`."""
+
+
+class Start(Record, frozen=True, kw_only=True, tag="start"):
+    """Build the training and do its first step: a `Started`."""
+
+
+class Warm(Record, frozen=True, kw_only=True, tag="warm"):
+    """Do up to `steps` steps, or as many as fit in `limit_s` but at least one: a `Warmed`."""
+
+    steps: int
+    limit_s: float
+
+
+class Prove(Record, frozen=True, kw_only=True, tag="prove"):
+    """Show that the settings took effect: a `Proved`."""
+
+
+class Run(Record, frozen=True, kw_only=True, tag="run"):
+    """Drop some steps, then time a block: a `Block`."""
+
+    round: int
+    position: int
+    drop: int
+    steps: int
+
+
+class Train(Record, frozen=True, kw_only=True, tag="train"):
+    """Train afresh from a seed for some steps: a `Trained`."""
+
+    seed: int
+    steps: int
+
+
+class Finish(Record, frozen=True, kw_only=True, tag="finish"):
+    """Say the last figures, then end: a `Finished`."""
+
+
+Request = Describe | Start | Warm | Prove | Run | Train | Finish
+
+
+class Described(Record, frozen=True, kw_only=True, tag="described"):
+    machine: Machine
+    workload: WorkloadFacts
+
+
+class Started(Record, frozen=True, kw_only=True, tag="started"):
+    started_ns: int  # CLOCK_MONOTONIC at the end of the first step
+    queued_batches: int  # that loader workers hold ready: workers x prefetch factor
+
+
+class Warmed(Record, frozen=True, kw_only=True, tag="warmed"):
+    step_ns: list[int]
+    steps_since_event: int | None  # compilation, recompilation, capture, allocator retry; None: none yet
+
+
+class Proved(Record, frozen=True, kw_only=True, tag="proved"):
+    engaged: Engaged
+
+
+class Trained(Record, frozen=True, kw_only=True, tag="trained"):
+    loss: float | None  # mean of the last tenth of the steps; None where it was not finite
+
+
+class Finished(Record, frozen=True, kw_only=True, tag="finished"):
+    last_loss: float | None
+    peak_device_allocated_bytes: int | None
+    peak_device_reserved_bytes: int | None
+    peak_device_nvml_bytes: int | None
+
+
+FailureKind = Literal["reference", "device", "setting", "memory", "training"]
+
+
+class Failed(Record, frozen=True, kw_only=True, tag="failed"):
+    """The request could not be met; the worker ends. `reason` is a sentence for the user."""
+
+    kind: FailureKind
+    reason: str
+
+
+Reply = Described | Started | Warmed | Proved | Block | Trained | Finished | Failed
+
+encode = msgspec.json.encode
+decode_request: Callable[[bytes], Request] = msgspec.json.Decoder(Request).decode
+decode_reply: Callable[[bytes], Reply] = msgspec.json.Decoder(Reply).decode
+decode_spec: Callable[[bytes], LaunchSpec] = msgspec.json.Decoder(LaunchSpec).decode

@@ -1,0 +1,57 @@
+"""Peak memory of a CUDA device, each figure under its own name. On a CPU everything is None.
+
+`allocated` are tensors, `reserved` is what torch's allocator holds, `nvml` is the whole device's use, contexts and
+other processes included.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+
+
+class DevicePeaks(NamedTuple):
+    allocated_bytes: int | None
+    reserved_bytes: int | None
+    nvml_bytes: int | None
+
+
+def reset_peaks(device: torch.device) -> None:
+    """Start the peaks again at the present use."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def read_peaks(device: torch.device) -> DevicePeaks:
+    """Peaks since the last reset; NVML's figure is the present use."""
+    if device.type != "cuda":
+        return DevicePeaks(None, None, None)
+    import torch
+
+    return DevicePeaks(torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device), _nvml(device))
+
+
+def allocator_retries(device: torch.device) -> int:
+    """Times the allocator had to free its cache and ask again."""
+    if device.type != "cuda":
+        return 0
+    import torch
+
+    return int(torch.cuda.memory_stats(device).get("num_alloc_retries", 0))
+
+
+def _nvml(device: torch.device) -> int | None:
+    import pynvml
+    import torch
+
+    try:
+        pynvml.nvmlInit()
+        # By UUID: CUDA_VISIBLE_DEVICES renumbers the devices of torch, not those of NVML.
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
+    except pynvml.NVMLError:
+        return None

@@ -1,0 +1,49 @@
+"""Host memory of a worker and its children, read from outside while they are stopped.
+
+Source: proc(5): VmHWM in status, 5 written to clear_refs resets it, smaps_rollup for the proportional set size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+
+def high_water_bytes(pid: int) -> int | None:
+    """Largest resident set of the process since its start or the last reset."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def reset_high_water(pid: int) -> bool:
+    """Start the high-water mark again at the present size; False where the system does not allow it."""
+    try:
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def children_bytes(pid: int) -> int:
+    """Sum of the proportional set sizes of all descendants: shared pages are counted once over all."""
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return 0
+    return sum(_proportional_bytes(child.pid) for child in children)
+
+
+def _proportional_bytes(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return 0

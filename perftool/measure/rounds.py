@@ -1,0 +1,380 @@
+"""Generations of launches that live at the same time and take turns, one running at a time, in a drawn order.
+
+A `Lab` holds what all measuring of one command shares. It appends raw records to the session as they come and decides
+nothing about them; how many generations there are is the caller's.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import monotonic, monotonic_ns
+from typing import Protocol
+
+from perftool.measure import messages
+from perftool.measure.launch import LaunchFailed, LiveLaunch
+from perftool.measure.warmup import classify, settled
+from perftool.records import Block, Decision, Engaged, Launch, Record, Session, Settings, Status, TrainingRun
+
+BLOCK_S = 0.03
+STEPS_PER_QUEUED_BATCH = 10  # so that what loader workers held ready when the block began does not decide it
+WARM_CHUNK_STEPS = 20
+WARM_CAP_STEPS = 2000
+CHILDREN_INTERVAL_S = 1.0
+ANSWER_LIMIT_S = 30.0  # for what should take a fraction of a second
+MEAN_LAUNCH_S = 2.5  # first guess of what a launch costs beside its blocks, for the time left
+
+
+class Watcher(Protocol):
+    """Whoever shows the progress."""
+
+    def update(self, text: str, done_s: float, left_s: float) -> None:
+        """What is being done, wall time so far, and an estimate of what is left."""
+
+
+class BaselineFailed(Exception):
+    """The baseline could not be measured; the text says why."""
+
+
+StartLaunch = Callable[[messages.LaunchSpec, dict[str, str]], LiveLaunch]
+
+
+@dataclass
+class Running:
+    """A live launch and what is known of it."""
+
+    live: LiveLaunch
+    number: int
+    variant: int
+    stage: str
+    generation: int
+    cold: bool
+    asked_ns: int = 0
+    start_up_ns: int | None = None
+    queued_batches: int = 0
+    warmup_step_ns: list[int] = field(default_factory=list)
+    warmup_peak_host_bytes: int | None = None
+    engaged: Engaged | None = None
+    steps_per_block: int = 1
+    drop: int = 1
+    block_s: float = BLOCK_S
+    children_sampled_s: float = 0.0
+
+
+class Lab:
+    """Where variants are launched and blocks are run."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        start: StartLaunch,
+        append: Callable[[Record], None],
+        environment: Callable[[Settings], dict[str, str]],
+        scenario_files: Sequence[str] = (),
+        parallel_starts: int = 1,
+        live_limit: int = 64,
+        watcher: Watcher,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """`start` makes a launch out of a spec and its environment variables; `append` writes a record to disk."""
+        self.session = session
+        self.spent_s = 0.0  # of the budget: wall time of blocks, dropped steps included
+        self.lost: dict[int, tuple[Status, str]] = {}  # variant to why it is not launched again
+        self.launches_to_come = 0  # estimate, for the time left
+        self._start_launch, self._append, self._environment = start, append, environment
+        self._scenario_files = list(scenario_files)
+        self._parallel_starts, self._live_limit = parallel_starts, max(2, live_limit)
+        self._watcher, self._clock = watcher, clock
+        self._began_s = clock()
+        self._launch_s: list[float] = []
+        self._random = random.Random(session.seed)
+        self._next_launch = self._next_round = self._next_generation = 0
+        self._caches = tempfile.TemporaryDirectory(prefix="perftool-cache-", ignore_cleanup_errors=True)
+
+    def close(self) -> None:
+        """Remove the session's compile caches."""
+        self._caches.cleanup()
+
+    @property
+    def left_s(self) -> float:
+        """Of the budget."""
+        return max(0.0, self.session.budget_s - self.spent_s)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Wall time since the lab was opened."""
+        return self._clock() - self._began_s
+
+    @property
+    def mean_launch_s(self) -> float:
+        """Wall time that a launch costs beside its blocks."""
+        return sum(self._launch_s) / len(self._launch_s) if self._launch_s else MEAN_LAUNCH_S
+
+    def variant(self, settings: Settings) -> int:
+        """The number of the variant with these settings beyond the baseline's, made known where it is new."""
+        if settings in self.session.variants:
+            return self.session.variants.index(settings)
+        self.session.variants.append(settings)
+        return len(self.session.variants) - 1
+
+    def decide(self, decision: Decision) -> None:
+        """Keep a choice with the session."""
+        self.session.decisions.append(decision)
+        self._append(decision)
+
+    # ------------------------------------------------------------------------------------------------- generations
+
+    def generation(
+        self,
+        stage: str,
+        variants: Sequence[int],
+        *,
+        budget_s: float,
+        rounds: int,
+        own_caches: bool = True,
+        keep: Callable[[list[Block]], Collection[int]] | None = None,
+    ) -> None:
+        """One fresh launch of the baseline and of each variant, then up to `rounds` rounds within `budget_s`.
+
+        own_caches: each variant has a compile cache of its own, empty at its first launch in the session; else all
+            share one, which is faster and makes no start-up time worth reporting.
+        keep: called with the blocks of each round, returns the variants to go on with.
+        Where memory does not allow all launches at a time they go in groups, each with a baseline of its own.
+        Raises BaselineFailed when the baseline fails, and leaves no process behind whatever happens.
+        """
+        wanted = [variant for variant in variants if variant and variant not in self.lost]
+        size = self._live_limit - 1
+        groups = [wanted[at : at + size] for at in range(0, len(wanted), size)] or [[]]
+        for group in groups:
+            began_s, spent_before_s = self._clock(), self.spent_s
+            live: list[Running] = []
+            try:
+                # One by one, so that those started are known, and ended, when the next cannot be.
+                live.extend(self._spawn(stage, variant, own_caches) for variant in [0, *group])
+                self._start_all(live)
+                for running in tuple(live):
+                    self._attempt(live, running, self._warm_up)
+                self._rounds(live, self.spent_s + min(budget_s / len(groups), self.left_s), rounds, keep)
+                for running in tuple(live):
+                    self._attempt(live, running, partial(self._finish, live))
+            finally:
+                for running in live:  # interrupted: what was measured is kept
+                    running.live.close()
+                    self._keep(running, "measured")
+            beside_blocks_s = self._clock() - began_s - (self.spent_s - spent_before_s)
+            self._launch_s.append(beside_blocks_s / (1 + len(group)))
+            self._next_generation += 1
+
+    def _spawn(self, stage: str, variant: int, own_caches: bool) -> Running:
+        session = self.session
+        number = self._next_launch
+        self._next_launch += 1
+        self.launches_to_come = max(0, self.launches_to_come - 1)
+        settings = {**session.workload.settings, **session.variants[0], **session.variants[variant]}
+        cache = Path(self._caches.name) / (f"variant-{variant}" if own_caches else "shared")
+        spec = messages.LaunchSpec(
+            launch=number,
+            reference=session.workload.reference,
+            scenario_files=self._scenario_files,
+            settings=settings,
+            device=session.machine.device,
+            seed=session.seed,
+        )
+        cold = own_caches and not cache.exists()
+        cache.mkdir(parents=True, exist_ok=True)
+        live = self._start_launch(spec, {**self._environment(settings), "TORCHINDUCTOR_CACHE_DIR": str(cache)})
+        return Running(live, number, variant, stage, self._next_generation, cold)
+
+    def _start_all(self, live: list[Running]) -> None:
+        """Build all trainings, a few at a time; start-up is mostly one thread's work."""
+
+        def start(running: Running) -> messages.Reply | LaunchFailed:
+            running.asked_ns = monotonic_ns()
+            try:
+                return running.live.ask(messages.Start(), self.start_limit_s)
+            except LaunchFailed as failed:
+                return failed
+
+        everyone = list(live)
+        with ThreadPoolExecutor(self._parallel_starts) as pool:
+            try:
+                for index, (running, answer) in enumerate(zip(everyone, pool.map(start, everyone), strict=True)):
+                    self._tell(f"{running.stage}: started {index + 1} of {len(everyone)} launches")
+                    if isinstance(answer, LaunchFailed):
+                        self._lose(live, running, answer)
+                    elif isinstance(answer, messages.Started):
+                        running.start_up_ns = answer.started_ns - running.asked_ns
+                        running.queued_batches = answer.queued_batches
+            except BaseException:
+                for running in live:
+                    running.live.kill()  # so that the threads that wait for it come back
+                raise
+
+    def _warm_up(self, running: Running) -> None:
+        self._tell(f"{running.stage}: warming up")
+        self._settle(running)
+        running.warmup_peak_host_bytes = running.live.host_bytes()
+        proved = running.live.ask(messages.Prove(), self.start_limit_s)
+        assert isinstance(proved, messages.Proved)
+        running.engaged = proved.engaged
+        if not proved.engaged.ok:
+            raise LaunchFailed("effect", f"did not take effect: {proved.engaged.evidence}")
+        running.live.reset_host_peak()
+
+    def _settle(self, running: Running) -> None:
+        """Step until the times have settled or patience is out; then the length of a block is known."""
+        began_s = self._clock()
+        step_ns = running.warmup_step_ns
+        while len(step_ns) < WARM_CAP_STEPS:
+            warmed = running.live.ask(messages.Warm(steps=WARM_CHUNK_STEPS, limit_s=1.0), self.start_limit_s)
+            assert isinstance(warmed, messages.Warmed)
+            step_ns.extend(warmed.step_ns)
+            since_event = len(step_ns) if warmed.steps_since_event is None else warmed.steps_since_event
+            if settled(step_ns, since_event, self._clock() - began_s):
+                break
+        typical_ns = median(step_ns[-WARM_CHUNK_STEPS:])
+        queued = running.queued_batches
+        running.steps_per_block = max(1, round(BLOCK_S * 1e9 / typical_ns), STEPS_PER_QUEUED_BATCH * queued)
+        running.drop = queued + 1
+        running.block_s = (running.steps_per_block + running.drop) * typical_ns / 1e9
+
+    def _rounds(
+        self,
+        live: list[Running],
+        end_s: float,
+        rounds: int,
+        keep: Callable[[list[Block]], Collection[int]] | None,
+    ) -> None:
+        """Rounds until the spent budget reaches `end_s`: at least one, since a launch without a pair is for nothing."""
+        for index in range(rounds):
+            if index and self.spent_s >= end_s:
+                return
+            order = list(live)
+            self._random.shuffle(order)
+            blocks: list[Block] = []
+            for position, running in enumerate(order):
+                self._attempt(live, running, partial(self._block, blocks, position))
+            self._next_round += 1
+            for block in blocks:
+                self.session.blocks.append(block)
+                self._append(block)
+            self._tell(f"{order[0].stage}: {len(live)} launches taking turns, round {index + 1}")
+            if keep is not None:
+                staying = {0, *keep(blocks)}
+                for running in [one for one in live if one.variant not in staying]:
+                    self._attempt(live, running, partial(self._finish, live))
+                if len(live) == 1:
+                    return
+
+    def _block(self, blocks: list[Block], position: int, running: Running) -> None:
+        request = messages.Run(
+            round=self._next_round, position=position, drop=running.drop, steps=running.steps_per_block
+        )
+        began_s = self._clock()
+        try:
+            block = running.live.ask(request, max(ANSWER_LIMIT_S, 20 * running.block_s))
+        finally:
+            self.spent_s += self._clock() - began_s
+        assert isinstance(block, Block)
+        if running.queued_batches and self._clock() - running.children_sampled_s > CHILDREN_INTERVAL_S:
+            running.children_sampled_s = self._clock()
+            running.live.host_bytes()
+        blocks.append(block)
+
+    def _finish(self, live: list[Running], running: Running) -> None:
+        peak_host_bytes = running.live.host_bytes()
+        finished = running.live.ask(messages.Finish(), ANSWER_LIMIT_S)
+        assert isinstance(finished, messages.Finished)
+        live.remove(running)
+        running.live.close()
+        self._keep(running, "measured", finished=finished, peak_host_bytes=peak_host_bytes)
+
+    # ---------------------------------------------------------------------------------------------------- failures
+
+    def _attempt(self, live: list[Running], running: Running, act: Callable[[Running], None]) -> None:
+        """Do something with a launch; where it fails, its variant is lost and the rest goes on."""
+        try:
+            act(running)
+        except LaunchFailed as failed:
+            self._lose(live, running, failed)
+
+    def _lose(self, live: list[Running], running: Running, failed: LaunchFailed) -> None:
+        live.remove(running)
+        running.live.close()
+        status: Status = "skipped" if failed.kind in ("setting", "effect") else "failed"
+        reason = failed.reason
+        if failed.kind == "time" and running.start_up_ns is None:
+            status, reason = "skipped", f"start-up took too long (more than {self.start_limit_s:.0f} s)"
+        self._keep(running, status, reason)
+        if running.variant == 0:
+            raise BaselineFailed(reason)
+        self.lost[running.variant] = (status, reason)
+
+    def _keep(
+        self,
+        running: Running,
+        status: Status,
+        reason: str | None = None,
+        *,
+        finished: messages.Finished | None = None,
+        peak_host_bytes: int | None = None,
+    ) -> None:
+        """Write down a launch that is over."""
+        launch = Launch(
+            launch=running.number,
+            variant=running.variant,
+            generation=running.generation,
+            stage=running.stage,
+            status=status,
+            reason=reason,
+            engaged=running.engaged,
+            cold=running.cold,
+            start_up_ns=running.start_up_ns,
+            warmup_class=classify(running.warmup_step_ns) if running.warmup_step_ns else None,
+            warmup_step_ns=running.warmup_step_ns,
+            peak_host_bytes=peak_host_bytes,
+            warmup_peak_host_bytes=running.warmup_peak_host_bytes,
+            peak_device_allocated_bytes=finished.peak_device_allocated_bytes if finished else None,
+            peak_device_reserved_bytes=finished.peak_device_reserved_bytes if finished else None,
+            peak_device_nvml_bytes=finished.peak_device_nvml_bytes if finished else None,
+            last_loss=finished.last_loss if finished else None,
+        )
+        self.session.launches.append(launch)
+        self._append(launch)
+
+    # ----------------------------------------------------------------------------------------------- training runs
+
+    def train_runs(self, variants: Sequence[int], seeds: Sequence[int], steps: int, limit_s: float) -> None:
+        """Train each variant from each seed, one process per variant, and keep the losses with the session.
+
+        limit_s: of one training. A training that fails leaves its variant without that loss, and a warning.
+        """
+        for variant in variants:
+            running = self._spawn("loss parity", variant, own_caches=False)
+            try:
+                for index, seed in enumerate(seeds):
+                    self._tell(f"comparing losses: seed {index + 1} of {len(seeds)}")
+                    trained = running.live.ask(messages.Train(seed=seed, steps=steps), limit_s)
+                    assert isinstance(trained, messages.Trained)
+                    run = TrainingRun(variant=variant, seed=seed, steps=steps, loss=trained.loss)
+                    self.session.training_runs.append(run)
+                    self._append(run)
+            except LaunchFailed as failed:
+                self.session.warnings.append(f"the loss could not be compared: {failed.reason}")
+            finally:
+                running.live.close()
+
+    @property
+    def start_limit_s(self) -> float:
+        """A variant that takes longer than this to start is skipped."""
+        return max(60.0, self.session.budget_s)
+
+    def _tell(self, text: str) -> None:
+        self._watcher.update(text, self.elapsed_s, self.left_s + self.launches_to_come * self.mean_launch_s)

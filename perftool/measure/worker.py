@@ -1,0 +1,373 @@
+"""The worker process: holds one variant, does what it is asked, and stops itself after each answer.
+
+Started as `python -P -m perftool.measure.worker FD PARENT_PID`; see `launch.py` for the other side. Whatever the
+workload prints goes to stderr.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import math
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic_ns, perf_counter
+from typing import TYPE_CHECKING, Any
+
+from perftool.measure import messages
+from perftool.records import Block, WorkloadFacts
+
+if TYPE_CHECKING:
+    from perftool.scenario import Scenarios
+    from perftool.training import Plan, Training
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(_worker: int = 0) -> None:
+    """Have the kernel kill this process when the thread that started it ends. Also the loader workers' first act:
+    stopped ones would otherwise outlive a killed command for ever."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Worker:
+    """One variant in this process, from its description to its end."""
+
+    def __init__(self, spec: messages.LaunchSpec) -> None:
+        self.spec = spec
+        self.device = "cpu"
+        self.scenarios: Scenarios = {}
+        self.plan: Plan | None = None
+        self.training: Training | None = None
+        self.steps_done = 0
+        self.last_event_step: int | None = None
+        self.events_seen: tuple[int, ...] = ()
+        self.last_loss: Any = None
+
+    def answer(self, request: messages.Request) -> messages.Reply:
+        """Do what was asked. Exceptions of the user's code pass through; see `failure`."""
+        match request:
+            case messages.Describe():
+                return self.describe()
+            case messages.Start():
+                return self.start()
+            case messages.Warm():
+                return self.warm(request)
+            case messages.Prove():
+                return self.prove()
+            case messages.Run():
+                return self.run(request)
+            case messages.Train():
+                return self.train(request)
+            case messages.Finish():
+                return self.finish()
+
+    def _load(self) -> Plan:
+        import torch
+
+        from perftool.scenario import discover, plan_of
+        from perftool.workload import load_workload
+
+        self.device = resolve_device(self.spec.device)
+        if self.device.startswith("cuda"):
+            torch.cuda.set_device(self.device)
+        self.scenarios = discover([Path(file) for file in self.spec.scenario_files])
+        workload = load_workload(self.spec.reference)
+        plan = plan_of(workload, self.spec.settings, self.scenarios, device=self.device, seed=self.spec.seed)
+        if plan.loader.get("num_workers"):
+            plan = replace(plan, loader={**plan.loader, "worker_init_fn": _worker_init(plan)})
+        self.plan = plan
+        return plan
+
+    def describe(self) -> messages.Described:
+        import torch
+
+        from perftool.measure.probes.machine import describe_machine
+        from perftool.training import Training
+
+        threads = torch.get_num_threads()
+        plan = self._load()
+        training = Training(plan)
+        training.step(training.fetch())
+        return messages.Described(
+            machine=describe_machine(self.device, threads_before=threads),
+            workload=describe_workload(self.spec.reference, training),
+        )
+
+    def start(self) -> messages.Started:
+        from perftool.training import Training
+
+        plan = self._load()
+        self.training = Training(plan)
+        self._steps(1)
+        self._synchronise()
+        queued = int(plan.loader.get("num_workers", 0)) * int(plan.loader.get("prefetch_factor") or 2)
+        return messages.Started(started_ns=monotonic_ns(), queued_batches=queued)
+
+    def warm(self, request: messages.Warm) -> messages.Warmed:
+        from perftool.measure.probes.clock import step_clock
+
+        training = self._live()
+        clock = step_clock(training.device)
+        deadline = perf_counter() + request.limit_s
+        clock.start()
+        for _ in range(request.steps):
+            self.last_loss = training.step(training.fetch())
+            clock.mark()
+            self.steps_done += 1
+            self._note_events()
+            if perf_counter() > deadline:
+                break
+        _, step_ns = clock.finish()
+        since = None if self.last_event_step is None else self.steps_done - self.last_event_step
+        self._check_loss()
+        return messages.Warmed(step_ns=step_ns, steps_since_event=since)
+
+    def prove(self) -> messages.Proved:
+        from perftool.measure.probes.device import reset_peaks
+        from perftool.records import Engaged
+
+        training = self._live()
+        proofs = [
+            (name, self.scenarios[name].proof(training, value)) for name, value in sorted(self.spec.settings.items())
+        ]
+        self._synchronise()
+        gc.collect()  # what the proofs left behind is not the training's
+        reset_peaks(training.device)
+        engaged = Engaged(
+            ok=all(proof.ok for _, proof in proofs),
+            # Where one did not take effect, only that one is of interest.
+            evidence="; ".join(
+                f"{name}: {proof.evidence}" for name, proof in proofs if not proof.ok or all(p.ok for _, p in proofs)
+            ),
+        )
+        return messages.Proved(engaged=engaged)
+
+    def run(self, request: messages.Run) -> Block:
+        from perftool.measure.probes.causes import labels, read_counters
+        from perftool.measure.probes.clock import step_clock
+        from perftool.training import count_samples
+
+        training = self._live()
+        clock = step_clock(training.device)
+        self._steps(request.drop)
+        fetch, step, mark, now = training.fetch, training.step, clock.mark, monotonic_ns
+        wait_ns: list[int] = []
+        samples = 0
+        loss = self.last_loss
+        before = read_counters()
+        started_ns = now()
+        clock.start()
+        for _ in range(request.steps):
+            asked_ns = now()
+            batch = fetch()
+            wait_ns.append(now() - asked_ns)
+            samples += count_samples(batch)
+            loss = step(batch)
+            mark()
+        wall_ns, step_ns = clock.finish()
+        after = read_counters()
+        self.last_loss = loss
+        self.steps_done += request.steps
+        self._check_loss()
+        return Block(
+            launch=self.spec.launch,
+            round=request.round,
+            position=request.position,
+            started_ns=started_ns,
+            wall_ns=wall_ns,
+            steps=request.steps,
+            samples=samples,
+            step_ns=step_ns,
+            wait_ns=wait_ns,
+            labels=labels(before, after),
+        )
+
+    def train(self, request: messages.Train) -> messages.Trained:
+        """From scratch in this process: settings of the process are in force already, the rest is built anew."""
+        from perftool.scenario import with_seed
+        from perftool.training import Training
+
+        plan = self.plan or self._load()
+        training = Training(with_seed(plan, request.seed))
+        tail = max(1, request.steps // 10)
+        losses = [training.step(training.fetch()) for _ in range(request.steps)][-tail:]
+        loss = sum(value.item() for value in losses) / tail
+        return messages.Trained(loss=loss if math.isfinite(loss) else None)
+
+    def finish(self) -> messages.Finished:
+        from perftool.measure.probes.device import read_peaks
+
+        loss = None if self.last_loss is None else float(self.last_loss)
+        peaks = read_peaks(self._live().device) if self.training else None
+        return messages.Finished(
+            last_loss=loss if loss is not None and math.isfinite(loss) else None,
+            peak_device_allocated_bytes=peaks.allocated_bytes if peaks else None,
+            peak_device_reserved_bytes=peaks.reserved_bytes if peaks else None,
+            peak_device_nvml_bytes=peaks.nvml_bytes if peaks else None,
+        )
+
+    def _live(self) -> Training:
+        assert self.training is not None, "a training is started before it is stepped"
+        return self.training
+
+    def _steps(self, count: int) -> None:
+        training = self._live()
+        for _ in range(count):
+            self.last_loss = training.step(training.fetch())
+        self.steps_done += count
+
+    def _synchronise(self) -> None:
+        import torch
+
+        if self._live().device.type == "cuda":
+            torch.cuda.synchronize(self._live().device)
+
+    def _note_events(self) -> None:
+        """Remember the last step in which something was compiled, captured or retried."""
+        from perftool.measure.probes.device import allocator_retries
+
+        dynamo = sys.modules.get("torch._dynamo.utils")
+        compiled = sum(dynamo.counters["frames"].values()) if dynamo else 0
+        events = (compiled, allocator_retries(self._live().device))
+        if self.events_seen and events != self.events_seen:
+            self.last_event_step = self.steps_done
+        self.events_seen = events
+
+    def _check_loss(self) -> None:
+        loss = float(self.last_loss)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss became {loss} within {self.steps_done} steps")
+
+
+def _worker_init(plan: Plan) -> Callable[[int], None]:
+    given = plan.loader.get("worker_init_fn")
+    if given is None:
+        return die_with_parent
+
+    def both(worker: int) -> None:
+        die_with_parent()
+        given(worker)
+
+    return both
+
+
+class DeviceError(ValueError):
+    """A device that is not there; the text says which are."""
+
+
+def resolve_device(device: str) -> str:
+    """ "auto", "cpu", "cuda" or "cuda:N" as "cpu" or "cuda:N". Raises DeviceError for one that is not there."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda:0" if count else "cpu"
+    if device == "cpu":
+        return device
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not (number or "0").isdigit():
+        raise DeviceError(f"--device takes auto, cpu, cuda or cuda:N, not '{device}'")
+    if not count:
+        raise DeviceError(f"--device {device}: torch {torch.__version__} finds no CUDA device here; use --device cpu")
+    if int(number or 0) >= count:
+        raise DeviceError(f"--device {device}: there are {count} CUDA devices, numbered from 0")
+    return f"cuda:{number or 0}"
+
+
+def describe_workload(reference: str, training: Training) -> WorkloadFacts:
+    """The facts of a training that has been built."""
+    import torch
+    from torch.utils.data import IterableDataset, TensorDataset
+
+    from perftool.scenario import normalised
+
+    workload, dataset = training.plan.workload, training.dataset
+    tensors = dataset.tensors if isinstance(dataset, TensorDataset) else dataset if isinstance(dataset, tuple) else ()
+    parameters = list(training.module.parameters())
+    options = ("foreach", "fused", "capturable", "differentiable")
+    if tensors:
+        kind, rows = "tensors", len(tensors[0])
+    elif isinstance(dataset, IterableDataset):
+        kind, rows = "iterable", None
+    else:
+        kind, rows = "map", len(dataset)
+    return WorkloadFacts(
+        name=workload.name or reference.rpartition(":")[2],
+        reference=reference,
+        batch_size=workload.batch_size,
+        dataset_kind=kind,  # type: ignore[arg-type]
+        dataset_rows=rows,
+        dataset_bytes=sum(part.numel() * part.element_size() for part in tensors) if tensors else None,
+        has_collate=workload.collate_fn is not None,
+        parameter_count=sum(part.numel() for part in parameters),
+        parameter_bytes=sum(part.numel() * part.element_size() for part in parameters),
+        floating_parameters=all(torch.is_floating_point(part) for part in parameters),
+        optimizer=type(training.optimizer).__name__,
+        optimizer_options={
+            name: training.optimizer.defaults[name] for name in options if name in training.optimizer.defaults
+        },
+        settings=normalised(workload.settings),
+    )
+
+
+def failure(error: BaseException) -> messages.Failed:
+    """An exception as a sentence for the user."""
+    from perftool.scenario import ScenarioError
+    from perftool.training import SettingError
+    from perftool.workload import WorkloadError, where
+
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+        return messages.Failed(kind="memory", reason="out of memory: use a smaller batch or a smaller model")
+    if isinstance(error, DeviceError):
+        return messages.Failed(kind="device", reason=text)
+    if isinstance(error, SettingError):
+        return messages.Failed(kind="setting", reason=text)
+    if isinstance(error, (WorkloadError, ScenarioError)):
+        return messages.Failed(kind="reference", reason=text)
+    if isinstance(error, FloatingPointError):
+        return messages.Failed(kind="training", reason=text)
+    if isinstance(error, SystemExit):
+        return messages.Failed(kind="training", reason=f"the workload's code called exit({error.code!r})")
+    return messages.Failed(kind="training", reason=where(error))
+
+
+def main() -> None:
+    """Answer requests until there are no more, the parent is gone, or one fails."""
+    channel = socket.socket(fileno=int(sys.argv[1])).makefile("rwb")
+    os.dup2(2, 1)  # whatever the workload prints goes to stderr
+    sys.stdout = sys.stderr
+    die_with_parent()
+    if os.getppid() != int(sys.argv[2]):  # it went before its end could be noticed
+        return
+    worker = Worker(messages.decode_spec(channel.readline()))
+    for line in channel:
+        request = messages.decode_request(line)
+        reply: messages.Reply
+        try:
+            reply = worker.answer(request)
+        except (Exception, SystemExit) as error:
+            reply = failure(error)
+        channel.write(messages.encode(reply) + b"\n")
+        channel.flush()
+        if isinstance(reply, messages.Failed | messages.Finished):
+            break
+        if isinstance(request, messages.Describe):
+            break
+        # From here to the next request nothing of this launch runs: not its loader workers, not its spinning threads.
+        os.killpg(0, signal.SIGSTOP)
+    channel.close()
+    sys.stderr.flush()
+    # Loader workers and atexit handlers of the user's code have nothing left to do that anybody measures.
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
