@@ -164,7 +164,7 @@ class Decision(Record, frozen=True, kw_only=True, tag="decision"):
     """A choice `tune` made while measuring, with its reason, in the order made."""
 
     stage: str
-    variant: int
+    settings: Settings
     action: Literal["adopted", "dropped", "untested", "chosen"]
     reason: str
 
@@ -182,7 +182,8 @@ class Session(Record, frozen=True, kw_only=True):
     workload: WorkloadFacts
     scenario_changes: dict[str, str]  # scenario name to "speed", "numerics" or "optimisation"
     codes: dict[str, dict[str, dict[str, str]]] = {}  # scenario -> value -> place in the loop -> lines to paste
-    variants: list[Settings]
+    baseline: Settings = {}  # what every variant runs with unless its own settings say otherwise
+    variants: list[Settings]  # beyond the baseline's; the first is empty
     launches: list[Launch] = []
     blocks: list[Block] = []
     training_runs: list[TrainingRun] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -139,13 +139,13 @@ class Lab:
         budget_s: float,
         rounds: int,
         own_caches: bool = True,
-        keep: Callable[[list[Block]], Collection[int]] | None = None,
+        keep: Callable[[Mapping[int, float]], Collection[int]] | None = None,
     ) -> None:
         """One fresh launch of the baseline and of each variant, then up to `rounds` rounds within `budget_s`.
 
         own_caches: each variant has a compile cache of its own, empty at its first launch in the session; else all
             share one, which is faster and makes no start-up time worth reporting.
-        keep: called with the blocks of each round, returns the variants to go on with.
+        keep: called with each variant's time per sample (ns) in a round, returns the variants to go on with.
         Where memory does not allow all launches at a time they go in groups, each with a baseline of its own.
         Raises BaselineFailed when the baseline fails, and leaves no process behind whatever happens.
         """
@@ -177,7 +177,7 @@ class Lab:
         number = self._next_launch
         self._next_launch += 1
         self.launches_to_come = max(0, self.launches_to_come - 1)
-        settings = {**session.workload.settings, **session.variants[0], **session.variants[variant]}
+        settings = {**session.baseline, **session.variants[variant]}
         cache = Path(self._caches.name) / (f"variant-{variant}" if own_caches else "shared")
         spec = messages.LaunchSpec(
             launch=number,
@@ -250,7 +250,7 @@ class Lab:
         live: list[Running],
         end_s: float,
         rounds: int,
-        keep: Callable[[list[Block]], Collection[int]] | None,
+        keep: Callable[[Mapping[int, float]], Collection[int]] | None,
     ) -> None:
         """Rounds until the spent budget reaches `end_s`: at least one, since a launch without a pair is for nothing."""
         for index in range(rounds):
@@ -267,7 +267,8 @@ class Lab:
                 self._append(block)
             self._tell(f"{order[0].stage}: {len(live)} launches taking turns, round {index + 1}")
             if keep is not None:
-                staying = {0, *keep(blocks)}
+                variant_of = {running.number: running.variant for running in order}
+                staying = {0, *keep({variant_of[one.launch]: one.wall_ns / one.samples for one in blocks})}
                 for running in [one for one in live if one.variant not in staying]:
                     self._attempt(live, running, partial(self._finish, live))
                 if len(live) == 1:

@@ -1,0 +1,40 @@
+"""Generation after generation of the same variants, until the verdicts are there or the budget is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from perftool.analysis.verdict import LOOKS
+from perftool.measure.rounds import Lab
+
+GENERATION_ROUNDS = 60
+
+
+def measure_repeatedly(
+    lab: Lab, stage: str, variants: Sequence[int], *, budget_s: float, decided: Callable[[], bool]
+) -> int:
+    """Measure the variants and the baseline in fresh launches. Returns the number of generations.
+
+    The budget is spread over as many generations as the first look wants; what is left then buys further ones. Only
+    at a look, and never between, may `decided` end it: looking more often would raise the false alarms.
+    """
+    end_s = lab.spent_s + min(budget_s, lab.left_s)
+    looks = sorted(LOOKS)
+    done = 0
+    for look in looks:
+        for to_come in range(look - done, 0, -1):
+            if done >= looks[0] and not _affords_another(lab, end_s, done, budget_s):
+                return done
+            lab.launches_to_come = to_come * (1 + len(variants))
+            lab.generation(
+                stage, variants, budget_s=max(0.0, end_s - lab.spent_s) / to_come, rounds=GENERATION_ROUNDS
+            )
+            done += 1
+        if decided() or all(variant in lab.lost for variant in variants):
+            return done
+    return done
+
+
+def _affords_another(lab: Lab, end_s: float, done: int, budget_s: float) -> bool:
+    """Whether what is left is worth the start-up of another generation."""
+    return end_s - lab.spent_s > 0.5 * budget_s / (done + 1)

@@ -1,0 +1,255 @@
+"""The search: each scenario alone, the helpful ones together, and the winner confirmed in fresh launches.
+
+Passes around an incumbent. In each pass the incumbent, and every setting that differs from it by one scenario, take
+turns; what helps is adopted, what adds nothing is removed, and since every pass tries everything again, a lever that
+another one had masked gets its second chance. The numbers of the search choose; none of them is printed as the gain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import exp, log
+from statistics import median
+
+from perftool.analysis.stats import sign_test_log_e
+from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
+from perftool.measure.rounds import Lab
+from perftool.records import Block, Decision, Settings
+from perftool.units import percent
+
+ALONE = "alone"
+TOGETHER = "together"
+CONFIRM = "confirm"
+
+PASSES = 4
+SHARE_ALONE = 0.3  # of the budget
+SHARE_TOGETHER = 0.2  # each further pass
+SHARE_CONFIRM = 0.2  # kept back for the end, which also gets what is left
+SHARE_PARITY = 0.15  # of the budget, beside it: wall time of the trainings that compare losses
+PARITY_SEEDS = 5
+PARITY_STEPS = (20, 1000)
+RACE_ALPHA = 0.05
+WORTHWHILE = 0.01  # smaller effects are not advised
+HOPELESS = 0.15  # what loses more than this, surely, is not tried again in company
+WALL_PER_BUDGET = 2.7  # start-ups included, a pass that would end later than this is cut to its best candidates
+
+Change = tuple[str, str]
+"""Scenario and value; a scenario's default value takes it out of the settings."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What may be tried: scenario to its values here without the default, and every scenario's default."""
+
+    values: Mapping[str, Sequence[str]]
+    defaults: Mapping[str, str]
+    numerics: Collection[str] = ()
+
+
+@dataclass
+class Race:
+    """Paired log-ratios of the variants of one generation against an incumbent, as they come.
+
+    Losers leave as soon as the any-time sign test, valid at every pair, says that they are slower.
+    """
+
+    incumbent: int
+    d: dict[int, list[float]] = field(default_factory=dict)
+
+    def add(self, times: Mapping[int, float]) -> Collection[int]:
+        """Times per sample of one round by variant. Returns the variants that stay."""
+        if self.incumbent in times:
+            for variant, time in times.items():
+                if variant != self.incumbent:
+                    self.d.setdefault(variant, []).append(log(time / times[self.incumbent]))
+        return [variant for variant in times if not self.is_slower(variant)]
+
+    def effect(self, variant: int) -> float | None:
+        """Median log-ratio of time: negative is faster. None where there is no pair."""
+        return median(self.d[variant]) if self.d.get(variant) else None
+
+    def is_slower(self, variant: int) -> bool:
+        return self._sure(variant) and (self.effect(variant) or 0.0) >= WORTHWHILE
+
+    def is_faster(self, variant: int) -> bool:
+        return self._sure(variant) and (self.effect(variant) or 0.0) <= log(1 - WORTHWHILE)
+
+    def _sure(self, variant: int) -> bool:
+        d = self.d.get(variant, [])
+        return bool(d) and sign_test_log_e(sum(value < 0 for value in d), len(d)) >= log(1 / RACE_ALPHA)
+
+
+def with_change(settings: Settings, change: Change, defaults: Mapping[str, str]) -> Settings:
+    """The settings with one scenario at another value."""
+    name, value = change
+    rest = {key: text for key, text in settings.items() if key != name}
+    return rest if value == defaults[name] else dict(sorted({**rest, name: value}.items()))
+
+
+def neighbours(incumbent: Settings, offer: Offer, hopeless: Collection[Change]) -> list[Change]:
+    """Every change of one scenario, first those that undo what the incumbent has."""
+    undo = [(name, offer.defaults[name]) for name in incumbent]
+    other = [
+        (name, value)
+        for name, values in offer.values.items()
+        for value in values
+        if incumbent.get(name) != value and (name, value) not in hopeless
+    ]
+    return undo + other
+
+
+def adopt(incumbent: Settings, effects: Mapping[Change, float], helpful: Collection[Change], offer: Offer) -> Settings:
+    """The incumbent with, for each scenario, the best of its helpful changes."""
+    best: dict[str, Change] = {}
+    for change in sorted(helpful, key=lambda one: effects[one]):
+        best.setdefault(change[0], change)
+    for change in best.values():
+        incumbent = with_change(incumbent, change, offer.defaults)
+    return incumbent
+
+
+def least_valuable(incumbent: Settings, effects: Mapping[Change, float], offer: Offer) -> Change | None:
+    """The removal that costs least, if it costs less than is worthwhile. One at a time: two settings that stand in for
+    each other look worthless both."""
+    removals = [(name, offer.defaults[name]) for name in incumbent]
+    free = [change for change in removals if change in effects and effects[change] < WORTHWHILE]
+    return min(free, key=lambda change: effects[change], default=None)
+
+
+def tune(lab: Lab, offer: Offer) -> None:
+    """Search and confirm. All decisions stand in the session, with reasons; the last "chosen" is the winner.
+
+    May be interrupted at any moment: what was measured and decided until then is in the session.
+    """
+    winner = _search(lab, offer)
+    if not winner:
+        lab.decide(Decision(stage=TOGETHER, settings={}, action="chosen", reason="nothing was better than the baseline"))
+        return
+    if set(winner) & set(offer.numerics):
+        winner = _keep_parity(lab, winner, offer)
+    variant = lab.variant(winner)
+    lab.decide(Decision(stage=CONFIRM, settings=winner, action="chosen", reason="best of the search"))
+    if variant:
+        confirm(lab, variant)
+
+
+def confirm(lab: Lab, variant: int) -> None:
+    """The winner against the baseline, in launches that had no part in choosing it."""
+    from perftool.analysis.summary import all_decided
+
+    measure_repeatedly(
+        lab,
+        CONFIRM,
+        [variant],
+        budget_s=lab.left_s,
+        decided=lambda: all_decided(lab.session, [variant], stages=[CONFIRM]),
+    )
+
+
+def _search(lab: Lab, offer: Offer) -> Settings:
+    incumbent: Settings = {}
+    hopeless: set[Change] = set()
+    for number in range(PASSES):
+        stage = f"{TOGETHER} {number}" if number else ALONE
+        changes = [
+            change
+            for change in neighbours(incumbent, offer, hopeless)
+            if lab.variant(with_change(incumbent, change, offer.defaults)) not in lab.lost
+        ]
+        changes = _that_fit(lab, stage, incumbent, changes, offer)
+        if not changes:
+            break
+        race = _run_pass(lab, stage, incumbent, changes, offer)
+        effects: dict[Change, float] = {}
+        helpful: list[Change] = []
+        for change in changes:
+            variant = lab.variant(with_change(incumbent, change, offer.defaults))
+            effect = race.effect(variant)
+            if effect is None:
+                continue
+            effects[change] = effect
+            if race.is_faster(variant):
+                helpful.append(change)
+            elif race.is_slower(variant) and effect > HOPELESS:
+                hopeless.add(change)
+        better = adopt(incumbent, effects, helpful, offer)
+        if better == incumbent:
+            worthless = least_valuable(incumbent, effects, offer)
+            if worthless is None:
+                break
+            better = with_change(incumbent, worthless, offer.defaults)
+            reason = f"without it: {percent(exp(-effects[worthless]) - 1)}"
+            dropped = {worthless[0]: incumbent[worthless[0]]}
+            lab.decide(Decision(stage=stage, settings=dropped, action="dropped", reason=reason))
+        else:
+            for change in helpful:
+                if better.get(change[0], offer.defaults[change[0]]) == change[1] and change[1] != offer.defaults[change[0]]:
+                    reason = f"{percent(exp(-effects[change]) - 1)} samples per second in this pass"
+                    lab.decide(Decision(stage=stage, settings=dict([change]), action="adopted", reason=reason))
+        incumbent = better
+        if lab.left_s < (SHARE_CONFIRM + SHARE_TOGETHER / 2) * lab.session.budget_s:
+            break
+    return incumbent
+
+
+def _run_pass(lab: Lab, stage: str, incumbent: Settings, changes: Sequence[Change], offer: Offer) -> Race:
+    """One generation of the incumbent and its neighbours."""
+    reference = lab.variant(incumbent)
+    variants = [lab.variant(with_change(incumbent, change, offer.defaults)) for change in changes]
+    race = Race(reference)
+
+    def keep(times: Mapping[int, float]) -> Collection[int]:
+        return {reference, *race.add(times)}
+
+    share = SHARE_TOGETHER if incumbent else SHARE_ALONE
+    budget_s = min(share * lab.session.budget_s, lab.left_s - SHARE_CONFIRM * lab.session.budget_s)
+    wanted = list(dict.fromkeys([reference, *variants]))
+    lab.launches_to_come = _launches_ahead(len(wanted), stage)
+    lab.generation(stage, wanted, budget_s=max(0.0, budget_s), rounds=GENERATION_ROUNDS, own_caches=False, keep=keep)
+    return race
+
+
+def _that_fit(
+    lab: Lab, stage: str, incumbent: Settings, changes: Sequence[Change], offer: Offer
+) -> list[Change]:
+    """Those of the changes whose start-up the wall time allows; the others are noted as untested."""
+    budget_s = lab.session.budget_s
+    if stage == ALONE:
+        return list(changes)
+    reserve_s = (SHARE_CONFIRM + SHARE_TOGETHER + SHARE_PARITY) * budget_s + 8 * lab.mean_launch_s
+    affordable = int((WALL_PER_BUDGET * budget_s - lab.elapsed_s - reserve_s) / lab.mean_launch_s) - 2
+    for change in changes[max(0, affordable) :]:
+        untested = with_change(incumbent, change, offer.defaults)
+        lab.decide(Decision(stage=stage, settings=untested, action="untested", reason="no time left; raise --budget"))
+    return list(changes[: max(0, affordable)])
+
+
+def _launches_ahead(this_pass: int, stage: str) -> int:
+    """For the time left: this pass, another one like it, and the confirmation."""
+    return this_pass * (2 if stage == ALONE else 1) + 8
+
+
+def _keep_parity(lab: Lab, winner: Settings, offer: Offer) -> Settings:
+    """The winner, without what changes its numerics where it does not train the same."""
+    from perftool.analysis.parity import loss_parity
+    from perftool.analysis.summary import losses_by_seed
+
+    variant = lab.variant(winner)
+    steps = parity_steps(lab.session.blocks, lab.session.budget_s * SHARE_PARITY)
+    lab.train_runs([0, variant], range(PARITY_SEEDS), steps, limit_s=lab.start_limit_s + 10 * lab.session.budget_s)
+    parity = loss_parity(
+        losses_by_seed(lab.session, 0), losses_by_seed(lab.session, variant), steps=steps
+    )
+    if parity.verdict != "differs":
+        return winner
+    reason = "does not train the same: its loss differs from the baseline's by more than seeds do"
+    lab.decide(Decision(stage="loss parity", settings=winner, action="dropped", reason=reason))
+    return {name: value for name, value in winner.items() if name not in offer.numerics}
+
+
+def parity_steps(blocks: Sequence[Block], seconds: float) -> int:
+    """Steps of each of the baseline's trainings so that all of them take about so long."""
+    step_s = sum(block.wall_ns for block in blocks) / max(1, sum(block.steps for block in blocks)) / 1e9
+    least, most = PARITY_STEPS
+    return max(least, min(most, int(seconds / PARITY_SEEDS / 2 / max(step_s, 1e-9))))
