@@ -10,7 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -197,14 +197,49 @@ def normalised(settings: Mapping[str, str | int | bool]) -> Settings:
     }
 
 
-def check_settings(settings: Settings, scenarios: Scenarios, context: Context) -> None:
-    """Raise ScenarioError, with the remedy, for the first setting that cannot be had here."""
-    for name, value in settings.items():
+def check_names(names: Iterable[str], scenarios: Scenarios) -> None:
+    """Raise ScenarioError, with the names there are, for the first that is none."""
+    for name in names:
         if name not in scenarios:
             raise ScenarioError(f"there is no scenario '{name}'; there are {', '.join(scenarios)}")
+
+
+def check_settings(settings: Settings, scenarios: Scenarios, context: Context) -> None:
+    """Raise ScenarioError, with the remedy, for the first setting that cannot be had here."""
+    check_names(settings, scenarios)
+    for name, value in settings.items():
         reason = scenarios[name].refusal(value, context)
         if reason is not None:
             raise ScenarioError(f"{name}={value}: {reason}")
+
+
+def variants_of(wanted: Sequence[str], scenarios: Scenarios, context: Context, baseline: Settings) -> list[Settings]:
+    """The variants that the command line names, in order; every available value of every scenario where it names none.
+
+    `amp` stands for each of its other values, `amp=bf16` for one, `amp=bf16,optimizer_kernel=fused` for one variant of
+    two settings. Raises ScenarioError for what cannot be had here.
+    """
+    variants: list[Settings] = []
+    for text in wanted or list(scenarios):
+        if "=" in text:
+            parts = [part.partition("=") for part in text.split(",")]
+            settings = {name.strip(): value.strip() for name, _, value in parts}
+            check_settings(settings, scenarios, context)
+            variants.append(settings)
+            continue
+        check_names([text], scenarios)
+        other = other_values(scenarios[text], context, baseline)
+        if wanted and not other:
+            reasons = (scenarios[text].refusal(value, context) for value in scenarios[text].values(context))
+            raise ScenarioError(f"{text}: {next(filter(None, reasons), 'there is no other value to try here')}")
+        variants.extend({text: value} for value in other)
+    return variants
+
+
+def other_values(scenario: Scenario, context: Context, baseline: Settings) -> list[str]:
+    """Available values but for the one that the baseline has."""
+    present = baseline.get(scenario.name, scenario.default(context))
+    return [value for value in scenario.available(context) if value != present]
 
 
 def environment_of(settings: Settings, scenarios: Scenarios) -> dict[str, str]:

@@ -16,6 +16,7 @@ from perftool.analysis.stats import sign_test_log_e
 from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
 from perftool.measure.rounds import Lab
 from perftool.records import Block, Decision, Settings
+from perftool.scenario import Context, Scenarios, other_values
 from perftool.units import percent
 
 ALONE = "alone"
@@ -45,6 +46,18 @@ class Offer:
     values: Mapping[str, Sequence[str]]
     defaults: Mapping[str, str]
     numerics: Collection[str] = ()
+
+
+def offer_of(scenarios: Scenarios, context: Context, baseline: Settings, allow: Collection[str]) -> Offer:
+    """What may be tried here. What changes the optimisation itself is tried only where it is allowed by name."""
+    tried = {
+        name: scenario for name, scenario in scenarios.items() if scenario.changes != "optimisation" or name in allow
+    }
+    return Offer(
+        values={name: other_values(scenario, context, baseline) for name, scenario in tried.items()},
+        defaults={name: baseline.get(name, scenario.default(context)) for name, scenario in scenarios.items()},
+        numerics=[name for name, scenario in scenarios.items() if scenario.changes == "numerics"],
+    )
 
 
 @dataclass
@@ -124,7 +137,9 @@ def tune(lab: Lab, offer: Offer) -> None:
     """
     winner = _search(lab, offer)
     if not winner:
-        lab.decide(Decision(stage=TOGETHER, settings={}, action="chosen", reason="nothing was better than the baseline"))
+        lab.decide(
+            Decision(stage=TOGETHER, settings={}, action="chosen", reason="nothing was better than the baseline")
+        )
         return
     if set(winner) & set(offer.numerics):
         winner = _keep_parity(lab, winner, offer)
@@ -184,7 +199,10 @@ def _search(lab: Lab, offer: Offer) -> Settings:
             lab.decide(Decision(stage=stage, settings=dropped, action="dropped", reason=reason))
         else:
             for change in helpful:
-                if better.get(change[0], offer.defaults[change[0]]) == change[1] and change[1] != offer.defaults[change[0]]:
+                if (
+                    better.get(change[0], offer.defaults[change[0]]) == change[1]
+                    and change[1] != offer.defaults[change[0]]
+                ):
                     reason = f"{percent(exp(-effects[change]) - 1)} samples per second in this pass"
                     lab.decide(Decision(stage=stage, settings=dict([change]), action="adopted", reason=reason))
         incumbent = better
@@ -210,9 +228,7 @@ def _run_pass(lab: Lab, stage: str, incumbent: Settings, changes: Sequence[Chang
     return race
 
 
-def _that_fit(
-    lab: Lab, stage: str, incumbent: Settings, changes: Sequence[Change], offer: Offer
-) -> list[Change]:
+def _that_fit(lab: Lab, stage: str, incumbent: Settings, changes: Sequence[Change], offer: Offer) -> list[Change]:
     """Those of the changes whose start-up the wall time allows; the others are noted as untested."""
     budget_s = lab.session.budget_s
     if stage == ALONE:
@@ -238,9 +254,7 @@ def _keep_parity(lab: Lab, winner: Settings, offer: Offer) -> Settings:
     variant = lab.variant(winner)
     steps = parity_steps(lab.session.blocks, lab.session.budget_s * SHARE_PARITY)
     lab.train_runs([0, variant], range(PARITY_SEEDS), steps, limit_s=lab.start_limit_s + 10 * lab.session.budget_s)
-    parity = loss_parity(
-        losses_by_seed(lab.session, 0), losses_by_seed(lab.session, variant), steps=steps
-    )
+    parity = loss_parity(losses_by_seed(lab.session, 0), losses_by_seed(lab.session, variant), steps=steps)
     if parity.verdict != "differs":
         return winner
     reason = "does not train the same: its loss differs from the baseline's by more than seeds do"

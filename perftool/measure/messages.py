@@ -69,6 +69,8 @@ Request = Describe | Start | Warm | Prove | Run | Train | Finish
 class Described(Record, frozen=True, kw_only=True, tag="described"):
     machine: Machine
     workload: WorkloadFacts
+    peak_host_bytes: int | None  # of this process, building and first step included
+    peak_device_reserved_bytes: int | None
 
 
 class Started(Record, frozen=True, kw_only=True, tag="started"):

@@ -26,9 +26,7 @@ def measure_repeatedly(
             if done >= looks[0] and not _affords_another(lab, end_s, done, budget_s):
                 return done
             lab.launches_to_come = to_come * (1 + len(variants))
-            lab.generation(
-                stage, variants, budget_s=max(0.0, end_s - lab.spent_s) / to_come, rounds=GENERATION_ROUNDS
-            )
+            lab.generation(stage, variants, budget_s=max(0.0, end_s - lab.spent_s) / to_come, rounds=GENERATION_ROUNDS)
             done += 1
         if decided() or all(variant in lab.lost for variant in variants):
             return done

@@ -88,7 +88,9 @@ class Worker:
     def describe(self) -> messages.Described:
         import torch
 
+        from perftool.measure.probes.device import read_peaks
         from perftool.measure.probes.machine import describe_machine
+        from perftool.measure.probes.memory import high_water_bytes
         from perftool.training import Training
 
         threads = torch.get_num_threads()
@@ -98,6 +100,8 @@ class Worker:
         return messages.Described(
             machine=describe_machine(self.device, threads_before=threads),
             workload=describe_workload(self.spec.reference, training),
+            peak_host_bytes=high_water_bytes(os.getpid()),
+            peak_device_reserved_bytes=read_peaks(training.device).reserved_bytes,
         )
 
     def start(self) -> messages.Started:

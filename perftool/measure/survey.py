@@ -1,0 +1,105 @@
+"""What is to be measured and on what, learnt in a worker process, and the lab that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from perftool.measure import messages
+from perftool.measure.launch import LaunchFailed, LiveLaunch, ProcessLaunch
+from perftool.measure.rounds import BaselineFailed, Lab, Watcher
+from perftool.records import Command, Record, Session, Settings
+from perftool.scenario import Context, Scenarios, check_settings, environment_of
+
+SURVEY_LIMIT_S = 300.0
+SHARE_OF_MEMORY = 0.8  # that all live launches together may take
+GROWTH = 1.5  # a launch may come to need this much more than the survey's first step did
+UNTOLD_LAUNCH_BYTES = 2**30  # where the system does not tell
+PARALLEL_STARTS_MOST = 8
+
+
+class UnusableError(ValueError):
+    """Input that cannot be used: a workload, a setting, a device. The text says what to do."""
+
+
+def survey(reference: str, device: str, seed: int) -> tuple[messages.Described, int]:
+    """Build the workload once, do a step, and describe it and the machine; with the host memory that took, in bytes.
+
+    What the workload prints appears on stderr here, and nowhere else. Raises UnusableError for a reference or a
+    device that leads nowhere, BaselineFailed for a workload that cannot do a step.
+    """
+    spec = messages.LaunchSpec(launch=0, reference=reference, scenario_files=[], settings={}, device=device, seed=seed)
+    launch = ProcessLaunch(spec, {}, show_output=True)
+    try:
+        described = launch.ask(messages.Describe(), SURVEY_LIMIT_S)
+        assert isinstance(described, messages.Described)
+        return described, described.peak_host_bytes or UNTOLD_LAUNCH_BYTES
+    except LaunchFailed as failed:
+        if failed.kind in ("reference", "device", "setting"):
+            raise UnusableError(failed.reason) from failed
+        raise BaselineFailed(failed.reason) from failed
+    finally:
+        launch.close()
+
+
+def new_session(
+    described: messages.Described,
+    scenarios: Scenarios,
+    *,
+    command: Command,
+    arguments: Sequence[str],
+    settings: Settings,
+    seed: int,
+    budget_s: float,
+) -> Session:
+    """An empty session whose baseline is the workload's own settings moved by `settings`.
+
+    Raises ScenarioError for a setting that cannot be had here, whether the command line or the workload asks for it.
+    """
+    context = Context(machine=described.machine, workload=described.workload)
+    baseline = {**described.workload.settings, **settings}
+    check_settings(baseline, scenarios, context)
+    return Session(
+        command=command,
+        arguments=list(arguments),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        budget_s=budget_s,
+        machine=described.machine,
+        workload=described.workload,
+        scenario_changes={name: scenario.changes for name, scenario in scenarios.items()},
+        codes={
+            name: {value: scenario.code(value, context).filled() for value in scenario.available(context)}
+            for name, scenario in scenarios.items()
+        },
+        baseline=baseline,
+        variants=[{}],
+    )
+
+
+def open_lab(
+    session: Session,
+    scenarios: Scenarios,
+    *,
+    scenario_files: Sequence[Path],
+    launch_bytes: int,
+    append: Callable[[Record], None],
+    watcher: Watcher,
+) -> Lab:
+    """A lab for the session whose launches are real processes, as many at a time as the memory allows."""
+    machine = session.machine
+
+    def start(spec: messages.LaunchSpec, environment: dict[str, str]) -> LiveLaunch:
+        return ProcessLaunch(spec, environment)
+
+    return Lab(
+        session,
+        start=start,
+        append=append,
+        environment=lambda settings: environment_of(settings, scenarios),
+        scenario_files=[str(file.resolve()) for file in scenario_files],
+        parallel_starts=max(1, min(machine.usable_cores, PARALLEL_STARTS_MOST)),
+        live_limit=int(SHARE_OF_MEMORY * machine.memory_available_bytes / (GROWTH * launch_bytes)),
+        watcher=watcher,
+    )
