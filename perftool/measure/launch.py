@@ -86,9 +86,13 @@ class ProcessLaunch:
         self._send(messages.encode(request))
         ready, _, _ = select.select([self._socket], [], [], limit_s)
         if not ready:
+            reason = f"did not answer within {limit_s:.0f} s{self._last_words()}"
             self.close()
-            raise LaunchFailed("time", f"did not answer within {limit_s:.0f} s{self._last_words()}")
-        line = self._channel.readline()
+            raise LaunchFailed("time", reason)
+        try:
+            line = self._channel.readline()
+        except OSError:
+            line = b""
         if not line.endswith(b"\n"):
             raise LaunchFailed("died", self._death())
         reply = messages.decode_reply(line)
@@ -114,9 +118,10 @@ class ProcessLaunch:
     def close(self) -> None:
         self.kill()
         self._process.wait()
-        with contextlib.suppress(OSError):
-            self._channel.close()
-        self._socket.close()
+        for resource in (self._channel, self._socket, self._output):
+            if resource is not None:
+                with contextlib.suppress(OSError):  # a broken channel cannot be flushed
+                    resource.close()
 
     def _send(self, line: bytes) -> None:
         try:
@@ -157,9 +162,9 @@ class ProcessLaunch:
         deadline = monotonic() + STOP_LIMIT_S
         while monotonic() < deadline and not self._ended():
             sleep(POLL_S)
+        words = self._last_words()
         self.close()
         code = self._process.returncode
-        words = self._last_words()
         if code == -signal.SIGKILL:
             return f"its process was killed from outside, by the system if it ran out of memory{words}"
         if code is not None and code < 0:
@@ -168,7 +173,7 @@ class ProcessLaunch:
 
     def _last_words(self) -> str:
         """The last line that the worker wrote, as evidence."""
-        if self._output is None:
+        if self._output is None or self._output.closed:
             return ""
         size = self._output.seek(0, os.SEEK_END)
         self._output.seek(max(0, size - 2000))

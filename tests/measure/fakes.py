@@ -1,0 +1,167 @@
+"""A laboratory without processes: launches whose times are scripted, on a clock that only they move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from perftool.measure import messages
+from perftool.measure.launch import LaunchFailed
+from perftool.measure.rounds import Lab
+from perftool.records import Block, Engaged, Machine, Record, Session, Settings, WorkloadFacts
+
+MACHINE = Machine(
+    system="Linux",
+    cpu_model="scripted",
+    usable_cores=2,
+    memory_bytes=8 * 2**30,
+    memory_available_bytes=8 * 2**30,
+    python_version="3.11.0",
+    perftool_version="0",
+    torch_version="2.13.0",
+    torch_threads=2,
+    matrix_units=[],
+    libc="glibc 2.36",
+    compiler="/usr/bin/g++",
+    device="cpu",
+)
+WORKLOAD = WorkloadFacts(
+    name="scripted",
+    reference="scripted.py:workload",
+    batch_size=10,
+    dataset_kind="tensors",
+    dataset_rows=1000,
+    dataset_bytes=4000,
+    has_collate=False,
+    parameter_count=10,
+    parameter_bytes=40,
+    floating_parameters=True,
+    optimizer="Adam",
+    optimizer_options={"fused": None},
+    settings={},
+)
+
+
+def make_session(budget_s: float = 10.0, baseline: Settings | None = None) -> Session:
+    """An empty session of the scripted workload."""
+    return Session(
+        command="compare",
+        arguments=[],
+        created_at="2026-01-01T00:00:00+00:00",
+        seed=0,
+        budget_s=budget_s,
+        machine=MACHINE,
+        workload=WORKLOAD,
+        scenario_changes={},
+        baseline=baseline or {},
+        variants=[{}],
+    )
+
+
+@dataclass
+class Script:
+    """How the launches behave. `step_s` gives the time of a step of a launch with these settings, `failures` what
+    happens instead when a launch with a setting is asked something."""
+
+    step_s: Callable[[Settings], float] = lambda settings: 0.010
+    failures: Mapping[tuple[str, type[messages.Record]], Exception] = field(default_factory=dict)
+    engaged: Callable[[Settings], bool] = lambda settings: True
+    loss: Callable[[Settings, int], float | None] = lambda settings, seed: 0.5
+    now_s: float = 0.0
+    running: int = 0
+    most_alive: int = 0
+    alive: set[int] = field(default_factory=set)
+    started: list[Settings] = field(default_factory=list)
+    ran: list[tuple[int, int]] = field(default_factory=list)  # (round, launch) in the order run
+
+    def start(self, spec: messages.LaunchSpec, environment: dict[str, str]) -> ScriptedLaunch:
+        self.started.append(spec.settings)
+        self.alive.add(spec.launch)
+        self.most_alive = max(self.most_alive, len(self.alive))
+        return ScriptedLaunch(self, spec)
+
+
+class ScriptedLaunch:
+    """A LiveLaunch without a process."""
+
+    def __init__(self, script: Script, spec: messages.LaunchSpec) -> None:
+        self.script, self.spec = script, spec
+
+    def ask(self, request: messages.Request, limit_s: float) -> messages.Reply:
+        script, spec = self.script, self.spec
+        for setting in spec.settings.items():
+            failure = script.failures.get(("=".join(setting), type(request)))
+            if failure is not None:
+                raise failure
+        step_s = script.step_s(spec.settings)
+        match request:
+            case messages.Start():
+                script.now_s += 1.0
+                return messages.Started(started_ns=0, queued_batches=0)
+            case messages.Warm(steps=steps):
+                script.now_s += steps * step_s
+                return messages.Warmed(step_ns=[round(step_s * 1e9)] * steps, steps_since_event=None)
+            case messages.Prove():
+                ok = script.engaged(spec.settings)
+                return messages.Proved(engaged=Engaged(ok=ok, evidence="scripted"))
+            case messages.Run():
+                script.now_s += (request.drop + request.steps) * step_s
+                script.ran.append((request.round, spec.launch))
+                return Block(
+                    launch=spec.launch,
+                    round=request.round,
+                    position=request.position,
+                    started_ns=round(script.now_s * 1e9),
+                    wall_ns=round(request.steps * step_s * 1e9),
+                    steps=request.steps,
+                    samples=10 * request.steps,
+                    step_ns=[round(step_s * 1e9)] * request.steps,
+                    wait_ns=[0] * request.steps,
+                )
+            case messages.Train(seed=seed):
+                return messages.Trained(loss=script.loss(spec.settings, seed))
+            case messages.Finish():
+                return messages.Finished(
+                    last_loss=0.5,
+                    peak_device_allocated_bytes=None,
+                    peak_device_reserved_bytes=None,
+                    peak_device_nvml_bytes=None,
+                )
+        raise LaunchFailed("died", "not scripted")
+
+    def host_bytes(self) -> int | None:
+        return 100_000_000
+
+    def reset_host_peak(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.script.alive.discard(self.spec.launch)
+
+
+class Silent:
+    """A watcher that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, float, float]] = []
+
+    def update(self, text: str, done_s: float, left_s: float) -> None:
+        self.told.append((text, done_s, left_s))
+
+
+def make_lab(script: Script, session: Session, *, live_limit: int = 64) -> tuple[Lab, list[Record]]:
+    """A lab on the script, and what it appends to disk."""
+    appended: list[Record] = []
+    lab = Lab(
+        session,
+        start=script.start,
+        append=appended.append,
+        environment=lambda settings: {},
+        live_limit=live_limit,
+        watcher=Silent(),
+        clock=lambda: script.now_s,
+    )
+    return lab, appended

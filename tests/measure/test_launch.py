@@ -1,0 +1,187 @@
+"""Real worker processes: what they answer, that they stop between answers, and that none is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from perftool.measure import messages
+from perftool.measure.launch import LaunchFailed, ProcessLaunch
+from perftool.records import Block
+
+pytestmark = pytest.mark.process
+
+WORKLOADS = Path(__file__).with_name("workloads.py")
+LIMIT_S = 60.0
+
+
+def spec_of(workload: str, **settings: str) -> messages.LaunchSpec:
+    return messages.LaunchSpec(
+        launch=5, reference=f"{WORKLOADS}:{workload}", scenario_files=[], settings=settings, device="cpu", seed=0
+    )
+
+
+@pytest.fixture
+def launches() -> Iterator[list[ProcessLaunch]]:
+    """Launches to be closed after the test."""
+    live: list[ProcessLaunch] = []
+    yield live
+    for launch in live:
+        launch.close()
+
+
+def launched(launches: list[ProcessLaunch], workload: str, **settings: str) -> ProcessLaunch:
+    launches.append(ProcessLaunch(spec_of(workload, **settings), {}))
+    return launches[-1]
+
+
+def states(launch: ProcessLaunch) -> set[str]:
+    """The states of the worker and all its descendants."""
+    worker = psutil.Process(launch.pid)
+    return {process.status() for process in [worker, *worker.children(recursive=True)]}
+
+
+def gone(pid: int, limit_s: float = 10.0) -> bool:
+    """Whether the process ends (or is a zombie that waits for its parent) within the limit."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_launch_from_start_to_finish(launches: list[ProcessLaunch]) -> None:
+    launch = launched(launches, "good")
+    assert isinstance(launch.ask(messages.Start(), LIMIT_S), messages.Started)
+    warmed = launch.ask(messages.Warm(steps=12, limit_s=10), LIMIT_S)
+    assert isinstance(warmed, messages.Warmed)
+    assert len(warmed.step_ns) == 12
+    proved = launch.ask(messages.Prove(), LIMIT_S)
+    assert isinstance(proved, messages.Proved)
+    assert proved.engaged.ok
+    block = launch.ask(messages.Run(round=3, position=1, drop=1, steps=10), LIMIT_S)
+    assert isinstance(block, Block)
+    assert (block.launch, block.round, block.position, block.steps, block.samples) == (5, 3, 1, 10, 80)
+    assert sum(block.step_ns) == block.wall_ns
+    assert all(wait <= step for wait, step in zip(block.wait_ns, block.step_ns, strict=True))
+    assert launch.host_bytes()
+    finished = launch.ask(messages.Finish(), LIMIT_S)
+    assert isinstance(finished, messages.Finished)
+    assert finished.last_loss is not None
+
+
+def test_a_launch_is_stopped_whenever_it_is_not_answering(launches: list[ProcessLaunch]) -> None:
+    launch = launched(launches, "good", dataloader_workers="2")
+    launch.ask(messages.Start(), LIMIT_S)
+    for _ in range(20):
+        launch.ask(messages.Run(round=0, position=0, drop=5, steps=8), LIMIT_S)
+        assert states(launch) == {psutil.STATUS_STOPPED}
+    assert len(psutil.Process(launch.pid).children(recursive=True)) >= 2
+
+
+def test_closing_leaves_no_loader_worker(launches: list[ProcessLaunch]) -> None:
+    launch = launched(launches, "good", dataloader_workers="2")
+    launch.ask(messages.Start(), LIMIT_S)
+    pids = [launch.pid, *(child.pid for child in psutil.Process(launch.pid).children(recursive=True))]
+    launch.close()
+    assert all(gone(pid) for pid in pids)
+
+
+def test_two_trainings_from_one_seed_have_one_loss(launches: list[ProcessLaunch]) -> None:
+    launch = launched(launches, "good")
+    losses = [launch.ask(messages.Train(seed=seed, steps=20), LIMIT_S) for seed in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_the_survey_describes_the_workload(launches: list[ProcessLaunch]) -> None:
+    described = launched(launches, "good").ask(messages.Describe(), LIMIT_S)
+    assert isinstance(described, messages.Described)
+    facts = described.workload
+    assert (facts.name, facts.batch_size, facts.dataset_kind, facts.dataset_rows) == ("good", 8, "map", 64)
+    assert (facts.parameter_count, facts.optimizer) == (5, "SGD")
+    assert described.machine.device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("workload", "kind", "words"),
+    [
+        ("raising", "training", "ValueError: row 3 is broken"),
+        ("exiting", "training", "exit(3)"),
+        ("dying", "died", "exit code 7"),
+        ("diverging", "training", "the loss became"),
+        ("empty", "reference", "yields no batch"),
+        ("greedy", "memory", "out of memory"),
+        ("missing", "reference", "no attribute 'missing'; it has"),
+    ],
+)
+def test_a_workload_that_fails_says_why(launches: list[ProcessLaunch], workload: str, kind: str, words: str) -> None:
+    launch = launched(launches, workload)
+    with pytest.raises(LaunchFailed) as failed:
+        launch.ask(messages.Start(), LIMIT_S)
+        launch.ask(messages.Warm(steps=200, limit_s=10), LIMIT_S)
+    assert failed.value.kind == kind
+    assert words in failed.value.reason
+    assert "Traceback" not in failed.value.reason
+    assert gone(launch.pid)
+
+
+def test_a_hanging_workload_is_given_up(launches: list[ProcessLaunch]) -> None:
+    launch = launched(launches, "hanging")
+    with pytest.raises(LaunchFailed) as failed:
+        launch.ask(messages.Start(), 6.0)
+    assert failed.value.kind == "time"
+    assert gone(launch.pid)
+
+
+def test_a_killed_worker_is_a_failure_with_a_reason(launches: list[ProcessLaunch]) -> None:
+    launch = launched(launches, "good")
+    launch.ask(messages.Start(), LIMIT_S)
+    os.kill(launch.pid, signal.SIGKILL)
+    with pytest.raises(LaunchFailed, match="killed from outside"):
+        launch.ask(messages.Run(round=0, position=0, drop=1, steps=5), LIMIT_S)
+
+
+def test_what_the_workload_prints_is_kept_for_the_reason(launches: list[ProcessLaunch]) -> None:
+    launch = launched(launches, "loud")
+    launch.ask(messages.Start(), LIMIT_S)
+    os.kill(launch.pid, signal.SIGKILL)
+    with pytest.raises(LaunchFailed, match="last output: a row was read"):
+        launch.ask(messages.Run(round=0, position=0, drop=1, steps=5), LIMIT_S)
+
+
+def test_a_device_that_is_not_there(launches: list[ProcessLaunch]) -> None:
+    spec = messages.LaunchSpec(
+        launch=0, reference=f"{WORKLOADS}:good", scenario_files=[], settings={}, device="cuda:99", seed=0
+    )
+    launches.append(ProcessLaunch(spec, {}))
+    with pytest.raises(LaunchFailed) as failed:
+        launches[-1].ask(messages.Describe(), LIMIT_S)
+    assert failed.value.kind == "device"
+
+
+def test_killing_the_command_ends_its_stopped_launches() -> None:
+    """SIGKILL of the parent while the worker and its loader workers are stopped."""
+    code = (
+        "import sys, time; from tests.measure.test_launch import *\n"
+        "launch = ProcessLaunch(spec_of('good', dataloader_workers='2'), {})\n"
+        "launch.ask(messages.Start(), LIMIT_S)\n"
+        "pids = [launch.pid] + [child.pid for child in psutil.Process(launch.pid).children(recursive=True)]\n"
+        "print(*pids, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        pids = [int(word) for word in command.stdout.readline().split()]
+        assert len(pids) >= 3
+        assert all(psutil.Process(pid).status() == psutil.STATUS_STOPPED for pid in pids)
+        command.kill()
+        command.wait()
+    assert all(gone(pid) for pid in pids)
