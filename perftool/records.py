@@ -311,12 +311,13 @@ class Recommendation(Record, frozen=True, kw_only=True):
     pairs: int
     launches: int
     peak_memory_ratio: float | None
-    jitter_ratio: float | None  # of stall share plus one; None where unknown
+    jitter_ratio: float | None  # of p95/p50 of the step time
     break_even_steps: float | None
     loss_parity: LossParity | None
     time_to_loss: float | None
     changes_optimisation: bool
-    code: str
+    code: str  # lines to paste
+    script: str  # the same as a script that runs
     per_setting: list[SettingEffect]
     rejected: list[Rejected]
 

@@ -65,7 +65,8 @@ def script(codes: Codes, settings: Settings, *, workload: str, device: str, batc
         )
     parts = [
         f'"""{workload} with {chosen}, as recommended by perftool. Plain PyTorch."""',
-        "import contextlib\nimport itertools\n\nimport torch\nfrom torch.utils.data import DataLoader, TensorDataset\n\n"
+        "import contextlib\nimport itertools\n\n"
+        "import torch\nfrom torch.utils.data import DataLoader, TensorDataset\n\n"
         "from perftool.workload import load_workload",
         f"workload = load_workload({workload!r})\ndevice = torch.device({device!r})\nbatch_size = {size}",
         at.get("setup", ""),

@@ -125,9 +125,13 @@ def test_the_survey_describes_the_workload(launches: list[ProcessLaunch]) -> Non
 )
 def test_a_workload_that_fails_says_why(launches: list[ProcessLaunch], workload: str, kind: str, words: str) -> None:
     launch = launched(launches, workload)
-    with pytest.raises(LaunchFailed) as failed:
+
+    def start_and_step() -> None:
         launch.ask(messages.Start(), LIMIT_S)
         launch.ask(messages.Warm(steps=200, limit_s=10), LIMIT_S)
+
+    with pytest.raises(LaunchFailed) as failed:
+        start_and_step()
     assert failed.value.kind == kind
     assert words in failed.value.reason
     assert "Traceback" not in failed.value.reason

@@ -55,7 +55,7 @@ def _workload(act: object = None, *, lr: float = 0.01, scale: float = 1.0) -> Wo
 
 
 good = _workload()
-loud = _workload(lambda index: print("a row was read"))
+loud = _workload(lambda index: sys.stdout.write("a row was read\n"))
 raising = _workload(_raise)
 exiting = _workload(_exit)
 dying = _workload(_die)

@@ -1,0 +1,156 @@
+"""From a tuned session to its recommendation. The search has chosen; here it is only told, with the confirmed numbers.
+
+Pure: records in, records out.
+"""
+
+from __future__ import annotations
+
+from math import exp
+
+from perftool.analysis.handover import script, to_paste
+from perftool.analysis.pairs import pair_effects
+from perftool.analysis.parity import loss_parity
+from perftool.analysis.stats import Effect, interval, launch_effects
+from perftool.analysis.summary import CONFIRM, losses_by_seed, summarise, variant_summary
+from perftool.analysis.verdict import ALPHA, LOOKS
+from perftool.records import (
+    Estimate,
+    LossParity,
+    Recommendation,
+    RecommendationStatus,
+    Rejected,
+    Session,
+    SettingEffect,
+    Settings,
+    Summary,
+    VariantSummary,
+)
+
+
+def conclude(session: Session) -> Summary:
+    """The summary of any session, with the recommendation of a tuned one."""
+    if session.command != "tune":
+        return summarise(session)
+    winner = chosen(session)
+    status, recommendation = None, None
+    if winner is not None:
+        status, recommendation = _recommendation(session, winner)
+    return summarise(
+        session,
+        recommendation=recommendation,
+        recommendation_status=status,
+        rejected=rejected(session, winner or {}),
+        parity=parity_of(session),
+    )
+
+
+def chosen(session: Session) -> Settings | None:
+    """What the search settled on; None when it did not get that far."""
+    return next((one.settings for one in reversed(session.decisions) if one.action == "chosen"), None)
+
+
+def parity_of(session: Session) -> LossParity | None:
+    """How the losses of the variant that was trained from several seeds compare with the baseline's."""
+    trained = sorted({run.variant for run in session.training_runs} - {0})
+    if not trained:
+        return None
+    steps = session.training_runs[0].steps
+    return loss_parity(losses_by_seed(session, 0), losses_by_seed(session, trained[-1]), steps=steps)
+
+
+def rejected(session: Session, winner: Settings) -> list[Rejected]:
+    """What was tried alone and is not part of the winner, and what was never tried, each with its reason."""
+    found: list[Rejected] = []
+    seen: list[Settings] = [{name: value} for name, value in winner.items()]
+
+    def reject(settings: Settings, reason: str) -> None:
+        if settings not in seen:
+            seen.append(settings)
+            found.append(Rejected(settings=settings, reason=reason))
+
+    for decision in session.decisions:
+        if decision.action in ("dropped", "untested") and not decision.settings.items() <= winner.items():
+            reject(decision.settings, decision.reason)
+    for number, settings in enumerate(session.variants):
+        if len(settings) != 1 or not any(launch.variant == number for launch in session.launches):
+            continue
+        alone = variant_summary(session, number)
+        if alone.status != "measured":
+            reject(settings, alone.reason or alone.status)
+            continue
+        throughput = alone.versus_baseline.get("throughput")
+        if throughput is not None:
+            words = {"worse": "slower", "better": "no longer faster in company"}.get(
+                throughput.verdict, "no clear gain"
+            )
+            reject(settings, f"{words}: {throughput.ratio:.2f}x the samples per second alone")
+    return found
+
+
+def _recommendation(session: Session, winner: Settings) -> tuple[RecommendationStatus, Recommendation | None]:
+    if not winner:
+        return "nothing_better", None
+    number = session.variants.index(winner)
+    confirmed = variant_summary(session, number)
+    throughput = confirmed.versus_baseline.get("throughput")
+    generations = {launch.generation for launch in session.launches if launch.stage == CONFIRM}
+    if throughput is None or len(generations) < min(LOOKS) or throughput.low is None or throughput.high is None:
+        return "not_confirmed", None
+    if throughput.verdict != "better":
+        return "not_confirmed", None
+    memory = confirmed.versus_baseline.get("peak_device") or confirmed.versus_baseline.get("peak_host")
+    return "confirmed", Recommendation(
+        settings=winner,
+        speedup=Estimate(ratio=throughput.ratio, low=throughput.low, high=throughput.high),
+        confidence=1 - ALPHA,
+        pairs=throughput.pairs,
+        launches=throughput.launches,
+        peak_memory_ratio=memory.ratio if memory else None,
+        jitter_ratio=_jitter_ratio(confirmed),
+        break_even_steps=confirmed.break_even_steps,
+        loss_parity=parity_of(session),
+        time_to_loss=None,
+        changes_optimisation=any(session.scenario_changes.get(name) == "optimisation" for name in winner),
+        code=to_paste(session.codes, winner),
+        script=script(
+            session.codes,
+            winner,
+            workload=session.workload.reference,
+            device=session.machine.device,
+            batch_size=session.workload.batch_size,
+        ),
+        per_setting=[_setting_effect(session, winner, name) for name in winner],
+        rejected=rejected(session, winner),
+    )
+
+
+def _jitter_ratio(confirmed: VariantSummary) -> float | None:
+    """How p95/p50 changed, both compared pair by pair."""
+    tail, middle = (confirmed.versus_baseline.get(metric) for metric in ("step_p95", "step_p50"))
+    return tail.ratio / middle.ratio if tail and middle else None
+
+
+def _setting_effect(session: Session, winner: Settings, name: str) -> SettingEffect:
+    without = {key: value for key, value in winner.items() if key != name}
+    alone = {name: winner[name]}
+    return SettingEffect(
+        name=name,
+        value=winner[name],
+        alone=_throughput(session, alone, {}),
+        # Measured as what is lost without it, in the last pass that had both.
+        together=_throughput(session, winner, without) if without else None,
+    )
+
+
+def _throughput(session: Session, settings: Settings, against: Settings) -> Estimate | None:
+    """Ratio of samples per second of one variant to another, from the passes in which both took turns."""
+    if settings not in session.variants or against not in session.variants:
+        return None
+    matrix = pair_effects(
+        session, "throughput", [session.variants.index(settings)], against=session.variants.index(against)
+    )
+    effects: list[Effect | None] = launch_effects(matrix.d, matrix.half_widths)
+    if effects[0] is None:
+        return None
+    low, high = interval(effects[0], ALPHA)
+    return Estimate(ratio=exp(-effects[0].theta), low=exp(-high), high=exp(-low))

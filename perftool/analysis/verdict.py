@@ -1,0 +1,77 @@
+"""When an effect counts: better, worse, same or undecided, against a margin, and how often one may look."""
+
+from __future__ import annotations
+
+from math import exp, log
+from typing import TYPE_CHECKING
+
+from perftool.analysis.stats import Effect, interval, smallest_detectable
+from perftool.records import Comparison, VerdictWord, known
+
+if TYPE_CHECKING:
+    from perftool.analysis.stats import Rule
+
+ALPHA = 0.05  # interactive; the gate uses 0.01
+
+LOOKS = {4: 0.2, 6: 0.3, 8: 0.5}
+"""Generations after which one looks, and the share of alpha that this look may spend."""
+
+MARGINS = {
+    "throughput": 0.01,
+    "step_p50": 0.01,
+    "step_p95": 0.05,  # a tail rests on a twentieth of the steps
+    "stall_share": 0.25,  # rests on the few slow steps there are
+    "peak_host": 0.02,  # allocators keep a page more or less
+    "peak_device": 0.01,
+}
+HIGHER_IS_BETTER = ("throughput",)
+
+
+def alpha_at(launches: int, alpha: float) -> float:
+    """The part of alpha that a verdict after so many launches may spend."""
+    for look, share in LOOKS.items():
+        if launches <= look:
+            return alpha * share
+    return alpha * LOOKS[max(LOOKS)]
+
+
+def judge(theta: float, low: float, high: float, margin: float, rule: Rule) -> VerdictWord:
+    """The verdict on a log effect of something of which less is better."""
+    m = log(1 + margin)
+    if rule == "strict":
+        better, worse = high <= -m, low >= m
+    else:
+        better, worse = high < 0 and theta <= -m, low > 0 and theta >= m
+    if better or worse:
+        return "better" if better else "worse"
+    return "same" if -2 * m <= low and high <= 2 * m and abs(theta) < m else "undecided"
+
+
+def comparison(
+    metric: str, effect: Effect, pairs: int, *, comparisons: int = 1, alpha: float = ALPHA, rule: Rule = "detect"
+) -> Comparison:
+    """One metric's comparison, its interval simultaneous over so many comparisons.
+
+    `effect` is on the log scale of time, or of whatever less is better of; the ratio is in the metric's own unit.
+    """
+    margin = MARGINS[metric]
+    rule = "strict" if effect.unsteady else rule
+    spent = alpha_at(effect.launches, alpha) / max(1, comparisons)
+    low, high = interval(effect, spent)
+    sign = -1 if metric in HIGHER_IS_BETTER else 1
+    ends = sorted((_exp(sign * low), _exp(sign * high)))
+    detectable = smallest_detectable(effect, spent, log(1 + margin), rule)
+    return Comparison(
+        ratio=_exp(sign * effect.theta),
+        low=known(ends[0]),
+        high=known(ends[1]),
+        margin=margin,
+        verdict=judge(effect.theta, low, high, margin, rule),
+        pairs=pairs,
+        launches=effect.launches,
+        smallest_detectable=known(_exp(detectable) - 1),
+    )
+
+
+def _exp(value: float) -> float:
+    return exp(min(value, 50.0))
