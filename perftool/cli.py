@@ -339,7 +339,7 @@ class _Run:
 
         with measuring_lock(_say):
             append(self.session)
-            lab = open_lab(
+            opened = open_lab(
                 self.session,
                 self.scenarios,
                 scenario_files=self.scenario_files,
@@ -347,10 +347,8 @@ class _Run:
                 append=append,
                 watcher=watcher,
             )
-            try:
+            with opened as lab:
                 measure(lab, self.scenarios, self.context)
-            finally:
-                lab.close()
 
     def _write(self, summary: Summary) -> None:
         from perftool.records import RecommendedSettings, to_json

@@ -54,7 +54,6 @@ def searched(script: Script, budget_s: float = 200.0, offer: Offer = OFFER) -> S
     session = make_session(budget_s=budget_s)
     lab, _ = make_lab(script, session)
     tune(lab, offer)
-    lab.close()
     assert not script.alive
     return session
 

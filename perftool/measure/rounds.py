@@ -7,7 +7,6 @@ nothing about them; how many generations there are is the caller's.
 from __future__ import annotations
 
 import random
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -80,10 +79,12 @@ class Lab:
         scenario_files: Sequence[str] = (),
         parallel_starts: int = 1,
         live_limit: int = 64,
+        caches: Path,
         watcher: Watcher,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """`start` makes a launch out of a spec and its environment variables; `append` writes a record to disk."""
+        """`start` makes a launch out of a spec and its environment variables; `append` writes a record to disk;
+        `caches` is a folder for compile caches, empty at first."""
         self.session = session
         self.spent_s = 0.0  # of the budget: wall time of blocks, dropped steps included
         self.lost: dict[int, tuple[Status, str]] = {}  # variant to why it is not launched again
@@ -96,11 +97,8 @@ class Lab:
         self._launch_s: list[float] = []
         self._random = random.Random(session.seed)
         self._next_launch = self._next_round = self._next_generation = 0
-        self._caches = tempfile.TemporaryDirectory(prefix="perftool-cache-", ignore_cleanup_errors=True)
-
-    def close(self) -> None:
-        """Remove the session's compile caches."""
-        self._caches.cleanup()
+        self._caches = caches
+        self._cached: set[int] = set()  # variants whose own compile cache is no longer empty
 
     @property
     def left_s(self) -> float:
@@ -178,7 +176,7 @@ class Lab:
         self._next_launch += 1
         self.launches_to_come = max(0, self.launches_to_come - 1)
         settings = {**session.baseline, **session.variants[variant]}
-        cache = Path(self._caches.name) / (f"variant-{variant}" if own_caches else "shared")
+        cache = self._caches / (f"variant-{variant}" if own_caches else "shared")
         spec = messages.LaunchSpec(
             launch=number,
             reference=session.workload.reference,
@@ -187,8 +185,9 @@ class Lab:
             device=session.machine.device,
             seed=session.seed,
         )
-        cold = own_caches and not cache.exists()
-        cache.mkdir(parents=True, exist_ok=True)
+        cold = own_caches and variant not in self._cached
+        if own_caches:
+            self._cached.add(variant)
         live = self._start_launch(spec, {**self._environment(settings), "TORCHINDUCTOR_CACHE_DIR": str(cache)})
         return Running(live, number, variant, stage, self._next_generation, cold)
 

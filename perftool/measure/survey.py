@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed, LiveLaunch, ProcessLaunch
@@ -78,6 +80,7 @@ def new_session(
     )
 
 
+@contextmanager
 def open_lab(
     session: Session,
     scenarios: Scenarios,
@@ -86,20 +89,22 @@ def open_lab(
     launch_bytes: int,
     append: Callable[[Record], None],
     watcher: Watcher,
-) -> Lab:
+) -> Iterator[Lab]:
     """A lab for the session whose launches are real processes, as many at a time as the memory allows."""
     machine = session.machine
 
     def start(spec: messages.LaunchSpec, environment: dict[str, str]) -> LiveLaunch:
         return ProcessLaunch(spec, environment)
 
-    return Lab(
-        session,
-        start=start,
-        append=append,
-        environment=lambda settings: environment_of(settings, scenarios),
-        scenario_files=[str(file.resolve()) for file in scenario_files],
-        parallel_starts=max(1, min(machine.usable_cores, PARALLEL_STARTS_MOST)),
-        live_limit=int(SHARE_OF_MEMORY * machine.memory_available_bytes / (GROWTH * launch_bytes)),
-        watcher=watcher,
-    )
+    with TemporaryDirectory(prefix="perftool-", ignore_cleanup_errors=True) as caches:
+        yield Lab(
+            session,
+            start=start,
+            append=append,
+            environment=lambda settings: environment_of(settings, scenarios),
+            scenario_files=[str(file.resolve()) for file in scenario_files],
+            parallel_starts=max(1, min(machine.usable_cores, PARALLEL_STARTS_MOST)),
+            live_limit=int(SHARE_OF_MEMORY * machine.memory_available_bytes / (GROWTH * launch_bytes)),
+            caches=Path(caches),
+            watcher=watcher,
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed
@@ -161,6 +162,7 @@ def make_lab(script: Script, session: Session, *, live_limit: int = 64) -> tuple
         append=appended.append,
         environment=lambda settings: {},
         live_limit=live_limit,
+        caches=Path("never-written"),
         watcher=Silent(),
         clock=lambda: script.now_s,
     )
