@@ -190,6 +190,11 @@ def _from_file(path: Path) -> Scenario:
 # --------------------------------------------------------------------------------------------------------- settings
 
 
+def refuse_unlisted(value: str, values: Sequence[str]) -> str | None:
+    """The refusal of a scenario that takes no values but these."""
+    return None if value in values else f"it takes {', '.join(values[:-1])} or {values[-1]}, not '{value}'"
+
+
 def normalised(settings: Mapping[str, str | int | bool]) -> Settings:
     """Values as text: True and False become on and off."""
     return {

@@ -112,8 +112,11 @@ class Training:
         if self.device.type == "cpu":
             return step
 
+        def copy(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(self.device, non_blocking=plan.non_blocking)
+
         def copy_and_step(batch: Batch) -> torch.Tensor:
-            return step(to_device(batch, self.device, plan.non_blocking))
+            return step(map_tensors(copy, batch))
 
         return copy_and_step
 
@@ -121,10 +124,12 @@ class Training:
 def configure(optimizer: torch.optim.Optimizer, options: Mapping[str, Any]) -> None:
     """Set options on a fresh optimizer as its constructor would, whatever class the user derived it from.
 
-    Raises SettingError where the optimizer has no such option.
+    Raises SettingError where the optimizer has no such option, unless it is to be off.
     """
     for name, value in options.items():
         if name not in optimizer.defaults:
+            if value is False:
+                continue
             raise SettingError(f"{type(optimizer).__name__} has no option '{name}'")
         optimizer.defaults[name] = value
         for group in optimizer.param_groups:
@@ -188,17 +193,29 @@ def whole_feed(dataset: Any) -> Iterator[Batch]:
         yield dataset
 
 
-def to_device(batch: Batch, device: torch.device, non_blocking: bool) -> Batch:
-    """The batch with every tensor in it on the device; other objects are left as they are."""
+def map_tensors(change: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Batch:
+    """The batch with every tensor in it changed; other objects are left as they are."""
     if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=non_blocking)
+        return change(batch)
     if isinstance(batch, Mapping):
-        return {key: to_device(part, device, non_blocking) for key, part in batch.items()}
+        return {key: map_tensors(change, part) for key, part in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(part, device, non_blocking) for part in batch))
+        return type(batch)(*(map_tensors(change, part) for part in batch))
     if isinstance(batch, (list, tuple)):
-        return type(batch)(to_device(part, device, non_blocking) for part in batch)
+        return type(batch)(map_tensors(change, part) for part in batch)
     return batch
+
+
+def tensors_of(batch: Batch) -> list[torch.Tensor]:
+    """All tensors in the batch, in order."""
+    found: list[torch.Tensor] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(note, batch)
+    return found
 
 
 def count_samples(batch: Batch) -> int:

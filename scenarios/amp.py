@@ -1,0 +1,126 @@
+"""Compute the loss in reduced precision with torch.autocast.
+
+What it changes: matmuls and convolutions of the forward pass, and with them their backward, run in bfloat16
+    or float16; weights, gradients and the optimizer stay in float32. `fp16` scales the loss so that small
+    gradients survive.
+When it helps: when matmuls decide the step and the hardware has matrix units for the type (AMX or AVX-512
+    BF16 on CPUs, tensor cores on GPUs); it also halves the memory of activations.
+When it hurts: small layers, where the casts cost more than the matmuls save; float16 on a CPU without
+    AMX-FP16, where it is emulated. It changes numerics: the loss is compared over several seeds before it is
+    advised.
+Source: https://docs.pytorch.org/docs/stable/amp.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from perftool.records import Engaged
+from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+
+if TYPE_CHECKING:
+    import torch
+
+    from perftool.training import Loss, Plan, Training, Update
+
+VALUES = ("off", "bf16", "fp16")
+DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+def default(_: Context) -> str:
+    return "off"
+
+
+def values(_: Context) -> Sequence[str]:
+    return VALUES
+
+
+def refusal(value: str, context: Context) -> str | None:
+    machine = context.machine
+    if value == "fp16" and not context.on_cuda and not machine.cpu_fp16_matrix:
+        return "this CPU has no AMX-FP16, so float16 is emulated and many times slower; use bf16"
+    if value == "bf16" and context.on_cuda and (machine.device_capability or [0])[0] < 8:
+        return "bfloat16 needs a GPU of compute capability 8.0 or newer; use fp16"
+    return refuse_unlisted(value, VALUES)
+
+
+def apply(plan: Plan, value: str) -> Plan:
+    if value == "off":
+        return plan
+    device_type = plan.device.partition(":")[0]
+
+    def autocast(loss: Loss) -> Loss:
+        import torch
+
+        dtype = getattr(torch, DTYPES[value])
+
+        def within(model: torch.nn.Module, batch: Any) -> torch.Tensor:
+            with torch.autocast(device_type, dtype=dtype):
+                return loss(model, batch)
+
+        return within
+
+    plan = replace(plan, loss=(*plan.loss, autocast))
+    return replace(plan, update=scaled_update(device_type)) if value == "fp16" else plan
+
+
+def scaled_update(device_type: str) -> Update:
+    """Backward of the scaled loss, and an optimizer step that is skipped where gradients overflowed."""
+    import torch
+
+    scaler = torch.amp.GradScaler(device_type)
+
+    def update(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimizer)
+        scaler.update()
+
+    return update
+
+
+def proof(training: Training, value: str) -> Engaged:
+    """What a step keeps for its backward shows the types that it computes in, compiled or not."""
+    import torch
+
+    seen: set[torch.dtype] = set()
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        seen.add(tensor.dtype)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        training.step(training.fetch())
+    wanted = getattr(torch, DTYPES.get(value, "float32"))
+    reduced = {torch.bfloat16, torch.float16} & seen
+    ok = wanted in seen if value != "off" else not reduced
+    kinds = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in seen)) or "nothing"
+    return Engaged(ok=ok, evidence=f"one step kept {kinds} for its backward")
+
+
+def code(value: str, context: Context) -> Code:
+    if value == "off":
+        return Code()
+    device_type = context.machine.device.partition(":")[0]
+    loss_context = f'torch.autocast("{device_type}", dtype=torch.{DTYPES[value]})'
+    if value == "bf16":
+        return Code(loss_context=loss_context)
+    return Code(
+        setup=f'scaler = torch.amp.GradScaler("{device_type}")',
+        loss_context=loss_context,
+        update="scaler.scale(loss).backward()\nscaler.step(optimizer)\nscaler.update()",
+    )
+
+
+scenario = Scenario(
+    __name__,
+    __doc__,
+    default=default,
+    values=values,
+    refusal=refusal,
+    apply=apply,
+    proof=proof,
+    code=code,
+    changes="numerics",
+)

@@ -1,0 +1,131 @@
+"""Take a batch out of an in-memory dataset with one index operation instead of row by row.
+
+What it changes: the DataLoader over a TensorDataset, which fetches every row by itself and stacks them, is
+    replaced by one `index_select` per tensor and batch. The rows, and their order, are the same.
+When it helps: whenever tensors lie in memory and the step is short: fetching row by row costs microseconds
+    per sample.
+When it hurts: nothing known; it is not for datasets that do work per row, or with a collate function.
+Source: https://github.com/pytorch/pytorch/issues/106704
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from perftool.records import Engaged
+from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+
+if TYPE_CHECKING:
+    import torch
+
+    from perftool.training import Plan, Training
+    from perftool.workload import Batch
+
+VALUES = ("off", "on")
+
+
+def default(_: Context) -> str:
+    return "off"
+
+
+def values(_: Context) -> Sequence[str]:
+    return VALUES
+
+
+def refusal(value: str, context: Context) -> str | None:
+    facts = context.workload
+    if value == "on" and facts.batch_size is None:
+        return "the tensors are fed whole already"
+    if value == "on" and facts.dataset_kind != "tensors":
+        return "the dataset is not a tuple of tensors or a TensorDataset, so its rows cannot be indexed by the batch"
+    if value == "on" and facts.has_collate:
+        return "the workload has a collate_fn, which wants single rows"
+    return refuse_unlisted(value, VALUES)
+
+
+def apply(plan: Plan, value: str) -> Plan:
+    return plan if value == "off" else replace(plan, feed=gathered)
+
+
+def gathered(plan: Plan, dataset: Any) -> Iterator[Batch]:
+    """The batches of `loader_feed`, each taken at once; through a DataLoader where there are worker processes."""
+    from torch.utils.data import BatchSampler, DataLoader
+
+    from perftool.training import EpochOrder, epochs
+
+    tensors = dataset if isinstance(dataset, tuple) else dataset.tensors
+    workload, size = plan.workload, plan.batch_size
+    assert size is not None, "whole tensors are not gathered"
+    order = EpochOrder(len(tensors[0]), shuffle=workload.shuffle, seed=plan.seed)
+    if plan.loader.get("num_workers"):
+        sampler = BatchSampler(order, size, workload.drop_last)
+        rows: Any = Gather(tensors)
+        return epochs(DataLoader(rows, sampler=sampler, batch_size=None, **plan.loader))
+    return epochs(Batches(tensors, order, size, workload.drop_last, pin=bool(plan.loader.get("pin_memory"))))
+
+
+class Gather:
+    """A dataset whose index is a list of rows."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, rows: list[int]) -> list[torch.Tensor]:
+        import torch
+
+        index = torch.tensor(rows)
+        return [tensor.index_select(0, index) for tensor in self.tensors]
+
+
+class Batches:
+    """The batches of one epoch at each iteration."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor], order: Any, size: int, drop_last: bool, *, pin: bool) -> None:
+        self.tensors, self.order, self.size, self.drop_last, self.pin = tensors, order, size, drop_last, pin
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        for rows in self.order.permutation().split(self.size):
+            if self.drop_last and len(rows) < self.size:
+                return
+            batch = [tensor.index_select(0, rows) for tensor in self.tensors]
+            yield [part.pin_memory() for part in batch] if self.pin else batch
+
+
+def proof(training: Training, value: str) -> Engaged:
+    """The operations of one profiled fetch: a stacking of rows, or a selection by index."""
+    from torch.profiler import ProfilerActivity, profile
+
+    if training.plan.loader.get("num_workers"):
+        ok = (training.plan.feed is gathered) == (value == "on")
+        return Engaged(ok=ok, evidence="the loader's worker processes gather by the batch" if ok else "they do not")
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        training.fetch()
+    calls = {event.key: event.count for event in profiled.key_averages()}
+    selections, stacks = calls.get("aten::index_select", 0), calls.get("aten::stack", 0)
+    return Engaged(
+        ok=(selections > 0 and stacks == 0) == (value == "on"),
+        evidence=f"one batch took {selections} selections by index and {stacks} stackings of rows",
+    )
+
+
+def code(value: str, _: Context) -> Code:
+    return Code(batches=_BATCHES) if value == "on" else Code()
+
+
+_BATCHES = """\
+tensors = dataset if isinstance(dataset, tuple) else dataset.tensors
+
+
+def batches():
+    for rows in torch.randperm(len(tensors[0])).split(batch_size):
+        yield [tensor.index_select(0, rows) for tensor in tensors]"""
+
+
+scenario = Scenario(
+    __name__, __doc__, default=default, values=values, refusal=refusal, apply=apply, proof=proof, code=code
+)

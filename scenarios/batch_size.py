@@ -1,0 +1,79 @@
+"""Feed more samples per step.
+
+What it changes: the number of samples in a batch, and with it the optimisation itself: fewer and less noisy
+    steps per epoch. More samples per second is not the same training, so it is tried only with `--allow
+    batch_size`.
+When it helps: when a step costs much beside its arithmetic (Python, kernel launches, the optimizer), or the
+    device is not filled by a batch.
+When it hurts: memory grows with it, and a larger batch usually needs another learning rate to learn as much
+    per sample.
+Source: https://docs.pytorch.org/docs/stable/data.html#torch.utils.data.DataLoader
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from perftool.records import Engaged
+from perftool.scenario import Code, Context, Scenario
+
+if TYPE_CHECKING:
+    from perftool.training import Plan, Training
+
+FACTORS = (2, 4, 8, 16)
+
+
+def default(context: Context) -> str:
+    size = context.workload.batch_size
+    return "whole" if size is None else str(size)
+
+
+def values(context: Context) -> Sequence[str]:
+    size, rows = context.workload.batch_size, context.workload.dataset_rows
+    if size is None:
+        return ("whole",)
+    return [str(size), *(str(size * factor) for factor in FACTORS if rows is None or size * factor <= rows)]
+
+
+def refusal(value: str, context: Context) -> str | None:
+    if value == default(context):
+        return None
+    if context.workload.batch_size is None:
+        return "the tensors are fed whole at every step"
+    if not value.isdecimal() or int(value) < 1:
+        return f"it takes a whole number of samples of at least 1, not '{value}'"
+    rows = context.workload.dataset_rows
+    if rows is not None and int(value) > rows:
+        return f"the dataset has only {rows} rows"
+    return None
+
+
+def apply(plan: Plan, value: str) -> Plan:
+    return plan if value == "whole" else replace(plan, batch_size=int(value))
+
+
+def proof(training: Training, value: str) -> Engaged:
+    """The largest of a few batches has so many samples; the last of an epoch may have fewer."""
+    from perftool.training import count_samples
+
+    samples = max(count_samples(training.fetch()) for _ in range(2))
+    return Engaged(ok=value in ("whole", str(samples)), evidence=f"a batch has {samples} samples")
+
+
+def code(value: str, context: Context) -> Code:
+    return Code() if value == default(context) else Code(setup=f"batch_size = {value}")
+
+
+scenario = Scenario(
+    __name__,
+    __doc__,
+    default=default,
+    values=values,
+    refusal=refusal,
+    apply=apply,
+    proof=proof,
+    code=code,
+    changes="optimisation",
+)

@@ -1,0 +1,70 @@
+"""Load batches in worker processes, which stay alive between epochs and work ahead.
+
+What it changes: `num_workers` processes read and collate batches, two ahead each, with `persistent_workers`.
+When it helps: when reading a sample takes real work (decoding, augmentation, disk) that the training would
+    wait for.
+When it hurts: data that is in memory already: sending a batch between processes costs more than making it.
+    The workers also take cores and memory from the training.
+Source: https://docs.pytorch.org/docs/stable/data.html#multi-process-data-loading
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from perftool.records import Engaged
+from perftool.scenario import Code, Context, Scenario
+
+if TYPE_CHECKING:
+    from perftool.training import Plan, Training
+
+PREFETCH_FACTOR = 2
+MOST = 16
+
+
+def default(_: Context) -> str:
+    return "0"
+
+
+def values(context: Context) -> Sequence[str]:
+    cores = min(context.machine.usable_cores, MOST)
+    return [str(number) for number in sorted({0, 1, 2, cores // 2, cores}) if number <= max(1, cores)]
+
+
+def refusal(value: str, context: Context) -> str | None:
+    if not value.isdecimal():
+        return f"it takes a number of processes, not '{value}'"
+    if int(value) and context.workload.batch_size is None:
+        return "the tensors are fed whole, with no loader"
+    if int(value) > context.machine.usable_cores:
+        return f"there are only {context.machine.usable_cores} cores"
+    return None
+
+
+def apply(plan: Plan, value: str) -> Plan:
+    if value == "0":
+        return plan
+    workers = {"num_workers": int(value), "persistent_workers": True, "prefetch_factor": PREFETCH_FACTOR}
+    return replace(plan, loader={**plan.loader, **workers})
+
+
+def proof(training: Training, value: str) -> Engaged:
+    """So many loader processes are alive after a fetch."""
+    import multiprocessing
+
+    training.fetch()
+    alive = sum(child.is_alive() for child in multiprocessing.active_children())
+    return Engaged(ok=alive == int(value), evidence=f"{alive} loader processes are alive")
+
+
+def code(value: str, _: Context) -> Code:
+    if value == "0":
+        return Code()
+    return Code(loader_arguments=f"num_workers={value}, persistent_workers=True, prefetch_factor={PREFETCH_FACTOR}")
+
+
+scenario = Scenario(
+    __name__, __doc__, default=default, values=values, refusal=refusal, apply=apply, proof=proof, code=code
+)

@@ -1,0 +1,66 @@
+"""Load batches into pinned host memory and copy them to the GPU without waiting.
+
+What it changes: the DataLoader puts each batch into page-locked memory, and the copy to the device returns at
+    once.
+When it helps: when the copy of a batch takes a share of the step; it then runs beside the GPU's work.
+When it hurts: small batches, where the pinning thread competes with the training's Python; host memory that
+    is short, since pinned pages cannot be swapped.
+Source: https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from perftool.records import Engaged
+from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+
+if TYPE_CHECKING:
+    from perftool.training import Plan, Training
+
+VALUES = ("off", "on")
+
+
+def default(_: Context) -> str:
+    return "off"
+
+
+def values(_: Context) -> Sequence[str]:
+    return VALUES
+
+
+def refusal(value: str, context: Context) -> str | None:
+    if value == "on" and not context.on_cuda:
+        return "there is no accelerator to copy to: the training runs on the CPU"
+    if value == "on" and context.workload.batch_size is None:
+        return "the tensors are fed whole, with no loader to pin them"
+    return refuse_unlisted(value, VALUES)
+
+
+def apply(plan: Plan, value: str) -> Plan:
+    if value == "off":
+        return plan
+    return replace(plan, loader={**plan.loader, "pin_memory": True}, non_blocking=True)
+
+
+def proof(training: Training, value: str) -> Engaged:
+    """The tensors of a fetched batch are in pinned memory."""
+    from perftool.training import tensors_of
+
+    pinned = [tensor.is_pinned() for tensor in tensors_of(training.fetch())]
+    wanted = value == "on"
+    return Engaged(
+        ok=bool(pinned) and all(one == wanted for one in pinned) if wanted else not any(pinned),
+        evidence=f"{sum(pinned)} of {len(pinned)} tensors of a batch are in pinned memory",
+    )
+
+
+def code(value: str, _: Context) -> Code:
+    return Code(loader_arguments="pin_memory=True", copy_arguments="non_blocking=True") if value == "on" else Code()
+
+
+scenario = Scenario(
+    __name__, __doc__, default=default, values=values, refusal=refusal, apply=apply, proof=proof, code=code
+)

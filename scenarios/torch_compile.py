@@ -1,0 +1,97 @@
+"""Compile the model with torch.compile.
+
+What it changes: the forward pass and its backward are traced once and run as generated kernels;
+    `reduce-overhead` also replays them as CUDA graphs, `max-autotune` times several kernels for each matmul
+    first.
+When it helps: many small elementwise operations, or a GPU that waits for Python. The gain has to pay for the
+    first step, which takes seconds to minutes: see the break-even steps.
+When it hurts: models that are one large matmul after another, short trainings, batches of changing shape
+    (each new shape is compiled again). On a CPU it needs a C++ compiler, and `reduce-overhead` does nothing
+    there.
+Source: https://docs.pytorch.org/docs/stable/generated/torch.compile.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from perftool.records import Engaged
+from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from perftool.training import Plan, Training
+
+VALUES = ("off", "default", "reduce-overhead", "max-autotune")
+
+
+def default(_: Context) -> str:
+    return "off"
+
+
+def values(context: Context) -> Sequence[str]:
+    return VALUES if context.on_cuda else ("off", "default")
+
+
+def refusal(value: str, context: Context) -> str | None:
+    machine = context.machine
+    if value == "off" or value not in VALUES:
+        return refuse_unlisted(value, VALUES)
+    if not context.on_cuda and machine.compiler is None:
+        return "there is no C++ compiler; install g++ (Debian: apt-get install g++) or set CXX"
+    if context.on_cuda and not machine.triton:
+        return "Triton is not installed; pip install triton"
+    if context.on_cuda and (machine.device_capability or [0])[0] < 7:
+        return "Triton needs a GPU of compute capability 7.0 or newer"
+    return None
+
+
+def apply(plan: Plan, value: str) -> Plan:
+    if value == "off":
+        return plan
+
+    def compiled(model: nn.Module) -> nn.Module:
+        import torch
+
+        return torch.compile(model, mode=None if value == "default" else value)  # type: ignore[return-value]
+
+    return replace(plan, model=(*plan.model, compiled))
+
+
+def proof(training: Training, value: str) -> Engaged:
+    """A profile of one step shows compiled regions, and for CUDA graphs inductor did not skip them."""
+    import torch
+    from torch._dynamo.utils import counters
+    from torch.profiler import ProfilerActivity, profile
+
+    if value == "off":
+        return Engaged(ok=training.model is training.module, evidence="the model runs as it was written")
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        training.step(training.fetch())
+    names = {event.key for event in profiled.key_averages()}
+    regions = [name for name in names if name.startswith(("Torch-Compiled Region", "CompiledFunction"))]
+    graphs = counters["stats"]["unique_graphs"]
+    breaks = sum(counters["graph_break"].values())
+    skips = counters["inductor"]["cudagraph_skips"]
+    if not regions:
+        return Engaged(ok=False, evidence="the step ran eagerly: its profile shows no compiled region")
+    if value == "reduce-overhead" and (skips or not torch.cuda.is_available()):
+        return Engaged(ok=False, evidence=f"CUDA graphs were skipped {skips} times, so it is the default mode")
+    return Engaged(
+        ok=True, evidence=f"one step ran {len(regions)} kinds of compiled region; {graphs} graphs, {breaks} breaks"
+    )
+
+
+def code(value: str, _: Context) -> Code:
+    if value == "off":
+        return Code()
+    mode = "" if value == "default" else f', mode="{value}"'
+    return Code(model=f"model = torch.compile(model{mode})")
+
+
+scenario = Scenario(
+    __name__, __doc__, default=default, values=values, refusal=refusal, apply=apply, proof=proof, code=code
+)
