@@ -74,6 +74,26 @@ class Machine(Record, frozen=True, kw_only=True):
     load_average_1min: float | None = None
 
 
+class Fitness(Record, frozen=True, kw_only=True):
+    """What else a machine was doing, over a window of about a second. None: the system does not tell."""
+
+    cores: int
+    load_average_1min: float | None
+    steal_share: float | None  # of all cores' time, taken by the host
+    pressure_share: float | None  # of the last 10 s, in which something waited for a core
+    throttled_periods: int | None  # in which a cgroup's quota stopped this process
+    governor: str | None
+    swap_used_bytes: int | None
+    busy_processes: dict[str, float]  # name to cores used
+
+
+class FitnessRating(Record, frozen=True, kw_only=True):
+    """How fit a machine is for measuring."""
+
+    rating: Literal["fit", "noisy", "unfit"]
+    reasons: list[str]  # each with what would help
+
+
 class WorkloadFacts(Record, frozen=True, kw_only=True):
     """What scenarios and reports need to know of a workload, learnt in a worker: the command runs no user code."""
 
