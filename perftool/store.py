@@ -71,7 +71,7 @@ class SessionStore:
 
 
 def open_results(out: Path, workload: str, command: str) -> SessionStore:
-    """Make `out/<UTC>-<workload>-<command>/`. Raises StoreError where it cannot be written or the disk is nearly full."""
+    """Make `out/<UTC>-<workload>-<command>/`. Raises StoreError where that cannot be written, or space is short."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     name = re.sub(r"[^A-Za-z0-9]+", "-", workload.removesuffix(".py").replace(".py:", "-")).strip("-")[-60:]
     for attempt in range(100):

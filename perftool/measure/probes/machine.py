@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 import psutil
 
@@ -58,7 +59,7 @@ def describe_machine(device: str, threads_before: int | None = None) -> Machine:
     )
 
 
-def _cuda(device: str) -> dict[str, object]:
+def _cuda(device: str) -> dict[str, Any]:
     import pynvml
     import torch
 
