@@ -1,77 +1,117 @@
-"""The only place where a number becomes text. Three significant digits; unknown is a word, never a blank."""
+"""The only place where a number becomes text: three significant digits, decimal prefixes, None as "unknown".
+
+A number that is NaN or infinite is unknown, too.
+"""
 
 from __future__ import annotations
 
-from math import floor, log10
+from collections.abc import Sequence
+from math import isfinite
 
 UNKNOWN = "unknown"
 
-_TIMES_NS = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns"))
-_BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
-_COUNTS = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+_SECOND_NS = 10**9
+_TIMES_NS = ((1.0, "ns"), (1e3, "µs"), (1e6, "ms"), (1e9, "s"))
+_PREFIXES = ((1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
+_BYTES = ((1.0, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"))
 
 
-def digits(number: float) -> str:
-    """Three significant digits, without an exponent."""
-    if number == 0:
-        return "0"
-    places = max(0, 2 - floor(log10(abs(number))))
-    text = f"{number:.{places}f}"
-    # Rounding may have carried into another place: 9.999 is 10.0, not 10.00.
-    return f"{number:.{max(0, places - 1)}f}" if abs(float(text)) >= 10 ** (3 - places) and places else text
-
-
-def _scaled(number: float | None, scales: tuple[tuple[float, str], ...]) -> str:
-    if number is None:
+def duration(time_ns: float | None) -> str:
+    """Nanoseconds as "226 µs", "14.1 ms", "3.2 s", "2 min 5 s" or "1 h 5 min"."""
+    if time_ns is None or not isfinite(time_ns):
         return UNKNOWN
-    for scale, unit in scales:
-        # 999.6 is shown in the next unit, where it is 1.00.
-        if abs(number) >= scale * 0.9995:
-            return f"{digits(number / scale)} {unit}".rstrip()
-    return f"{digits(number / scales[-1][0])} {scales[-1][1]}".rstrip()
+    sign, size_ns = ("-", -time_ns) if time_ns < 0 else ("", time_ns)
+    if _rounded(size_ns) < 60 * _SECOND_NS:
+        return f"{sign}{_scaled(size_ns, _TIMES_NS)}"
+    if round(size_ns / _SECOND_NS) < 3600:
+        return sign + _two_units(round(size_ns / _SECOND_NS), 60, "min", "s")
+    return sign + _two_units(round(size_ns / _SECOND_NS / 60), 60, "h", "min")
 
 
-def duration(ns: float | None) -> str:
-    """Nanoseconds: 226 µs, 14.1 ms, 3.20 s, 2 min 5 s."""
-    if ns is not None and ns >= 59.95e9:
-        minutes, seconds = divmod(round(ns / 1e9), 60)
-        hours, minutes = divmod(minutes, 60)
-        return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
-    return _scaled(ns, _TIMES_NS)
+def rate(per_second: float | None, what: str = "samples") -> str:
+    """Something per second as "70.3 k samples/s"."""
+    if per_second is None or not isfinite(per_second):
+        return UNKNOWN
+    return f"{_scaled(per_second, _PREFIXES)} {what}/s"
 
 
-def size(count_bytes: float | None) -> str:
-    """Bytes, decimal: 451 MB."""
-    return _scaled(count_bytes, _BYTES)
-
-
-def rate(samples_per_second: float | None) -> str:
-    """Samples per second: 70.3 k samples/s."""
-    return UNKNOWN if samples_per_second is None else f"{_scaled(samples_per_second, _COUNTS)} samples/s"
-
-
-def count(number: float | None) -> str:
-    """A plain number: 12.4 k."""
-    return _scaled(number, _COUNTS)
+def byte_size(size_bytes: float | None) -> str:
+    """Bytes as "451 MB" or "1.2 GB"; the prefixes are decimal, 1 MB is a million bytes."""
+    if size_bytes is None or not isfinite(size_bytes):
+        return UNKNOWN
+    return _scaled(size_bytes, _BYTES)
 
 
 def ratio(value: float | None) -> str:
-    """1.34x."""
-    return UNKNOWN if value is None else f"{digits(value)}x"
+    """A ratio as "1.34x", its three digits always shown."""
+    if value is None or not isfinite(value):
+        return UNKNOWN
+    return f"{_digits(value)}x"
 
 
-def ratio_interval(value: float | None, low: float | None, high: float | None) -> str:
-    """1.34x (1.31 to 1.37)."""
-    if value is None or low is None or high is None:
+def interval(value: float | None, low: float | None, high: float | None) -> str:
+    """A ratio with its interval as "1.34x (1.31 to 1.37)"; the ratio alone where the interval is unknown."""
+    if value is None or low is None or high is None or not (isfinite(low) and isfinite(high)):
         return ratio(value)
-    return f"{ratio(value)} ({digits(low)} to {digits(high)})"
+    return f"{ratio(value)} ({_digits(low)} to {_digits(high)})"
 
 
 def percent(fraction: float | None) -> str:
-    """A change: 0.34 is +34.0 %, -0.004 is -0.4 %."""
-    return UNKNOWN if fraction is None else f"{100 * fraction:+.1f} %"
+    """A relative difference as "+34 %" or "-0.4 %"; 0.34 is +34 %."""
+    text = share(fraction)
+    return text if fraction is None or text == UNKNOWN or text == "0 %" or fraction < 0 else f"+{text}"
 
 
 def share(fraction: float | None) -> str:
-    """A part of a whole: 0.343 is 34.3 %."""
-    return UNKNOWN if fraction is None else f"{100 * fraction:.1f} %"
+    """A part of a whole as "4.2 %" or "34 %"; 0.34 is 34 %. One decimal below ten per cent, none from there on."""
+    if fraction is None or not isfinite(fraction):
+        return UNKNOWN
+    rounded = round(100 * fraction, 1)
+    text = f"{rounded:.1f}" if abs(rounded) < 10 else f"{100 * fraction:,.0f}"
+    return f"{_stripped(text)} %" if rounded else "0 %"
+
+
+def count(number: float | None) -> str:
+    """A whole number as "1,234"."""
+    if number is None or not isfinite(number):
+        return UNKNOWN
+    return f"{round(number):,}"
+
+
+def counted(number: float | None, what: str, whats: str | None = None) -> str:
+    """A number of things as "1 pair", "1,234 pairs", "2 launches"."""
+    return f"{count(number)} {what if number == 1 else whats or what + 's'}"
+
+
+def decimal(value: float | None) -> str:
+    """A bare number, such as a loss, as "0.0312"."""
+    if value is None or not isfinite(value):
+        return UNKNOWN
+    return _stripped(_digits(value)) if value == 0 or abs(value) >= 1e-4 else f"{value:.2e}"
+
+
+def _rounded(value: float) -> float:
+    """To three significant digits."""
+    return float(f"{value:.2e}")
+
+
+def _digits(value: float) -> str:
+    """Three significant digits without an exponent: "1.30", "0.435", "1,230"."""
+    exponent = int(f"{value:.2e}".partition("e")[2])
+    return f"{_rounded(value):,.{min(max(0, 2 - exponent), 300)}f}"
+
+
+def _stripped(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str:
+    """In the largest unit that leaves at least one, after rounding: 999.7 µs are 1 ms."""
+    size = abs(_rounded(value))
+    factor, unit = next((one for one in reversed(units) if size >= one[0]), units[0])
+    return f"{_stripped(_digits(value / factor))} {unit}".rstrip()
+
+
+def _two_units(small: int, per_large: int, large_unit: str, small_unit: str) -> str:
+    large, rest = divmod(small, per_large)
+    return f"{large:,} {large_unit}" + (f" {rest} {small_unit}" if rest else "")
