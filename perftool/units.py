@@ -35,7 +35,7 @@ def rate(per_second: float | None, what: str = "samples") -> str:
     return f"{_scaled(per_second, _PREFIXES)} {what}/s"
 
 
-def byte_size(size_bytes: float | None) -> str:
+def size(size_bytes: float | None) -> str:
     """Bytes as "451 MB" or "1.2 GB"; the prefixes are decimal, 1 MB is a million bytes."""
     if size_bytes is None or not isfinite(size_bytes):
         return UNKNOWN
@@ -49,7 +49,7 @@ def ratio(value: float | None) -> str:
     return f"{_digits(value)}x"
 
 
-def interval(value: float | None, low: float | None, high: float | None) -> str:
+def ratio_interval(value: float | None, low: float | None, high: float | None) -> str:
     """A ratio with its interval as "1.34x (1.31 to 1.37)"; the ratio alone where the interval is unknown."""
     if value is None or low is None or high is None or not (isfinite(low) and isfinite(high)):
         return ratio(value)

@@ -17,7 +17,7 @@ PROPERTY = settings(deadline=None, max_examples=200, derandomize=True)
 EVERY_FORM: list[Callable[[float | None], str]] = [
     units.duration,
     units.rate,
-    units.byte_size,
+    units.size,
     units.ratio,
     units.percent,
     units.share,
@@ -51,15 +51,15 @@ def test_duration(time_ns: float, text: str) -> None:
         (units.rate(70_345), "70.3 k samples/s"),
         (units.rate(0.25), "0.25 samples/s"),
         (units.rate(12, "steps"), "12 steps/s"),
-        (units.byte_size(451_300_000), "451 MB"),
-        (units.byte_size(1_200_000_000), "1.2 GB"),
-        (units.byte_size(999_900_000), "1 GB"),
-        (units.byte_size(12), "12 B"),
+        (units.size(451_300_000), "451 MB"),
+        (units.size(1_200_000_000), "1.2 GB"),
+        (units.size(999_900_000), "1 GB"),
+        (units.size(12), "12 B"),
         (units.ratio(1.3), "1.30x"),
         (units.ratio(0.4349), "0.435x"),
         (units.ratio(0), "0.00x"),
-        (units.interval(1.34, 1.31, 1.37), "1.34x (1.31 to 1.37)"),
-        (units.interval(1.34, None, 1.37), "1.34x"),
+        (units.ratio_interval(1.34, 1.31, 1.37), "1.34x (1.31 to 1.37)"),
+        (units.ratio_interval(1.34, None, 1.37), "1.34x"),
         (units.percent(0.337), "+34 %"),
         (units.percent(-0.004), "-0.4 %"),
         (units.percent(-0.0001), "0 %"),
@@ -97,7 +97,7 @@ def test_a_duration_reads_back_within_its_rounding(time_ns: float) -> None:
 def test_bytes_and_rates_read_back_within_half_a_per_cent(size: float) -> None:
     factors = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
     for text, pattern in (
-        (units.byte_size(size), r"([\d.,]+) ([kMGT]?)B"),
+        (units.size(size), r"([\d.,]+) ([kMGT]?)B"),
         (units.rate(size), r"([\d.,]+) ?([kMGT]?) samples/s"),
     ):
         match = re.fullmatch(pattern, text)
