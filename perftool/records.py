@@ -393,10 +393,16 @@ def from_json(document: bytes | str, kind: type[R]) -> R:
     Raises SchemaError with a sentence for text that is no JSON, a field of the wrong type or a newer major version.
     """
     try:
-        record = msgspec.json.decode(document, type=kind)
-    except msgspec.DecodeError as error:
+        # The version first: what a newer one has changed must not look like damage.
+        version = msgspec.json.decode(document, type=_Versioned).schema_version
+        if version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+            raise SchemaError(f"schema version {version} is not readable here; this perftool reads {SCHEMA_VERSION}")
+        return msgspec.json.decode(document, type=kind)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise SchemaError(f"not a {kind.__name__} of perftool: {error}") from error
-    version = getattr(record, "schema_version", SCHEMA_VERSION)
-    if version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
-        raise SchemaError(f"schema version {version} is not readable here; this perftool reads {SCHEMA_VERSION}")
-    return record
+
+
+class _Versioned(Record, frozen=True, kw_only=True):
+    """The one field that is read of a document before all others."""
+
+    schema_version: str = SCHEMA_VERSION

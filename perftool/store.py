@@ -1,9 +1,12 @@
-"""The only file that touches the results folder: sessions are written as they grow, and read back."""
+"""The only file that touches the results folder: sessions are written as they grow, and read back.
+
+While measuring, a session is a journal: its header, then a line for each record, so that a kill loses nothing that was
+written. At its end the journal gives way to one document.
+"""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -16,14 +19,38 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from perftool.records import Block, Decision, Launch, Record, SchemaError, Session, TrainingRun, from_json, to_json
+from perftool.records import (
+    Block,
+    Decision,
+    Launch,
+    Record,
+    SchemaError,
+    Session,
+    Settings,
+    TrainingRun,
+    from_json,
+    to_json,
+)
 
 SESSION = "session.json"
 JOURNAL = "journal.jsonl"
 LEAST_FREE_BYTES = 64_000_000
-LOCK = "perftool.lock"
+LOCK = Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()) / "perftool.lock"  # one for all users
 
-_Entry = Block | Launch | TrainingRun | Decision
+
+class _Variant(Record, frozen=True, kw_only=True, tag="variant"):
+    """A journal line: a variant that became known after the header was written."""
+
+    settings: Settings
+
+
+class _Warning(Record, frozen=True, kw_only=True, tag="warning"):
+    """A journal line: a warning that came after the header was written."""
+
+    text: str
+
+
+_Entry = Block | Launch | TrainingRun | Decision | _Variant | _Warning
 
 
 class StoreError(Exception):
@@ -35,28 +62,46 @@ class SessionStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._header: Session | None = None
+        self._variants = self._warnings = 0  # of the header's, in the journal
 
     def append(self, record: Record) -> None:
-        """Add the session's header, first, or one of its records to the journal. Raises StoreError on a full disk;
-        what was written before stays readable."""
+        """Add the session's header, first, or one of its records to the journal.
+
+        Variants and warnings that the header has gained since are written before the record. Raises StoreError on a
+        full disk; what was written before stays readable.
+        """
+        lines = [*self._gained(), record]
+        if isinstance(record, Session):
+            self._header, self._variants, self._warnings = record, len(record.variants), len(record.warnings)
         try:
-            with (self.folder / JOURNAL).open("ab") as journal:
-                journal.write(to_json(record) + b"\n")
+            _append(self.folder / JOURNAL, b"".join(to_json(line) + b"\n" for line in lines))
         except OSError as error:
             raise StoreError(_unwritable(self.folder, error)) from error
 
+    def _gained(self) -> list[Record]:
+        if self._header is None:
+            return []
+        variants, warnings = self._header.variants[self._variants :], self._header.warnings[self._warnings :]
+        self._variants += len(variants)
+        self._warnings += len(warnings)
+        return [*(_Variant(settings=settings) for settings in variants), *(_Warning(text=text) for text in warnings)]
+
     def finish(self, session: Session) -> None:
-        """Write the whole session and remove the journal."""
+        """Write the whole session and remove the journal. Raises StoreError where that fails; the journal stays."""
         self.write(SESSION, to_json(session))
         with suppress(OSError):
             (self.folder / JOURNAL).unlink()
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Write a file whole or not at all."""
+        """Write a file whole or not at all. Raises StoreError."""
         target = self.folder / name
         partial = target.with_name(f".{name}.partial")
         try:
-            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+            with partial.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())  # the rename must not reach the disk before the content
             partial.replace(target)
         except OSError as error:
             with suppress(OSError):
@@ -70,18 +115,21 @@ class SessionStore:
             self.folder.rmdir()
 
 
-def open_results(out: Path, workload: str, command: str) -> SessionStore:
-    """Make `out/<UTC>-<workload>-<command>/`. Raises StoreError where that cannot be written, or space is short."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    name = re.sub(r"[^A-Za-z0-9]+", "-", workload.removesuffix(".py").replace(".py:", "-")).strip("-")[-60:]
-    for attempt in range(100):
-        folder = out / (f"{stamp}-{name}-{command}" + (f"-{attempt + 1}" if attempt else ""))
+def open_results(out: Path, workload: str, command: str, now: datetime | None = None) -> SessionStore:
+    """Make `out/<UTC>-<workload>-<command>/`, unique even where two start in the same second.
+
+    workload: a reference; its file or module and its attribute become part of the name.
+    Raises StoreError where the folder cannot be written, or space is short.
+    """
+    stamp = (now or datetime.now(UTC)).astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    if out.exists() and not out.is_dir():
+        raise StoreError(f"{out} is a file; name a folder with --out")
+    for attempt in range(1, 100):
+        folder = out / (f"{stamp}-{_slug(workload)}-{command}" + (f"-{attempt}" if attempt > 1 else ""))
         try:
             folder.mkdir(parents=True)
             free_bytes = shutil.disk_usage(folder).free
         except FileExistsError:
-            if out.exists() and not out.is_dir():
-                raise StoreError(f"{out} is a file; name a folder with --out") from None
             continue
         except OSError as error:
             raise StoreError(_unwritable(out, error)) from error
@@ -92,59 +140,94 @@ def open_results(out: Path, workload: str, command: str) -> SessionStore:
                 f"{LEAST_FREE_BYTES // 1_000_000}; free some, or name another folder with --out"
             )
         return SessionStore(folder)
-    raise StoreError(f"{out} has too many sessions of this second")
+    raise StoreError(f"{out} has too many sessions of this second; wait for the next one")
 
 
 def load_session(path: Path) -> Session:
-    """A session from its folder or its file; from the journal where the command was killed before it could finish.
+    """A session from its folder or its file; from the journal, as interrupted, where the command was killed.
 
-    Raises StoreError for what is no session.
+    Raises StoreError for what is no session, is damaged, or is of a newer major version.
     """
     if not path.exists():
         raise StoreError(f"there is no {path}; give a session's folder, or its {SESSION}")
-    document = path / SESSION if path.is_dir() else path
+    names = [SESSION, JOURNAL] if path.is_dir() else [path.name]
+    folder = path if path.is_dir() else path.parent
+    document = next((folder / name for name in names if (folder / name).is_file()), None)
+    if document is None:
+        raise StoreError(f"{path} holds neither {SESSION} nor {JOURNAL}, so it is no session of perftool")
     try:
-        if document.is_file() and document.name != JOURNAL:
-            return from_json(document.read_bytes(), Session)
-        journal = path / JOURNAL if path.is_dir() else path
-        if journal.is_file():
-            return _from_journal(journal)
+        content = document.read_bytes()
+        session = from_json(content, Session) if document.suffix == ".json" else _from_journal(content)
+        _check_references(session)
     except SchemaError as error:
         raise StoreError(f"{document}: {error}") from error
     except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    raise StoreError(f"{path} holds neither {SESSION} nor {JOURNAL}, so it is no session of perftool")
+        raise StoreError(f"{document} cannot be read: {error.strerror}") from error
+    return session
 
 
-def _from_journal(path: Path) -> Session:
-    header, *lines = path.read_bytes().split(b"\n")
+def _from_journal(content: bytes) -> Session:
+    header, *lines = content.split(b"\n")
     session = replace(from_json(header, Session), interrupted=True)
     decode = msgspec.json.Decoder(_Entry).decode
-    for line in lines:
+    launches = {launch.launch: launch for launch in session.launches}
+    for number, line in enumerate(lines[:-1], 2):  # after the last newline: nothing, or a line cut short by the end
         try:
             entry = decode(line)
-        except msgspec.DecodeError:
-            break  # the line that was being written when the end came
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise SchemaError(f"line {number} is damaged: {error}") from error
         match entry:
             case Block():
                 session.blocks.append(entry)
             case Launch():
-                session.launches.append(entry)
+                launches[entry.launch] = entry  # one may be written when it starts, and again when it ends
             case TrainingRun():
                 session.training_runs.append(entry)
             case Decision():
                 session.decisions.append(entry)
-    return session
+            case _Variant():
+                session.variants.append(entry.settings)
+            case _Warning():
+                session.warnings.append(entry.text)
+    return replace(session, launches=list(launches.values()))
+
+
+def _check_references(session: Session) -> None:
+    known = len(session.variants)
+    named = {launch.variant for launch in session.launches} | {run.variant for run in session.training_runs}
+    for variant in named - set(range(known)):
+        raise SchemaError(f"damaged: it speaks of variant {variant}, and has {known}")
+
+
+def _slug(workload: str) -> str:
+    """`folder/train.py:big` as train-big."""
+    short = re.sub(r".*[/\\]", "", workload).replace(".py:", "-")
+    return re.sub(r"[^A-Za-z0-9]+", "-", short).strip("-")[-60:].lstrip("-") or "workload"
+
+
+def _append(path: Path, content: bytes) -> None:
+    """All of it or nothing, so that a full disk leaves no half line in the middle."""
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            while content:
+                content = content[file.write(content) :]
+        except OSError:
+            with suppress(OSError):
+                file.truncate(end)
+            raise
 
 
 @contextmanager
-def measuring_lock(on_wait: Callable[[str], None]) -> Iterator[None]:
-    """Only one perftool measures on a machine at a time. A second one says so once, and waits."""
-    path = Path(tempfile.gettempdir()) / LOCK
+def measuring_lock(on_wait: Callable[[str], None], path: Path = LOCK) -> Iterator[None]:
+    """Only one perftool measures on a machine at a time. A second one says so once, and waits.
+
+    on_wait: called with a sentence that names the process that is waited for, or with why there is no lock.
+    """
+    import fcntl  # here, so that a report can be drawn again where there is none
+
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        with suppress(OSError):
-            os.chmod(path, 0o666)  # other users wait for it, too
+        handle = _open_lock(path)
     except OSError as error:
         on_wait(f"{path} cannot be opened ({error.strerror}), so another perftool may measure at the same time")
         yield
@@ -152,15 +235,31 @@ def measuring_lock(on_wait: Callable[[str], None]) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
             on_wait(f"another perftool is measuring here (process {holder}); waiting for it to end")
             fcntl.flock(handle, fcntl.LOCK_EX)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        with suppress(OSError):  # another user's file may be read-only to us: the lock holds all the same
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(handle)
+
+
+def _open_lock(path: Path) -> int:
+    """The lock file, open; made for every user where it is not there yet."""
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | flags, 0o666)
+    except FileExistsError:
+        # Without O_CREAT: Linux refuses that for another user's file in a sticky folder (fs.protected_regular).
+        try:
+            return os.open(path, os.O_RDWR | flags)
+        except PermissionError:
+            return os.open(path, os.O_RDONLY | flags)
+    os.fchmod(handle, 0o666)  # whatever the umask
+    return handle
 
 
 def _unwritable(folder: Path, error: OSError) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import exp, log
 from statistics import median
 
-from perftool.analysis.stats import sign_test_log_e
+from perftool.analysis.stats import median_half_width, sign_test_log_e
 from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
 from perftool.measure.rounds import Lab
 from perftool.records import Block, Decision, Settings
@@ -31,6 +31,7 @@ SHARE_PARITY = 0.15  # of the budget, beside it: wall time of the trainings that
 PARITY_SEEDS = 5
 PARITY_STEPS = (20, 1000)
 RACE_ALPHA = 0.05
+PROMISING_SPREADS = 2.0
 WORTHWHILE = 0.01  # smaller effects are not advised
 HOPELESS = 0.15  # what loses more than this, surely, is not tried again in company
 WALL_PER_BUDGET = 2.7  # start-ups included, a pass that would end later than this is cut to its best candidates
@@ -85,8 +86,15 @@ class Race:
     def is_slower(self, variant: int) -> bool:
         return self._sure(variant) and (self.effect(variant) or 0.0) >= WORTHWHILE
 
-    def is_faster(self, variant: int) -> bool:
-        return self._sure(variant) and (self.effect(variant) or 0.0) <= log(1 - WORTHWHILE)
+    def is_promising(self, variant: int) -> bool:
+        """Faster by what is worthwhile and by twice the spread of its median: enough to be tried in company, where it
+        has to earn its place, and be confirmed, anyway."""
+        effect = self.effect(variant)
+        return (
+            effect is not None
+            and effect <= log(1 - WORTHWHILE)
+            and effect < -PROMISING_SPREADS * median_half_width(self.d[variant])
+        )
 
     def _sure(self, variant: int) -> bool:
         d = self.d.get(variant, [])
@@ -184,7 +192,7 @@ def _search(lab: Lab, offer: Offer) -> Settings:
             if effect is None:
                 continue
             effects[change] = effect
-            if race.is_faster(variant):
+            if race.is_promising(variant):
                 helpful.append(change)
             elif race.is_slower(variant) and effect > HOPELESS:
                 hopeless.add(change)

@@ -22,7 +22,7 @@ MODEL_FILE = Path("model.pth")
 
 def points(rows: int, dimensions: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Points uniform in [-1, 1]^dimensions, float32 (rows, dimensions), and labels, float32 (rows, 1)."""
-    uniform = np.random.default_rng(0).uniform(-1.0, 1.0, (rows, dimensions)).astype(np.float32)
+    uniform = 2 * np.random.default_rng(0).random((rows, dimensions), dtype=np.float32) - 1
     inside = uniform[:, :1] ** 2 + uniform[:, 1:2] ** 2 < 1.0
     return torch.from_numpy(uniform), torch.from_numpy(inside.astype(np.float32))
 

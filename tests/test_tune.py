@@ -202,7 +202,7 @@ def test_the_race_drops_a_loser_only_when_sure() -> None:
         staying = race.add({0: 1.0, 1: 1.05})
     assert set(staying) == {0}
     assert race.is_slower(1)
-    assert not race.is_faster(1)
+    assert not race.is_promising(1)
 
 
 def test_the_race_keeps_what_differs_by_less_than_is_worthwhile() -> None:

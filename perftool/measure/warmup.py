@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 LEAST_STEPS = 5
 QUIET_STEPS = 20  # since something was compiled, captured or retried
 WINDOW_STEPS = 60  # without a change point
-PATIENCE_S = 3.0  # after which slow steps need not fill the window
-GIVE_UP_S = 20.0  # then it is measured as it is, and its class says so
+PATIENCE_S = 2.0  # after which slow steps need not fill the window
+GIVE_UP_S = 4.0  # then it is measured as it is: pairs stand a drifting machine, and the class tells of the rest
 SEEN_STEPS = 600  # change points are looked for in the last so many
 PENALTY = 4.0  # times ln n
 LEAST_SEGMENT_STEPS = 5
 CLIP = 3.0  # times the noise
-SAME_LEVEL = 0.02  # log step time: segments closer than this are one level
+SAME_LEVEL = 0.05  # log step time: segments closer than this are one level
 
 
 def settled(step_ns: Sequence[int], steps_since_event: int, elapsed_s: float) -> bool:
