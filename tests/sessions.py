@@ -1,0 +1,279 @@
+"""Sessions and summaries with scripted numbers, for every test that reads one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from perftool.records import (
+    Block,
+    Command,
+    Comparison,
+    Engaged,
+    Estimate,
+    Jitter,
+    Launch,
+    LossParity,
+    Quantiles,
+    Recommendation,
+    Rejected,
+    Session,
+    SettingEffect,
+    Settings,
+    Summary,
+    VariantSummary,
+    VerdictWord,
+)
+from tests.measure.fakes import MACHINE, make_session
+
+STEPS_PER_BLOCK = 4
+SAMPLES_PER_STEP = 10
+
+Timed = tuple[Settings, float]
+"""Settings of a variant and its step time in milliseconds."""
+
+
+def timed_session(
+    variants: Sequence[Timed],
+    *,
+    command: Command = "compare",
+    stage: str = "measure",
+    generations: int = 4,
+    rounds: int = 10,
+    noise: float = 0.01,
+    seed: int = 0,
+) -> Session:
+    """A session in which each variant's steps take so long, times exp(noise x a standard normal) drawn per block.
+
+    The first of `variants` is the baseline; its settings are the session's. All blocks of a round share a second draw
+    ten times as strong, as a machine's noise does, so that only pairs are exact.
+    """
+    drawn = random.Random(seed)
+    session = replace(
+        make_session(baseline=variants[0][0]),
+        command=command,
+        variants=[{}, *(settings for settings, _ in variants[1:])],
+    )
+    for generation in range(generations):
+        number = {variant: generation * len(variants) + variant for variant in range(len(variants))}
+        for index in range(rounds):
+            weather = drawn.lognormvariate(0.0, 10 * noise)
+            for position, (variant, (_, step_ms)) in enumerate(enumerate(variants)):
+                step_ns = round(step_ms * 1e6 * weather * drawn.lognormvariate(0.0, noise))
+                session.blocks.append(
+                    make_block(number[variant], generation * rounds + index, [step_ns] * STEPS_PER_BLOCK, position)
+                )
+        session.launches.extend(make_launch(number[one], one, generation, stage) for one in number)
+    return session
+
+
+def make_block(launch: int, round_number: int, step_ns: Sequence[int], position: int = 0) -> Block:
+    """A block of these steps; a tenth of each is spent waiting for data."""
+    return Block(
+        launch=launch,
+        round=round_number,
+        position=position,
+        started_ns=10**9 * round_number + position,
+        wall_ns=sum(step_ns),
+        steps=len(step_ns),
+        samples=SAMPLES_PER_STEP * len(step_ns),
+        step_ns=list(step_ns),
+        wait_ns=[time_ns // 10 for time_ns in step_ns],
+    )
+
+
+def make_launch(launch: int, variant: int, generation: int = 0, stage: str = "measure", **changes: Any) -> Launch:
+    """A launch that went well."""
+    usual: dict[str, Any] = {
+        "status": "measured",
+        "engaged": Engaged(ok=True, evidence="scripted"),
+        "cold": generation == 0,
+        "start_up_ns": 2 * 10**9,
+        "warmup_class": "flat",
+        "warmup_step_ns": [10**7] * 5,
+        "peak_host_bytes": 400_000_000 + 1_000_000 * variant,
+        "warmup_peak_host_bytes": 420_000_000,
+    }
+    return Launch(launch=launch, variant=variant, generation=generation, stage=stage, **{**usual, **changes})
+
+
+# -------------------------------------------------------------------------------------------------------- summaries
+
+
+def make_comparison(
+    ratio: float, half_width: float = 0.03, verdict: VerdictWord = "better", **changes: Any
+) -> Comparison:
+    """A comparison whose interval is the ratio and so much to either side."""
+    usual: dict[str, Any] = {"margin": 0.01, "pairs": 240, "launches": 4, "smallest_detectable": 0.021}
+    return Comparison(
+        ratio=ratio, low=ratio - half_width, high=ratio + half_width, verdict=verdict, **{**usual, **changes}
+    )
+
+
+def make_variant(
+    settings: Settings, *, throughput: Comparison | None = None, p50_ms: float = 12.0, **changes: Any
+) -> VariantSummary:
+    """A measured variant; `throughput` is against the baseline."""
+    usual: dict[str, Any] = {
+        "status": "measured",
+        "reason": None,
+        "engaged": Engaged(ok=True, evidence="scripted"),
+        "samples_per_second": 256 / p50_ms * 1e3,
+        "steps_per_call": 1,
+        "step_ns": Quantiles(p50=p50_ms * 1e6, p95=p50_ms * 1.12e6, p99=None),
+        "jitter": make_jitter(),
+        "peak_host_bytes": 451_000_000,
+        "warmup_peak_host_bytes": 512_000_000,
+        "peak_device_allocated_bytes": None,
+        "peak_device_reserved_bytes": None,
+        "peak_device_nvml_bytes": None,
+        "data_wait_fraction": 0.113,
+        "cold_start_ns": 4_200_000_000,
+        "warm_start_ns": 3_100_000_000,
+        "break_even_steps": 0.0 if throughput and throughput.verdict == "better" else None,
+        "warmup_class": "flat",
+        "versus_baseline": {"throughput": throughput} if throughput else {},
+    }
+    return VariantSummary(settings=settings, **{**usual, **changes})
+
+
+def make_jitter() -> Jitter:
+    """Enough steps for p95, too few for p99."""
+    return Jitter(
+        j95=0.12, j95_low=0.10, j95_high=0.15, j99=None, j99_low=None, j99_high=None, mad_ratio=0.021,
+        step_to_step_q95=0.08, stall_share=0.004, steps=960, effective_steps=310.0,
+        note="not enough steps for p99",
+    )  # fmt: skip
+
+
+def make_lost(settings: Settings, reason: str, status: str = "skipped") -> VariantSummary:
+    """A variant that was not measured."""
+    nothing: Mapping[str, Any] = dict.fromkeys(
+        (
+            "engaged", "samples_per_second", "step_ns", "jitter", "peak_host_bytes", "warmup_peak_host_bytes",
+            "data_wait_fraction", "cold_start_ns", "warm_start_ns", "break_even_steps", "warmup_class",
+        )
+    )  # fmt: skip
+    return make_variant(settings, status=status, reason=reason, **nothing)
+
+
+def make_summary(command: Command, variants: Sequence[VariantSummary] = (), **changes: Any) -> Summary:
+    """A summary of these variants and a baseline, on the scripted machine."""
+    usual: dict[str, Any] = {
+        "workload": "scenarios.reference:medium",
+        "created_at": "2026-01-01T00:00:00+00:00",
+        "seed": 0,
+        "arguments": [command, "scenarios.reference:medium"],
+        "machine": MACHINE,
+        "baseline": make_variant({}),
+        "findings": [],
+        "recommendation_status": None,
+        "objective": "throughput",
+        "pareto": [],
+        "recommendation": None,
+        "rejected": [],
+        "parity": None,
+        "measured_s": 88.4,
+        "warnings": [],
+    }
+    return Summary(command=command, variants=list(variants), **{**usual, **changes})
+
+
+def tuned_summary() -> Summary:
+    """A tuned session with a confirmed recommendation of two settings, one skipped variant and one that is slower."""
+    winner = {"amp": "bf16", "optimizer_kernel": "fused"}
+    parity = LossParity(
+        verdict="parity", difference=0.0004, low=-0.0008, high=0.0016, allowed=0.0031, seeds=5, steps=200
+    )
+    rejected = [
+        Rejected(settings={"dataloader_workers": "2"}, reason="slower: 0.98x the samples per second alone"),
+        Rejected(
+            settings={"torch_compile": "default"}, reason="did not take effect: no graph was compiled; it ran eagerly"
+        ),
+    ]
+    recommendation = Recommendation(
+        settings=winner,
+        speedup=Estimate(ratio=2.03, low=1.98, high=2.08),
+        confidence=0.95,
+        pairs=240,
+        launches=4,
+        peak_memory_ratio=1.02,
+        jitter_ratio=1.06,
+        break_even_steps=0.0,
+        loss_parity=parity,
+        time_to_loss=None,
+        changes_optimisation=False,
+        code=(
+            "# in the optimizer's constructor\nfused=True\n\n"
+            "# around the computation of the loss\nwith torch.autocast(\"cpu\", dtype=torch.bfloat16):"
+        ),
+        script="print('trains')\n",
+        per_setting=[
+            SettingEffect(
+                name="amp",
+                value="bf16",
+                alone=Estimate(ratio=1.45, low=1.40, high=1.50),
+                together=Estimate(ratio=1.52, low=1.47, high=1.57),
+            ),
+            SettingEffect(
+                name="optimizer_kernel",
+                value="fused",
+                alone=Estimate(ratio=1.34, low=1.31, high=1.37),
+                together=Estimate(ratio=1.40, low=1.35, high=1.45),
+            ),
+        ],
+        rejected=rejected,
+    )  # fmt: skip
+    return make_summary(
+        "tune",
+        [
+            make_variant({"amp": "bf16"}, throughput=make_comparison(1.45, 0.05), p50_ms=8.3),
+            make_variant({"optimizer_kernel": "fused"}, throughput=make_comparison(1.34, 0.05), p50_ms=9.0),
+            make_variant({"dataloader_workers": "2"}, throughput=make_comparison(0.98, 0.01, "worse"), p50_ms=12.3),
+            make_lost({"torch_compile": "default"}, "did not take effect: no graph was compiled; it ran eagerly"),
+            make_variant(winner, throughput=make_comparison(2.03, 0.05), p50_ms=5.9, peak_host_bytes=460_000_000),
+        ],
+        recommendation_status="confirmed",
+        recommendation=recommendation,
+        rejected=rejected,
+        parity=parity,
+    )
+
+
+def compared_summary() -> Summary:
+    """A comparison with every verdict, a failure, a slow start that pays back, and a warning."""
+    compiled = make_comparison(1.12, 0.02)
+    return make_summary(
+        "compare",
+        [
+            make_variant(
+                {"amp": "bf16"},
+                throughput=make_comparison(1.45, 0.05),
+                p50_ms=8.3,
+                versus_baseline={
+                    "throughput": make_comparison(1.45, 0.05),
+                    "step_p50": make_comparison(0.69, 0.02),
+                    "peak_host": make_comparison(1.10, 0.02, "worse", margin=0.02, pairs=4),
+                },
+            ),
+            make_variant({"torch_compile": "default"}, throughput=compiled, p50_ms=10.7, break_even_steps=12_400.0),
+            make_variant({"threads": "1"}, throughput=make_comparison(1.002, 0.006, "same"), p50_ms=12.0),
+            make_variant({"malloc_retention": "on"}, throughput=make_comparison(1.015, 0.04, "undecided"), p50_ms=11.8),
+            make_variant(
+                {"dataloader_workers": "2", "pinned_memory": "on"},
+                throughput=make_comparison(0.44, 0.02, "worse"),
+                p50_ms=27.0,
+                warmup_class="no steady state",
+            ),
+            make_lost({"batch_gather": "on"}, "IndexError: index 70000 is out of bounds (train.py, line 12)", "failed"),
+        ],
+        warnings=["the launches differ more than usual; the verdicts follow the strict rule"],
+    )
+
+
+def profiled_summary() -> Summary:
+    """A profile of one variant."""
+    return make_summary("profile", baseline=make_variant({"amp": "bf16"}))
