@@ -74,17 +74,27 @@ class Machine(Record, frozen=True, kw_only=True):
     load_average_1min: float | None = None
 
 
+class BusyProcess(Record, frozen=True, kw_only=True):
+    """A process of somebody else that was at work."""
+
+    pid: int
+    name: str
+    cores: float  # CPU time over wall time: 1 is one core all the time
+
+
 class Fitness(Record, frozen=True, kw_only=True):
     """What else a machine was doing, over a window of about a second. None: the system does not tell."""
 
+    window_s: float
     cores: int
     load_average_1min: float | None
     steal_share: float | None  # of all cores' time, taken by the host
-    pressure_share: float | None  # of the last 10 s, in which something waited for a core
+    pressure_share: float | None  # of the window, in which something waited for a core
     throttled_periods: int | None  # in which a cgroup's quota stopped this process
     governor: str | None
     swap_used_bytes: int | None
-    busy_processes: dict[str, float]  # name to cores used
+    swapped_bytes: int | None  # moved in and out during the window
+    busy_processes: list[BusyProcess]  # the busiest first
 
 
 class FitnessRating(Record, frozen=True, kw_only=True):
@@ -202,6 +212,7 @@ class Session(Record, frozen=True, kw_only=True):
     workload: WorkloadFacts
     scenario_changes: dict[str, str]  # scenario name to "speed", "numerics" or "optimisation"
     codes: dict[str, dict[str, dict[str, str]]] = {}  # scenario -> value -> place in the loop -> lines to paste
+    defaults: Settings = {}  # every scenario's value in the baseline
     baseline: Settings = {}  # what every variant runs with unless its own settings say otherwise
     variants: list[Settings]  # beyond the baseline's; the first is empty
     launches: list[Launch] = []

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from math import exp, log
 from statistics import median
 
+from perftool.analysis.parity import loss_parity
+from perftool.analysis.recommend import PARITY
 from perftool.analysis.stats import median_half_width, sign_test_log_e
+from perftool.analysis.summary import CONFIRM, all_decided, losses_by_seed
 from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
 from perftool.measure.rounds import Lab
 from perftool.records import Block, Decision, Settings
@@ -21,7 +24,6 @@ from perftool.units import percent
 
 ALONE = "alone"
 TOGETHER = "together"
-CONFIRM = "confirm"
 
 PASSES = 4
 SHARE_ALONE = 0.3  # of the budget
@@ -108,8 +110,10 @@ def with_change(settings: Settings, change: Change, defaults: Mapping[str, str])
     return rest if value == defaults[name] else dict(sorted({**rest, name: value}.items()))
 
 
-def neighbours(incumbent: Settings, offer: Offer, hopeless: Collection[Change]) -> list[Change]:
-    """Every change of one scenario, first those that undo what the incumbent has."""
+def neighbours(
+    incumbent: Settings, offer: Offer, hopeless: Collection[Change], known: Mapping[Change, float]
+) -> list[Change]:
+    """Every change of one scenario: first those that undo what the incumbent has, then by their last known effect."""
     undo = [(name, offer.defaults[name]) for name in incumbent]
     other = [
         (name, value)
@@ -117,7 +121,7 @@ def neighbours(incumbent: Settings, offer: Offer, hopeless: Collection[Change]) 
         for value in values
         if incumbent.get(name) != value and (name, value) not in hopeless
     ]
-    return undo + other
+    return undo + sorted(other, key=lambda change: known.get(change, 0.0))
 
 
 def adopt(incumbent: Settings, effects: Mapping[Change, float], helpful: Collection[Change], offer: Offer) -> Settings:
@@ -159,8 +163,6 @@ def tune(lab: Lab, offer: Offer) -> None:
 
 def confirm(lab: Lab, variant: int) -> None:
     """The winner against the baseline, in launches that had no part in choosing it."""
-    from perftool.analysis.summary import all_decided
-
     measure_repeatedly(
         lab,
         CONFIRM,
@@ -173,11 +175,12 @@ def confirm(lab: Lab, variant: int) -> None:
 def _search(lab: Lab, offer: Offer) -> Settings:
     incumbent: Settings = {}
     hopeless: set[Change] = set()
+    known: dict[Change, float] = {}
     for number in range(PASSES):
         stage = f"{TOGETHER} {number}" if number else ALONE
         changes = [
             change
-            for change in neighbours(incumbent, offer, hopeless)
+            for change in neighbours(incumbent, offer, hopeless, known)
             if lab.variant(with_change(incumbent, change, offer.defaults)) not in lab.lost
         ]
         changes = _that_fit(lab, stage, incumbent, changes, offer)
@@ -191,7 +194,7 @@ def _search(lab: Lab, offer: Offer) -> Settings:
             effect = race.effect(variant)
             if effect is None:
                 continue
-            effects[change] = effect
+            effects[change] = known[change] = effect
             if race.is_promising(variant):
                 helpful.append(change)
             elif race.is_slower(variant) and effect > HOPELESS:
@@ -244,8 +247,8 @@ def _that_fit(lab: Lab, stage: str, incumbent: Settings, changes: Sequence[Chang
     reserve_s = (SHARE_CONFIRM + SHARE_TOGETHER + SHARE_PARITY) * budget_s + 8 * lab.mean_launch_s
     affordable = int((WALL_PER_BUDGET * budget_s - lab.elapsed_s - reserve_s) / lab.mean_launch_s) - 2
     for change in changes[max(0, affordable) :]:
-        untested = with_change(incumbent, change, offer.defaults)
-        lab.decide(Decision(stage=stage, settings=untested, action="untested", reason="no time left; raise --budget"))
+        reason = "not tried together with the others, since no time was left: raise --budget"
+        lab.decide(Decision(stage=stage, settings=dict([change]), action="untested", reason=reason))
     return list(changes[: max(0, affordable)])
 
 
@@ -256,8 +259,6 @@ def _launches_ahead(this_pass: int, stage: str) -> int:
 
 def _keep_parity(lab: Lab, winner: Settings, offer: Offer) -> Settings:
     """The winner, without what changes its numerics where it does not train the same."""
-    from perftool.analysis.parity import loss_parity
-    from perftool.analysis.summary import losses_by_seed
 
     variant = lab.variant(winner)
     steps = parity_steps(lab.session.blocks, lab.session.budget_s * SHARE_PARITY)
@@ -266,7 +267,7 @@ def _keep_parity(lab: Lab, winner: Settings, offer: Offer) -> Settings:
     if parity.verdict != "differs":
         return winner
     reason = "does not train the same: its loss differs from the baseline's by more than seeds do"
-    lab.decide(Decision(stage="loss parity", settings=winner, action="dropped", reason=reason))
+    lab.decide(Decision(stage=PARITY, settings=winner, action="dropped", reason=reason))
     return {name: value for name, value in winner.items() if name not in offer.numerics}
 
 

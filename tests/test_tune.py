@@ -177,7 +177,7 @@ def test_a_change_and_its_undoing_cancel(given: Mapping[str, str], change: tuple
 @given(SETTINGS)
 @settings(deadline=None, derandomize=True, max_examples=50)
 def test_neighbours_differ_by_one_scenario(incumbent: Mapping[str, str]) -> None:
-    for change in neighbours(dict(incumbent), OFFER, ()):
+    for change in neighbours(dict(incumbent), OFFER, (), {}):
         other = with_change(dict(incumbent), change, OFFER.defaults)
         assert len(set(other.items()) ^ set(incumbent.items())) in (1, 2)
 

@@ -25,6 +25,9 @@ from perftool.records import (
     Summary,
     VariantSummary,
 )
+from perftool.units import ratio
+
+PARITY = "loss parity"
 
 
 def conclude(session: Session) -> Summary:
@@ -59,32 +62,31 @@ def parity_of(session: Session) -> LossParity | None:
 
 
 def rejected(session: Session, winner: Settings) -> list[Rejected]:
-    """What was tried alone and is not part of the winner, and what was never tried, each with its reason."""
-    found: list[Rejected] = []
-    seen: list[Settings] = [{name: value} for name, value in winner.items()]
-
-    def reject(settings: Settings, reason: str) -> None:
-        if settings not in seen:
-            seen.append(settings)
-            found.append(Rejected(settings=settings, reason=reason))
-
-    for decision in session.decisions:
-        if decision.action in ("dropped", "untested") and not decision.settings.items() <= winner.items():
-            reject(decision.settings, decision.reason)
+    """Every setting that was considered and is not part of the winner, with what is known against it."""
+    reasons: dict[tuple[str, str], list[str]] = {}
     for number, settings in enumerate(session.variants):
-        if len(settings) != 1 or not any(launch.variant == number for launch in session.launches):
-            continue
-        alone = variant_summary(session, number)
-        if alone.status != "measured":
-            reject(settings, alone.reason or alone.status)
-            continue
-        throughput = alone.versus_baseline.get("throughput")
-        if throughput is not None:
-            words = {"worse": "slower", "better": "no longer faster in company"}.get(
-                throughput.verdict, "no clear gain"
-            )
-            reject(settings, f"{words}: {throughput.ratio:.2f}x the samples per second alone")
-    return found
+        if len(settings) == 1 and any(launch.variant == number for launch in session.launches):
+            reasons[next(iter(settings.items()))] = [_against(variant_summary(session, number))]
+    for decision in session.decisions:
+        if decision.action == "dropped" and decision.stage == PARITY:
+            for name in set(decision.settings) - set(winner):
+                reasons[name, decision.settings[name]] = [decision.reason]
+        elif decision.action in ("dropped", "untested"):
+            for setting in decision.settings.items():
+                reasons.setdefault(setting, []).append(decision.reason)
+    return [
+        Rejected(settings={name: value}, reason="; ".join(dict.fromkeys(said)))
+        for (name, value), said in sorted(reasons.items())
+        if winner.get(name) != value and (name in winner or value != session.defaults.get(name))
+    ]
+
+
+def _against(alone: VariantSummary) -> str:
+    throughput = alone.versus_baseline.get("throughput")
+    if alone.status != "measured" or throughput is None:
+        return alone.reason or alone.status
+    words = {"worse": "slower", "better": "faster"}.get(throughput.verdict, "no clear gain")
+    return f"{words} alone, {ratio(throughput.ratio)}"
 
 
 def _recommendation(session: Session, winner: Settings) -> tuple[RecommendationStatus, Recommendation | None]:

@@ -28,11 +28,10 @@ HIGHER_IS_BETTER = ("throughput",)
 
 
 def alpha_at(launches: int, alpha: float) -> float:
-    """The part of alpha that a verdict after so many launches may spend."""
-    for look, share in LOOKS.items():
-        if launches <= look:
-            return alpha * share
-    return alpha * LOOKS[max(LOOKS)]
+    """The part of alpha that a verdict after so many launches may spend; all of it where nobody looks again."""
+    if launches < min(LOOKS):
+        return alpha
+    return alpha * LOOKS[max(look for look in LOOKS if look <= launches)]
 
 
 def judge(theta: float, low: float, high: float, margin: float, rule: Rule) -> VerdictWord:

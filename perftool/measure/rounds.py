@@ -22,7 +22,8 @@ from perftool.measure.warmup import classify, settled
 from perftool.records import Block, Decision, Engaged, Launch, Record, Session, Settings, Status, TrainingRun
 
 BLOCK_S = 0.03
-STEPS_PER_QUEUED_BATCH = 10  # so that what loader workers held ready when the block began does not decide it
+QUEUES_PER_BLOCK = (2, 10)  # so that what loader workers held ready when the block began does not decide it
+LONG_BLOCK_S = 0.15  # where ten queues would take longer, fewer do: the first one is dropped anyway
 WARM_CHUNK_STEPS = 20
 WARM_CAP_STEPS = 2000
 CHILDREN_INTERVAL_S = 1.0
@@ -240,7 +241,10 @@ class Lab:
                 break
         typical_ns = median(step_ns[-WARM_CHUNK_STEPS:])
         queued = running.queued_batches
-        running.steps_per_block = max(1, round(BLOCK_S * 1e9 / typical_ns), STEPS_PER_QUEUED_BATCH * queued)
+        least, most = (queues * queued for queues in QUEUES_PER_BLOCK)
+        running.steps_per_block = max(
+            1, round(BLOCK_S * 1e9 / typical_ns), min(most, max(least, round(LONG_BLOCK_S * 1e9 / typical_ns)))
+        )
         running.drop = queued + 1
         running.block_s = (running.steps_per_block + running.drop) * typical_ns / 1e9
 

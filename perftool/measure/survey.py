@@ -75,6 +75,7 @@ def new_session(
             name: {value: scenario.code(value, context).filled() for value in scenario.available(context)}
             for name, scenario in scenarios.items()
         },
+        defaults={name: scenario.default(context) for name, scenario in scenarios.items()} | baseline,
         baseline=baseline,
         variants=[{}],
     )
