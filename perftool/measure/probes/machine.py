@@ -1,6 +1,6 @@
-"""What this machine is, and how busy it is: facts for scenarios, reports, and whoever wonders about a noisy result.
+"""What this machine is, and how quiet it is: facts for scenarios, reports, and whoever wonders about a noisy result.
 
-Source: proc(5), cgroups(7) in both versions, torch's own queries.
+Source: proc(5), the kernel's accounting/psi, torch's own queries. What a system does not tell is None or empty.
 """
 
 from __future__ import annotations
@@ -10,37 +10,46 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+import warnings
 from importlib.util import find_spec
-from math import ceil
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 import psutil
 
 from perftool import __version__
-from perftool.records import Fitness, Machine
+from perftool.measure.probes import cgroups
+from perftool.measure.probes.cgroups import read_words
+from perftool.records import BusyProcess, Fitness, Machine
 
 TELLING = ("OMP_", "KMP_", "MKL_", "GOMP_", "MALLOC_", "TORCH", "PYTORCH_", "CUDA_", "THP_", "LD_PRELOAD")
-MATRIX_FLAGS = ("amx_tile", "amx_bf16", "amx_fp16", "amx_int8", "avx512_bf16", "avx_vnni", "avx512_fp16")
-CGROUPS = Path("/sys/fs/cgroup")
+MATRIX_FLAGS = (
+    "amx_bf16", "amx_fp16", "amx_int8", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx_vnni",  # x86
+    "bf16", "i8mm", "sme",  # Arm
+)  # fmt: skip
+GIT_LIMIT_S = 5.0
+BUSY_FROM_CORES = 0.05
+BUSY_SHOWN = 3
 
 
 def describe_machine(device: str, threads_before: int | None = None) -> Machine:
-    """The machine as this process finds it; `threads_before` is torch's thread count before anything changed it."""
+    """The machine as this process finds it.
+
+    device: "cpu" or "cuda:N", known to be there. threads_before: torch's thread count before anything changed it.
+    """
     import torch
 
     memory = psutil.virtual_memory()
-    limit, used = _memory_limit_bytes()
-    available = memory.available if limit is None else min(memory.available, max(0, limit - (used or 0)))
-    flags = _cpu_flags()
+    limit = cgroups.memory_limit()
+    flags = {*_cpu_info("flags").split(), *_cpu_info("Features").split()}
+    status = _git("status", "--porcelain", "--untracked-files=no")
     return Machine(
         system=f"{platform.system()} {platform.release()}",
-        cpu_model=_cpu_model(),
+        cpu_model=_cpu_info("model name") or platform.processor() or platform.machine(),
         usable_cores=usable_cores(),
-        memory_bytes=memory.total if limit is None else min(memory.total, limit),
-        memory_available_bytes=available,
+        memory_bytes=min(memory.total, limit.limit_bytes) if limit else memory.total,
+        memory_available_bytes=min(memory.available, limit.available_bytes) if limit else memory.available,
         python_version=platform.python_version(),
         perftool_version=__version__,
         torch_version=str(torch.__version__),
@@ -53,184 +62,147 @@ def describe_machine(device: str, threads_before: int | None = None) -> Machine:
         device=device,
         environment={name: text for name, text in sorted(os.environ.items()) if name.startswith(TELLING)},
         git_commit=_git("rev-parse", "HEAD"),
-        git_dirty=None if (status := _git("status", "--porcelain")) is None else bool(status),
-        load_average_1min=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        git_dirty=None if status is None else bool(status),
+        load_average_1min=_load_average(),
         **(_cuda(device) if device.startswith("cuda") else {}),
     )
 
 
+def usable_cores() -> int:
+    """Whole cores that this process may use: its affinity, cut by its cgroup's quota; at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroups.quota_cores()
+    # A part of a core more would be used up before the period ends, and every thread be stopped until the next.
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
 def _cuda(device: str) -> dict[str, Any]:
-    import pynvml
     import torch
 
     properties = torch.cuda.get_device_properties(device)
-    try:
-        pynvml.nvmlInit()
-        driver = str(pynvml.nvmlSystemGetDriverVersion())
-    except pynvml.NVMLError:
-        driver = None
     return {
         "device_name": properties.name,
         "device_capability": [properties.major, properties.minor],
         "device_memory_bytes": properties.total_memory,
         "cuda_version": torch.version.cuda,
-        "driver_version": driver,
+        "driver_version": _driver_version(),
     }
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, cut by a cgroup's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota_cores()
-    return cores if quota is None else max(1, min(cores, ceil(quota)))
+def _driver_version() -> str | None:
+    import pynvml
 
-
-def _quota_cores() -> float | None:
-    for folder in _own_cgroups("cpu"):
-        words = _words(folder / "cpu.max")
-        if len(words) == 2 and words[0] != "max":
-            return int(words[0]) / int(words[1])
-        quota, period = _words(folder / "cpu.cfs_quota_us"), _words(folder / "cpu.cfs_period_us")
-        if quota and period and int(quota[0]) > 0:
-            return int(quota[0]) / int(period[0])
-    return None
-
-
-def _memory_limit_bytes() -> tuple[int | None, int | None]:
-    """Limit and use of the cgroup; None without one."""
-    for folder in _own_cgroups("memory"):
-        for limit_file, use_file in (
-            ("memory.max", "memory.current"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-        ):
-            limit, use = _words(folder / limit_file), _words(folder / use_file)
-            # Version 1 writes a number near 2^63 for "none".
-            if limit and limit[0].isdigit() and int(limit[0]) < 2**60:
-                return int(limit[0]), int(use[0]) if use else None
-    return None, None
-
-
-def _own_cgroups(controller: str) -> Iterable[Path]:
-    """Folders of this process's cgroups, of both versions, where the controller may be."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, names, path = line.split(":", 2)
-        if not names:
-            yield CGROUPS / path.lstrip("/")
-        elif controller in names.split(","):
-            yield CGROUPS / names / path.lstrip("/")
-            yield CGROUPS / controller / path.lstrip("/")
-
-
-def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except OSError:
-        return []
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None
 
 
 def _cpu_info(key: str) -> str:
+    """The first processor's entry; empty where there is none."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == key:
-                return value.strip()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        pass
-    return ""
-
-
-def _cpu_model() -> str:
-    return _cpu_info("model name") or platform.processor() or platform.machine()
-
-
-def _cpu_flags() -> set[str]:
-    return set(_cpu_info("flags").split())
+        return ""
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in pairs if name.strip() == key), "")
 
 
 def _compiler() -> str | None:
-    named = os.environ.get("CXX")
-    candidates = [named] if named else ["g++", "clang++", "c++"]
-    return next((found for name in candidates if (found := shutil.which(name))), None)
+    """The C++ compiler that torch.compile takes: CXX and no other where it is set (torch/_inductor/config.py)."""
+    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
 
 
 def _git(*arguments: str) -> str | None:
+    """What git says of the working directory; None where it is no repository, or there is no git."""
+    command = ["git", "--no-optional-locks", *arguments]
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_LIMIT_S, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def _load_average() -> float | None:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 # ----------------------------------------------------------------------------------------------------------- fitness
 
 
 def read_fitness(window_s: float = 1.0) -> Fitness:
-    """What else this machine does, over a short window."""
-    busy_before = {process.pid: process for process in psutil.process_iter()}
-    for process in busy_before.values():
-        _cpu_percent(process)
-    steal_before, total_before = _stat_ticks()
-    throttled_before = _throttled()
+    """What else this machine does, over a window in which this process only waits. Host only; needs no torch."""
+    before = _Counters()
     sleep(window_s)
-    steal, total = _stat_ticks()
-    throttled = _throttled()
-    shares = sorted(
-        (
-            (_cpu_percent(process) / 100, _name(process))
-            for process in busy_before.values()
-            if process.pid != os.getpid()
-        ),
-        reverse=True,
-    )
+    after = _Counters()
     return Fitness(
+        window_s=after.at_s - before.at_s,
         cores=usable_cores(),
-        load_average_1min=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        steal_share=(steal - steal_before) / (total - total_before) if total > total_before else None,
-        pressure_share=_pressure_share(),
-        throttled_periods=None if throttled is None or throttled_before is None else throttled - throttled_before,
-        governor=next(iter(_words(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))), None),
-        swap_used_bytes=psutil.swap_memory().used if sys.platform != "darwin" else None,
-        busy_processes={
-            f"{name} ({index + 1})": share for index, (share, name) in enumerate(shares[:3]) if share >= 0.05
-        },
+        load_average_1min=_load_average(),
+        steal_share=_growth(before.steal_ticks, after.steal_ticks, per=_growth(before.ticks, after.ticks)),
+        pressure_share=_growth(before.waiting_us, after.waiting_us, per=1e6 * (after.at_s - before.at_s)),
+        throttled_periods=_whole(_growth(before.throttled_periods, after.throttled_periods)),
+        governor=next(iter(read_words(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))), None),
+        swap_used_bytes=after.swap_used_bytes,
+        swapped_bytes=_whole(_growth(before.swapped_bytes, after.swapped_bytes)),
+        busy_processes=_busiest(before, after),
     )
 
 
-def _cpu_percent(process: psutil.Process) -> float:
-    try:
-        return float(process.cpu_percent())
-    except psutil.Error:
-        return 0.0
+class _Counters:
+    """Everything that counts up, read at one moment; None where the system does not count it."""
+
+    def __init__(self) -> None:
+        self.at_s = monotonic()
+        self.cpu_s = _cpu_seconds()
+        # user nice system idle iowait irq softirq steal, in ticks of all cores
+        ticks = [int(word) for word in read_words(Path("/proc/stat"))[1:9]]
+        self.ticks = sum(ticks) if len(ticks) == 8 else None
+        self.steal_ticks = ticks[7] if len(ticks) == 8 else None
+        # "some avg10=0.00 avg60=0.00 avg300=0.00 total=123", then the same for "full"
+        pressure = [word for word in read_words(Path("/proc/pressure/cpu")) if word.startswith("total=")]
+        self.waiting_us = int(pressure[0].removeprefix("total=")) if pressure else None
+        self.throttled_periods = cgroups.throttled_periods()
+        self.swap_used_bytes, self.swapped_bytes = _swap()
 
 
-def _name(process: psutil.Process) -> str:
-    try:
-        return str(process.name())
-    except psutil.Error:
-        return "?"
+def _cpu_seconds() -> dict[tuple[int, str], float]:
+    """CPU time so far of every other process that we may look at."""
+    found = {}
+    for process in psutil.process_iter(["name", "cpu_times"]):
+        times = process.info["cpu_times"]
+        if times is not None and process.pid != os.getpid():
+            found[process.pid, str(process.info["name"] or "?")] = float(times.user + times.system)
+    return found
 
 
-def _stat_ticks() -> tuple[int, int]:
-    words = _words(Path("/proc/stat"))[1:9]
-    ticks = [int(word) for word in words] if len(words) == 8 else [0] * 8
-    return ticks[7], sum(ticks)
+def _swap() -> tuple[int | None, int | None]:
+    """Bytes in swap, and bytes moved in and out since the start of the machine."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # psutil's, where a container hides /proc/vmstat
+        try:
+            swap = psutil.swap_memory()
+        except (OSError, psutil.Error):
+            return None, None
+    return int(swap.used), int(swap.sin + swap.sout)
 
 
-def _pressure_share() -> float | None:
-    """Share of the last ten seconds in which something waited for a core."""
-    for word in _words(Path("/proc/pressure/cpu")):
-        if word.startswith("avg10="):
-            return float(word.removeprefix("avg10=")) / 100
-    return None
+def _busiest(before: _Counters, after: _Counters) -> list[BusyProcess]:
+    used = (
+        BusyProcess(pid=pid, name=name, cores=(cpu_s - before.cpu_s[pid, name]) / (after.at_s - before.at_s))
+        for (pid, name), cpu_s in after.cpu_s.items()
+        if (pid, name) in before.cpu_s
+    )
+    busy = [process for process in used if process.cores >= BUSY_FROM_CORES]
+    return sorted(busy, key=lambda process: -process.cores)[:BUSY_SHOWN]
 
 
-def _throttled() -> int | None:
-    for folder in _own_cgroups("cpu"):
-        words = _words(folder / "cpu.stat")
-        if "nr_throttled" in words:
-            return int(words[words.index("nr_throttled") + 1])
-    return None
+def _growth(before: float | None, after: float | None, per: float | None = 1.0) -> float | None:
+    if before is None or after is None or not per:
+        return None
+    return max(0.0, after - before) / per
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else round(number)
