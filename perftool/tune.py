@@ -36,6 +36,7 @@ RACE_ALPHA = 0.05
 PROMISING_SPREADS = 2.0
 WORTHWHILE = 0.01  # smaller effects are not advised
 HOPELESS = 0.15  # what loses more than this, surely, is not tried again in company
+CONFIRM_LAUNCHES = 8
 WALL_PER_BUDGET = 2.7  # start-ups included, a pass that would end later than this is cut to its best candidates
 
 Change = tuple[str, str]
@@ -241,20 +242,25 @@ def _run_pass(lab: Lab, stage: str, incumbent: Settings, changes: Sequence[Chang
 
 def _that_fit(lab: Lab, stage: str, incumbent: Settings, changes: Sequence[Change], offer: Offer) -> list[Change]:
     """Those of the changes whose start-up the wall time allows; the others are noted as untested."""
-    budget_s = lab.session.budget_s
     if stage == ALONE:
         return list(changes)
-    reserve_s = (SHARE_CONFIRM + SHARE_TOGETHER + SHARE_PARITY) * budget_s + 8 * lab.mean_launch_s
-    affordable = int((WALL_PER_BUDGET * budget_s - lab.elapsed_s - reserve_s) / lab.mean_launch_s) - 2
-    for change in changes[max(0, affordable) :]:
-        reason = "not tried together with the others, since no time was left: raise --budget"
-        lab.decide(Decision(stage=stage, settings=dict([change]), action="untested", reason=reason))
-    return list(changes[: max(0, affordable)])
+    budget_s = lab.session.budget_s
+    reserved_s = (SHARE_CONFIRM + SHARE_TOGETHER + SHARE_PARITY) * budget_s + CONFIRM_LAUNCHES * lab.launch_cost_s()
+    left_s = WALL_PER_BUDGET * budget_s - lab.elapsed_s - reserved_s - 2 * lab.launch_cost_s()
+    fitting: list[Change] = []
+    for change in changes:
+        left_s -= lab.launch_cost_s(with_change(incumbent, change, offer.defaults))
+        if left_s >= 0:
+            fitting.append(change)
+        elif change[1] != offer.defaults[change[0]]:
+            reason = "not tried together with the others, since no time was left: raise --budget"
+            lab.decide(Decision(stage=stage, settings=dict([change]), action="untested", reason=reason))
+    return fitting
 
 
 def _launches_ahead(this_pass: int, stage: str) -> int:
     """For the time left: this pass, another one like it, and the confirmation."""
-    return this_pass * (2 if stage == ALONE else 1) + 8
+    return this_pass * (2 if stage == ALONE else 1) + CONFIRM_LAUNCHES
 
 
 def _keep_parity(lab: Lab, winner: Settings, offer: Offer) -> Settings:

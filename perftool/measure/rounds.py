@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
-from time import monotonic, monotonic_ns
-from typing import Protocol
+from time import monotonic
+from typing import NamedTuple, Protocol
 
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed, LiveLaunch
@@ -28,7 +28,7 @@ WARM_CHUNK_STEPS = 20
 WARM_CAP_STEPS = 2000
 CHILDREN_INTERVAL_S = 1.0
 ANSWER_LIMIT_S = 30.0  # for what should take a fraction of a second
-MEAN_LAUNCH_S = 2.5  # first guess of what a launch costs beside its blocks, for the time left
+FIRST_GUESS_LAUNCH_S = 2.5  # of what a launch costs beside its blocks
 
 
 class Watcher(Protocol):
@@ -67,6 +67,14 @@ class Running:
     children_sampled_s: float = 0.0
 
 
+class _Cost(NamedTuple):
+    """What a launch took beside its blocks."""
+
+    settings: Settings
+    start_s: float
+    warm_s: float
+
+
 class Lab:
     """Where variants are launched and blocks are run."""
 
@@ -82,7 +90,7 @@ class Lab:
         live_limit: int = 64,
         caches: Path,
         watcher: Watcher,
-        clock: Callable[[], float] = monotonic,
+        clock: Callable[[], float] = monotonic,  # the workers' own, CLOCK_MONOTONIC
     ) -> None:
         """`start` makes a launch out of a spec and its environment variables; `append` writes a record to disk;
         `caches` is a folder for compile caches, empty at first."""
@@ -95,7 +103,7 @@ class Lab:
         self._parallel_starts, self._live_limit = parallel_starts, max(2, live_limit)
         self._watcher, self._clock = watcher, clock
         self._began_s = clock()
-        self._launch_s: list[float] = []
+        self._costs: list[_Cost] = []
         self._random = random.Random(session.seed)
         self._next_launch = self._next_round = self._next_generation = 0
         self._caches = caches
@@ -111,10 +119,15 @@ class Lab:
         """Wall time since the lab was opened."""
         return self._clock() - self._began_s
 
-    @property
-    def mean_launch_s(self) -> float:
-        """Wall time that a launch costs beside its blocks."""
-        return sum(self._launch_s) / len(self._launch_s) if self._launch_s else MEAN_LAUNCH_S
+    def launch_cost_s(self, settings: Settings | None = None) -> float:
+        """Wall time that a launch costs beside its blocks: a typical one, or one with these settings, which takes as
+        long to start as the slowest that shared one of them (compilation)."""
+        if not self._costs:
+            return FIRST_GUESS_LAUNCH_S
+        start_s = median(cost.start_s for cost in self._costs)
+        alike = [cost.start_s for cost in self._costs if settings and settings.items() & cost.settings.items()]
+        warm_s = median(cost.warm_s for cost in self._costs)
+        return max([start_s, *alike]) / self._parallel_starts + warm_s
 
     def variant(self, settings: Settings) -> int:
         """The number of the variant with these settings beyond the baseline's, made known where it is new."""
@@ -152,7 +165,6 @@ class Lab:
         size = self._live_limit - 1
         groups = [wanted[at : at + size] for at in range(0, len(wanted), size)] or [[]]
         for group in groups:
-            began_s, spent_before_s = self._clock(), self.spent_s
             live: list[Running] = []
             try:
                 # One by one, so that those started are known, and ended, when the next cannot be.
@@ -167,8 +179,6 @@ class Lab:
                 for running in live:  # interrupted: what was measured is kept
                     running.live.close()
                     self._keep(running, "measured")
-            beside_blocks_s = self._clock() - began_s - (self.spent_s - spent_before_s)
-            self._launch_s.append(beside_blocks_s / (1 + len(group)))
             self._next_generation += 1
 
     def _spawn(self, stage: str, variant: int, own_caches: bool) -> Running:
@@ -196,7 +206,7 @@ class Lab:
         """Build all trainings, a few at a time; start-up is mostly one thread's work."""
 
         def start(running: Running) -> messages.Reply | LaunchFailed:
-            running.asked_ns = monotonic_ns()
+            running.asked_ns = round(self._clock() * 1e9)
             try:
                 return running.live.ask(messages.Start(), self.start_limit_s)
             except LaunchFailed as failed:
@@ -219,6 +229,7 @@ class Lab:
 
     def _warm_up(self, running: Running) -> None:
         self._tell(f"{running.stage}: warming up")
+        began_s = self._clock()
         self._settle(running)
         running.warmup_peak_host_bytes = running.live.host_bytes()
         proved = running.live.ask(messages.Prove(), self.start_limit_s)
@@ -227,6 +238,8 @@ class Lab:
         if not proved.engaged.ok:
             raise LaunchFailed("effect", f"did not take effect: {proved.engaged.evidence}")
         running.live.reset_host_peak()
+        settings = self.session.variants[running.variant]
+        self._costs.append(_Cost(settings, (running.start_up_ns or 0) / 1e9, self._clock() - began_s))
 
     def _settle(self, running: Running) -> None:
         """Step until the times have settled or patience is out; then the length of a block is known."""
@@ -381,4 +394,4 @@ class Lab:
         return max(60.0, self.session.budget_s)
 
     def _tell(self, text: str) -> None:
-        self._watcher.update(text, self.elapsed_s, self.left_s + self.launches_to_come * self.mean_launch_s)
+        self._watcher.update(text, self.elapsed_s, self.left_s + self.launches_to_come * self.launch_cost_s())

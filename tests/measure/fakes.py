@@ -68,6 +68,7 @@ class Script:
     failures: Mapping[tuple[str, type[messages.Record]], Exception] = field(default_factory=dict)
     engaged: Callable[[Settings], bool] = lambda settings: True
     loss: Callable[[Settings, int], float | None] = lambda settings, seed: 0.5
+    start_s: float = 1.0
     now_s: float = 0.0
     running: int = 0
     most_alive: int = 0
@@ -97,8 +98,8 @@ class ScriptedLaunch:
         step_s = script.step_s(spec.settings)
         match request:
             case messages.Start():
-                script.now_s += 1.0
-                return messages.Started(started_ns=0, queued_batches=0)
+                script.now_s += script.start_s
+                return messages.Started(started_ns=round(script.now_s * 1e9), queued_batches=0)
             case messages.Warm(steps=steps):
                 script.now_s += steps * step_s
                 return messages.Warmed(step_ns=[round(step_s * 1e9)] * steps, steps_since_event=None)
