@@ -1,4 +1,4 @@
-"""The summary as Markdown that fits a pull request comment: a short head, tables, details folded."""
+"""The summary as Markdown that fits a pull request comment: a short head, tables, the rest folded."""
 
 from __future__ import annotations
 
@@ -6,55 +6,50 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from perftool import units
 from perftool.records import Summary
 from perftool.report import wording
+
+HOW = (
+    "Each variant ran in several fresh processes that took turns with the baseline's, one running at a time, in a "
+    "drawn order. Ratios are from blocks of the same round; intervals treat launches as a random effect."
+)
 
 
 def render(summary: Summary) -> str:
     """The whole report. Whatever users named is escaped and shows as text."""
-    parts = [f"### {_escaped(wording.headline(summary))}"]
     advice = summary.recommendation
+    parts = [f"### {_escaped(wording.headline(summary))}"]
+    parts += [f"**Warning:** {_escaped(warning)}" for warning in summary.warnings]
+    parts += [_escaped(" ".join(wording.how_sure(summary)))] if summary.command != "profile" else []
     if advice is not None:
-        parts.append(_escaped(wording.sureness(advice)) + ".")
         parts.append(_table(("cost", ""), wording.costs(advice)))
-        parts.append(f"```python\n{advice.code}\n```")
+        parts.append(_folded("Code to paste", _fenced(advice.code)))
         if len(advice.per_setting) > 1:
-            rows = [(f"{one.name}={one.value}", wording.contribution(one)) for one in advice.per_setting]
-            parts.append(_table(("setting", "what it bought"), rows))
+            parts.append(_folded("What each setting buys", _table(("setting", ""), wording.contributions(advice))))
+    elif summary.parity is not None:
+        parts.append(f"Numerics: {_escaped(wording.parity(summary.parity))}.")
     if summary.command == "profile":
         parts.append(_table(("figure", ""), wording.profile_lines(summary.baseline)))
     else:
-        variants = [
-            (wording.settings_text(one.settings), *wording.variant_cells(one))
-            for one in (summary.baseline, *summary.variants)
-        ]
-        table = _table(("settings", "samples/s against baseline", "verdict", "p50", "peak memory", "note"), variants)
-        parts.append(_folded(f"Everything measured ({len(variants)} variants)", table) if advice else table)
-    if summary.rejected:
-        rows = [(wording.settings_text(one.settings), one.reason) for one in summary.rejected]
-        parts.append(_folded("Not advised, and why", _table(("settings", "reason"), rows)))
-    if summary.parity is not None and advice is None:
-        parts.append(f"Numerics: {_escaped(wording.parity(summary.parity))}.")
-    parts += [f"**Warning:** {_escaped(warning)}" for warning in summary.warnings]
-    facts = [
-        ("machine", wording.machine_text(summary.machine)),
-        (
-            "measured",
-            f"{summary.created_at}, {units.duration(summary.measured_s * 1e9)} of blocks, seed {summary.seed}",
-        ),
-        ("again", wording.again(summary)),
-        ("commit", f"{summary.machine.git_commit or 'none'}{' with changes' if summary.machine.git_dirty else ''}"),
+        parts += _variants(summary, fold=advice is not None)
+    parts.append(_folded("How it was measured", f"{HOW}\n\n{_table(('', ''), wording.circumstances(summary))}"))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _variants(summary: Summary, *, fold: bool) -> list[str]:
+    measured = wording.measured(summary)
+    table = _table(wording.VARIANT_HEADINGS, (wording.variant_cells(one, summary) for one in measured))
+    metrics = [(wording.settings_text(one.settings), *row) for one in measured for row in wording.comparison_rows(one)]
+    folded = (
+        ("Notes", ("settings", "note"), wording.notes(summary)),
+        ("Not advised", ("settings", "reason"), wording.rejected(summary.rejected)),
+        ("Not measured", ("settings", "reason"), wording.lost(summary)),
+        ("Every metric", ("settings", "metric", "ratio", "verdict", "from"), metrics),
+    )
+    return [
+        _folded(f"Measured ({len(measured)})", table) if fold else table,
+        *(_folded(title, _table(headings, rows)) for title, headings, rows in folded if rows),
     ]
-    parts.append(_folded("How it was measured", f"{HOW}\n\n{_table(('', ''), facts)}"))
-    return "\n\n".join(parts) + "\n"
-
-
-HOW = (
-    "Each variant ran in several fresh processes that took turns with the baseline's, one running at a time, in a "
-    "drawn order. Ratios are from blocks of the same round; intervals treat launches as a random effect and hold for all "
-    "variants together."
-)
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -71,7 +66,15 @@ def _folded(title: str, content: str) -> str:
     return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>"
 
 
+def _fenced(code: str) -> str:
+    """A code block whose fence is longer than any run of backticks in it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
+    lines = "\n".join(wording.printable(line) for line in code.splitlines())
+    return f"{fence}python\n{lines}\n{fence}"
+
+
 def _escaped(text: str) -> str:
-    """Text that Markdown and HTML leave alone."""
-    visible = "".join(character if character.isprintable() else " " for character in text)
-    return re.sub(r"([\\`*_\[\]|])", r"\\\1", html.escape(visible, quote=False))
+    """One line that Markdown and HTML leave alone: no tag, link, image, mention, formula or table border."""
+    plain = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(wording.visible(text), quote=False))
+    # Entities, since a backslash does not keep GitHub from making links and mentions of these.
+    return plain.replace("://", "&#58;//").replace("@", "&#64;")

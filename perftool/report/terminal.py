@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from perftool import units
@@ -11,12 +11,14 @@ from perftool.records import Fitness, FitnessRating, Machine, Summary, VariantSu
 from perftool.report import wording
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
     from rich.text import Text
 
     from perftool.scenario import Context, Scenario
 
-STYLES = {"faster": "green", "slower": "red", "failed": "red", "skipped": "yellow"}
+STYLES = {"faster": "green", "slower": "red"}
 
 
 class _Page:
@@ -26,96 +28,128 @@ class _Page:
         from rich.console import Console
 
         self._buffer = io.StringIO()
-        self.console: Console = Console(
+        self._console: Console = Console(
             file=self._buffer,
             width=width,
             force_terminal=colour,
-            no_color=not colour,
+            color_system="standard" if colour else None,
             highlight=False,
-            markup=False,
-            emoji=False,
+            legacy_windows=False,
+            _environ={},  # pure: nothing but the arguments decides
         )
 
-    def line(self, text: str = "", style: str | None = None) -> None:
-        self.console.print(_visible(text), style=style, soft_wrap=False)
+    def line(self, text: str = "", style: str = "") -> None:
+        self._console.print(_text(text), style=style)
+
+    def title(self, text: str) -> None:
+        self._console.print()
+        self.line(text, style="bold")
 
     def code(self, text: str) -> None:
-        """Lines to copy: never wrapped, so that they can be pasted."""
-        for one in text.splitlines():
-            self._buffer.write(f"    {_visible(one)}".rstrip() + "\n")
+        """Lines to copy: neither wrapped nor indented, so that they can be pasted."""
+        for line in text.splitlines():
+            self._buffer.write(f"{wording.printable(line)}\n")
 
     def pairs(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Names with texts that wrap beside them."""
         from rich.table import Table
 
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold", max_width=self._console.width // 2)
         table.add_column(overflow="fold")
         for name, text in rows:
             table.add_row(_text(name), _text(text))
-        self.console.print(table)
+        self._console.print(table)
 
-    def table(self, headings: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:
+    def table(self, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """The first column wraps between settings, the others not at all."""
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for heading in headings:
-            table.add_column(heading, overflow="fold")
-        for row in rows:
-            style = next((STYLES[cell] for cell in row if cell in STYLES), None)
-            table.add_row(*(_text(cell) for cell in row), style=style)
-        self.console.print(table)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", collapse_padding=True)
+        for number, heading in enumerate(headings):
+            table.add_column(heading, overflow="fold", no_wrap=number > 0)
+        for first, *cells in rows:
+            style = next((STYLES[cell] for cell in cells if cell in STYLES), None)
+            lines = Text(wording.visible(first).replace(", ", ",\n"))
+            table.add_row(lines, *(_text(cell) for cell in cells), style=style)
+        self._console.print(table)
 
     def text(self) -> str:
+        """Everything so far, without trailing spaces."""
         return "\n".join(line.rstrip() for line in self._buffer.getvalue().splitlines())
 
 
 def render(summary: Summary, *, width: int = 80, colour: bool = False) -> str:
-    """The whole story in one screen: the answer, its costs, the code, everything tried, and how sure it is."""
+    """The whole story in one screen: the answer, its costs, the code, what else was tried, and how sure it is."""
     page = _Page(width, colour)
     page.line(wording.headline(summary), style="bold")
-    advice = summary.recommendation
-    if advice is not None:
-        page.line(wording.sureness(advice))
-        page.line()
-        page.pairs(wording.costs(advice))
-        page.line()
-        page.line("Paste into your training:", style="bold")
-        page.code(advice.code)
-        if len(advice.per_setting) > 1:
+    match summary.command:
+        case "tune":
+            _tuned(page, summary)
+        case "compare":
+            _compared(page, summary)
+        case "profile":
             page.line()
-            page.pairs((f"{one.name}={one.value}", wording.contribution(one)) for one in advice.per_setting)
-    if summary.command == "profile":
-        page.pairs(wording.profile_lines(summary.baseline))
-    else:
-        page.line()
-        _variants(page, [summary.baseline, *summary.variants])
-    if summary.rejected:
-        page.line()
-        page.line("Not advised:", style="bold")
-        page.pairs((wording.settings_text(one.settings), one.reason) for one in summary.rejected)
+            page.pairs(wording.profile_lines(summary.baseline))
     for warning in summary.warnings:
+        page.line()
         page.line(f"Warning: {warning}", style="yellow")
     page.line()
     page.line(f"On {wording.machine_text(summary.machine)}; {units.duration(summary.measured_s * 1e9)} of blocks.")
     return page.text()
 
 
-def _variants(page: _Page, variants: Iterable[VariantSummary]) -> None:
-    """Those that were measured as a table, fastest first, with the reasons of the others below."""
-
-    def order(variant: VariantSummary) -> float:
-        throughput = variant.versus_baseline.get("throughput")
-        return -(throughput.ratio if throughput else 1.0)
-
-    measured = sorted((one for one in variants if one.status == "measured"), key=order)
-    page.table(
-        ("settings", "samples/s", "verdict", "p50", "memory", ""),
-        ((wording.settings_text(one.settings), *wording.variant_cells(one)) for one in measured),
-    )
-    lost = [one for one in variants if one.status != "measured"]
-    if lost:
+def _tuned(page: _Page, summary: Summary) -> None:
+    """The recommendation; every setting once, as part of it or among those not advised."""
+    advice = summary.recommendation
+    _sure(page, summary)
+    if advice is not None:
+        shown = [summary.baseline, *(one for one in summary.variants if one.settings == advice.settings)]
+        page.title("What it costs")
+        page.pairs(wording.costs(advice))
+        page.title("Paste into your training")
+        page.code(advice.code)
+        if len(advice.per_setting) > 1:
+            page.title("What each setting buys, in samples per second")
+            page.pairs(wording.contributions(advice))
+    else:
+        # Combinations are steps of the search; the page has them all.
+        shown = [one for one in wording.measured(summary) if one is summary.baseline or len(one.settings) == 1]
+    _variants(page, summary, [one for one in shown if one.status == "measured"])
+    told = [one.settings for one in shown]
+    _reasons(page, "Not advised", wording.rejected([one for one in summary.rejected if one.settings not in told]))
+    if summary.parity is not None and advice is None:
         page.line()
-        page.pairs((wording.settings_text(one.settings), f"{one.status}: {one.reason}") for one in lost)
+        page.line(f"Numerics: {wording.parity(summary.parity)}.")
+    _reasons(page, "Not measured", wording.lost(summary))
+
+
+def _compared(page: _Page, summary: Summary) -> None:
+    _sure(page, summary)
+    _variants(page, summary, wording.measured(summary))
+    _reasons(page, "Notes", wording.notes(summary))
+    _reasons(page, "Not measured", wording.lost(summary))
+
+
+def _sure(page: _Page, summary: Summary) -> None:
+    for sentence in wording.how_sure(summary):
+        page.line(sentence)
+
+
+def _variants(page: _Page, summary: Summary, variants: Sequence[VariantSummary]) -> None:
+    if variants:
+        page.line()
+        page.table(wording.VARIANT_HEADINGS, (wording.variant_cells(one, summary) for one in variants))
+
+
+def _reasons(page: _Page, title: str, rows: wording.Pairs) -> None:
+    if rows:
+        page.title(title)
+        page.pairs(rows)
+
+
+# ------------------------------------------------------------------------------------------- machine and scenarios
 
 
 def render_machine(machine: Machine, fitness: Fitness, rating: FitnessRating, *, width: int = 80) -> str:
@@ -123,78 +157,85 @@ def render_machine(machine: Machine, fitness: Fitness, rating: FitnessRating, *,
     page = _Page(width, colour=False)
     page.pairs(
         [
-            ("CPU", f"{machine.cpu_model}, {machine.usable_cores} usable cores"),
-            ("matrix units", ", ".join(machine.matrix_units) or "none"),
+            ("CPU", f"{machine.cpu_model}, {units.counted(machine.usable_cores, 'usable core')}"),
+            ("matrix units", ", ".join(machine.matrix_units) or "none found"),
             ("memory", f"{units.size(machine.memory_bytes)}, {units.size(machine.memory_available_bytes)} available"),
-            ("device", machine.device_name or machine.device),
-            ("system", f"{machine.system}, {machine.libc or 'libc unknown'}"),
-            (
-                "torch",
-                f"{machine.torch_version}, {machine.torch_threads} threads, CUDA {machine.cuda_version or 'none'}",
-            ),
-            ("compiler", machine.compiler or "none"),
-            (
-                "environment",
-                ", ".join(f"{key}={text}" for key, text in machine.environment.items()) or "nothing telling",
-            ),
-            ("load", f"{fitness.load_average_1min} over {fitness.cores} cores"),
-            ("steal", units.share(fitness.steal_share)),
-            ("waiting for a core", units.share(fitness.pressure_share)),
+            ("device", _device(machine)),
+            ("system", f"{machine.system}, {machine.libc or 'C library unknown'}"),
+            ("torch", f"{machine.torch_version}, {units.counted(machine.torch_threads, 'thread')}"),
+            ("compiler", machine.compiler or "none found: torch.compile needs one on a CPU"),
+            ("environment", wording.environment_text(machine)),
         ]
     )
-    page.line()
-    page.line(f"For measuring it is {rating.rating} now.", style="bold")
+    page.title(f"For measuring it is {rating.rating} now.")
     for reason in rating.reasons:
         page.line(f"- {reason}")
+    page.line()
+    page.pairs(
+        [
+            ("load", f"{units.decimal(fitness.load_average_1min)} on {units.counted(fitness.cores, 'core')}"),
+            ("steal", units.share(fitness.steal_share)),
+            ("waiting for a core", units.share(fitness.pressure_share)),
+            ("throttled", units.counted(fitness.throttled_periods, "period")),
+            ("governor", fitness.governor or units.UNKNOWN),
+            ("swap", f"{units.size(fitness.swap_used_bytes)} used, {units.size(fitness.swapped_bytes)} moved"),
+            ("busy", ", ".join(f"{one.name} {units.decimal(one.cores)}" for one in fitness.busy_processes) or "nobody"),
+            ("looked for", units.duration(fitness.window_s * 1e9)),
+        ]
+    )
     return page.text()
+
+
+def _device(machine: Machine) -> str:
+    if machine.device_name is None:
+        return machine.device
+    capability = ".".join(str(number) for number in machine.device_capability or []) or units.UNKNOWN
+    return (
+        f"{machine.device}: {machine.device_name}, {units.size(machine.device_memory_bytes)}, capability {capability}, "
+        f"CUDA {machine.cuda_version or units.UNKNOWN}, driver {machine.driver_version or units.UNKNOWN}"
+    )
 
 
 def render_scenarios(scenarios: Mapping[str, Scenario], context: Context, *, width: int = 80) -> str:
     """What can be varied here, and what cannot, with the reason."""
     page = _Page(width, colour=False)
-    for name, scenario in scenarios.items():
+    for number, (name, scenario) in enumerate(scenarios.items()):
+        if number:
+            page.line()
         page.line(name, style="bold")
-        page.line(f"  {scenario.summary}")
-        page.line(f"  values: {_values(scenario, context)}")
-        for reason in _reasons(scenario, context):
-            page.line(f"  {reason}")
+        page.pairs([("", scenario.summary), *(("", text) for text in _offers(scenario, context))])
     return page.text()
 
 
 def render_scenario(scenario: Scenario, context: Context, *, width: int = 80) -> str:
     """One scenario's documentation, its values here, and the code of each."""
+    from perftool.scenario import DOCUMENTED
+
     page = _Page(width, colour=False)
-    page.line(scenario.name, style="bold")
-    for paragraph in (scenario.doc or "").strip().splitlines():
-        page.line(paragraph)
+    page.line(f"{scenario.name}: {scenario.summary}", style="bold")
     page.line()
-    page.line(f"values here: {_values(scenario, context)}")
-    for reason in _reasons(scenario, context):
-        page.line(reason)
+    page.pairs([*((heading, scenario.section(heading)) for heading in DOCUMENTED), ("Changes", scenario.changes)])
+    page.line()
+    for text in _offers(scenario, context):
+        page.line(text)
     for value in scenario.available(context):
         for place, lines in scenario.code(value, context).filled().items():
-            page.line()
-            page.line(f"{scenario.name}={value}, {place}:")
+            page.title(f"{scenario.name}={value}, {place.replace('_', ' ')}")
             page.code(lines)
     return page.text()
 
 
-def _values(scenario: Scenario, context: Context) -> str:
+def _offers(scenario: Scenario, context: Context) -> list[str]:
     default = scenario.default(context)
-    return ", ".join(f"{value} (default)" if value == default else value for value in scenario.available(context))
-
-
-def _reasons(scenario: Scenario, context: Context) -> list[str]:
+    values = (f"{value} (default)" if value == default else value for value in scenario.available(context))
     refused = {value: scenario.refusal(value, context) for value in scenario.values(context)}
-    return [f"not here: {value}, since {reason}" for value, reason in refused.items() if reason]
+    return [
+        f"values here: {', '.join(values) or 'none'}",
+        *(f"not here: {value}, since {reason}" for value, reason in refused.items() if reason),
+    ]
 
 
 def _text(text: str) -> Text:
     from rich.text import Text
 
-    return Text(_visible(text))
-
-
-def _visible(text: str) -> str:
-    """Without control characters, which could move the cursor or hide text."""
-    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
+    return Text(wording.visible(text))

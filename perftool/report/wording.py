@@ -1,84 +1,110 @@
 """The sentences and table cells of every report, so that the terminal and a page say the same thing.
 
-Nothing is decided here: verdicts are read from the summary.
+Nothing is decided here: verdicts are read from the summary. What users named may stand in any of these texts; each
+renderer escapes it for its own form.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from shlex import join
+
 from perftool import units
+from perftool.analysis.verdict import ALPHA
 from perftool.records import (
     Comparison,
     Jitter,
     LossParity,
     Machine,
     Recommendation,
+    Rejected,
     SettingEffect,
     Settings,
     Summary,
     VariantSummary,
+    VerdictWord,
 )
 
-VERDICTS = {"better": "faster", "worse": "slower", "same": "same", "undecided": "undecided"}
+METRIC_NAMES = {
+    "throughput": "samples/s",
+    "step_p50": "median step",
+    "step_p95": "p95 step",
+    "stall_share": "stalled time",
+    "peak_host": "peak host memory",
+    "peak_device": "peak device memory",
+}
+TIMES_AND_RATES = ("throughput", "step_p50", "step_p95")
+LONGEST_TEXT = 500  # of a reason or warning: exceptions of users' code can be pages long
+
+VARIANT_HEADINGS = ("settings", "samples/s", "verdict", "p50", "memory")
+
+Pairs = list[tuple[str, str]]
+"""Names with texts, in the order to show."""
+
+
+def visible(text: str) -> str:
+    """One line of at most LONGEST_TEXT characters, without control characters, which could hide or move text."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 1]}…"
+
+
+def printable(text: str) -> str:
+    """Every character that does not print as a space."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def settings_text(settings: Settings) -> str:
-    """`amp=bf16, threads=1`; the baseline's own name where nothing differs."""
+    """`amp=bf16, threads=1`; the baseline's name where nothing differs."""
     return ", ".join(f"{name}={value}" for name, value in settings.items()) or "baseline"
+
+
+def baseline_text(baseline: VariantSummary) -> str:
+    """What every variant is compared with."""
+    return f"baseline ({settings_text(baseline.settings)})" if baseline.settings else "baseline"
+
+
+# ------------------------------------------------------------------------------------------------------ the answer
 
 
 def headline(summary: Summary) -> str:
     """The answer, in a sentence."""
+    return f"{summary.workload}: {_answer(summary)}"
+
+
+def _answer(summary: Summary) -> str:
     advice = summary.recommendation
     if summary.command == "profile":
-        return f"{summary.workload}: {units.rate(summary.baseline.samples_per_second)}"
+        return units.rate(summary.baseline.samples_per_second)
     if summary.command == "compare":
-        faster = [one for one in summary.variants if _verdict(one) == "better"]
-        best = max(faster, key=lambda one: one.versus_baseline["throughput"].ratio, default=None)
-        if best is None:
-            return f"{summary.workload}: no variant was found faster than the baseline"
-        return (
-            f"{summary.workload}: fastest is {settings_text(best.settings)}, {gain(best.versus_baseline['throughput'])}"
-        )
+        faster = [
+            (found, one) for one in measured(summary) if (found := throughput_of(one)) and found.verdict == "better"
+        ]
+        if not faster:
+            return "no variant was found faster than the baseline"
+        gain, best = max(faster, key=lambda pair: pair[0].ratio)
+        return f"fastest is {settings_text(best.settings)}, {comparison_text(gain)} the samples per second"
     if advice is not None:
         speedup = units.ratio_interval(advice.speedup.ratio, advice.speedup.low, advice.speedup.high)
-        return f"{summary.workload}: {settings_text(advice.settings)} gives {speedup} the samples per second"
-    return {
-        "nothing_better": f"{summary.workload}: nothing that was tried is faster; keep it as it is",
-        "not_confirmed": f"{summary.workload}: the best of the search was not confirmed in fresh launches; no advice",
-        "interrupted": f"{summary.workload}: interrupted before anything was confirmed; no advice",
-    }.get(summary.recommendation_status or "", f"{summary.workload}: no advice")
+        return f"{settings_text(advice.settings)} gives {speedup} the samples per second"
+    match summary.recommendation_status:
+        case "nothing_better":
+            return "nothing that was tried is faster; keep it as it is"
+        case "not_confirmed":
+            return "what the search chose was not confirmed in fresh launches; keep it as it is"
+        case "interrupted":
+            return "interrupted before anything was confirmed; no advice"
+        case _:
+            return "no advice"
 
 
-def gain(comparison: Comparison) -> str:
-    """A throughput comparison: 1.34x (1.31 to 1.37)."""
-    return units.ratio_interval(comparison.ratio, comparison.low, comparison.high)
-
-
-def sureness(advice: Recommendation) -> str:
-    """How sure the confirmed number is."""
-    return (
-        f"{units.share(advice.confidence)} interval, from {advice.pairs} pairs of blocks in {advice.launches} fresh "
-        "launches of each that had no part in the choice"
-    )
-
-
-def costs(advice: Recommendation) -> list[tuple[str, str]]:
-    """What the recommendation costs or changes beside its speed: a name and a sentence each."""
-    memory = (
-        "unknown" if advice.peak_memory_ratio is None else f"{units.percent(advice.peak_memory_ratio - 1)} at the peak"
-    )
-    jitter = (
-        "unknown"
-        if advice.jitter_ratio is None
-        else f"p95/p50 of the step time {units.percent(advice.jitter_ratio - 1)}"
-    )
-    if advice.break_even_steps is None:
-        start = "unknown"
-    elif advice.break_even_steps < 1:
-        start = "no slower"
-    else:
-        start = f"slower, paid back after {units.count(advice.break_even_steps)} steps"
-    lines = [("memory", memory), ("jitter", jitter), ("start-up", start)]
+def costs(advice: Recommendation) -> Pairs:
+    """What the recommendation costs or changes beside its speed."""
+    jitter = "unknown" if advice.jitter_ratio is None else f"p95/p50 of the step time {_change(advice.jitter_ratio)}"
+    lines = [
+        ("peak memory", "unknown" if advice.peak_memory_ratio is None else _change(advice.peak_memory_ratio)),
+        ("jitter", jitter),
+        ("start-up", start_up(advice.break_even_steps)),
+    ]
     if advice.loss_parity is not None:
         lines.append(("numerics", parity(advice.loss_parity)))
     if advice.changes_optimisation:
@@ -88,76 +114,211 @@ def costs(advice: Recommendation) -> list[tuple[str, str]]:
     return lines
 
 
+def start_up(break_even_steps: float | None) -> str:
+    """Whether a slower start pays."""
+    if break_even_steps is None:
+        return "unknown"
+    if break_even_steps < 1:
+        return "no slower"
+    return f"slower, paid back after {units.counted(break_even_steps, 'step')}"
+
+
 def parity(checked: LossParity) -> str:
     """What the comparison of losses came to."""
-    basis = f"{checked.seeds} seeds of {checked.steps} steps each"
-    if checked.verdict == "parity":
-        return f"changed, and the loss stays within what seeds alone do ({basis})"
-    if checked.verdict == "differs":
-        return f"changed, and the loss differs by more than seeds alone do ({basis})"
-    return f"changed; whether the loss stays the same is undecided ({basis}), so watch your own validation metric"
+    difference = (
+        f"the loss differs by {units.decimal(checked.difference)} ({units.decimal(checked.low)} to "
+        f"{units.decimal(checked.high)}) over {checked.seeds} seeds of {units.counted(checked.steps, 'step')}, "
+        f"and seeds alone allow {units.decimal(checked.allowed)}"
+    )
+    match checked.verdict:
+        case "parity":
+            return f"changed, and it trains the same: {difference}"
+        case "differs":
+            return f"changed, and it does not train the same: {difference}"
+        case _:
+            return (
+                f"changed; whether it trains the same is undecided, so watch your own validation metric: {difference}"
+            )
 
 
 def contribution(effect: SettingEffect) -> str:
-    """What one setting did alone, and what its absence from the whole costs."""
+    """What one setting did alone, and on top of the others."""
     alone = "not measured alone" if effect.alone is None else f"{units.ratio(effect.alone.ratio)} alone"
-    if effect.together is None:
-        return alone
-    return f"{alone}, {units.ratio(effect.together.ratio)} on top of the others"
+    return alone if effect.together is None else f"{alone}, {units.ratio(effect.together.ratio)} on top of the others"
 
 
-def variant_cells(variant: VariantSummary) -> tuple[str, str, str, str, str]:
-    """Throughput ratio with interval, verdict, p50, memory and note of a variant."""
-    throughput = variant.versus_baseline.get("throughput")
-    step = units.duration(variant.step_ns.p50) if variant.step_ns else ""
-    memory = units.size(variant.peak_host_bytes) if variant.peak_host_bytes else ""
-    if variant.status != "measured":
-        return "", variant.status, "", "", variant.reason or ""
-    if throughput is None:
-        return "", "", step, memory, ""
-    return gain(throughput), VERDICTS[throughput.verdict], step, memory, _doubt(throughput)
+def contributions(advice: Recommendation) -> Pairs:
+    """Every setting of a recommendation with what it did."""
+    return [(f"{one.name}={one.value}", contribution(one)) for one in advice.per_setting]
 
 
-def _doubt(throughput: Comparison) -> str:
-    if throughput.verdict == "undecided" and throughput.smallest_detectable is not None:
-        return f"would have seen {units.share(throughput.smallest_detectable)}"
-    return ""
+# ----------------------------------------------------------------------------------------------------- the variants
 
 
-def jitter_lines(jitter: Jitter) -> list[tuple[str, str]]:
-    """Jitter figures with their intervals, or why there are none."""
-    lines = []
-    for name, value, low, high in (
-        ("p95 over p50", jitter.j95, jitter.j95_low, jitter.j95_high),
-        ("p99 over p50", jitter.j99, jitter.j99_low, jitter.j99_high),
-    ):
-        if value is None or low is None or high is None:
-            lines.append((name, "not enough steps"))
-        else:
-            lines.append((name, f"{units.percent(value)} ({units.percent(low)} to {units.percent(high)})"))
-    lines.append(("stalled time", units.share(jitter.stall_share)))
-    return lines
+def measured(summary: Summary) -> list[VariantSummary]:
+    """The baseline and the variants that were measured, fastest first."""
+
+    def order(variant: VariantSummary) -> float:
+        throughput = throughput_of(variant)
+        return -(throughput.ratio if throughput else 1.0)
+
+    return sorted((one for one in (summary.baseline, *summary.variants) if one.status == "measured"), key=order)
 
 
-def profile_lines(variant: VariantSummary) -> list[tuple[str, str]]:
-    """All of one variant's figures."""
-    step = variant.step_ns
-    lines = [("throughput", units.rate(variant.samples_per_second))]
-    if step is not None:
-        lines.append(
-            (
-                "step time",
-                f"p50 {units.duration(step.p50)}, p95 {units.duration(step.p95)}, p99 {units.duration(step.p99)}",
-            )
+def lost(summary: Summary) -> Pairs:
+    """The variants that were not measured, with the reason; those told among the rejected apart."""
+    told = [one.settings for one in summary.rejected]
+    return [
+        (name_of(one, summary), f"{one.status}: {one.reason}")
+        for one in (summary.baseline, *summary.variants)
+        if one.status != "measured" and one.settings not in told
+    ]
+
+
+def rejected(found: Sequence[Rejected]) -> Pairs:
+    """What is not advised, and why."""
+    return [(settings_text(one.settings), one.reason) for one in found]
+
+
+def throughput_of(variant: VariantSummary) -> Comparison | None:
+    return variant.versus_baseline.get("throughput")
+
+
+def name_of(variant: VariantSummary, summary: Summary) -> str:
+    """A variant's settings; the baseline's own are those it always runs with."""
+    return baseline_text(variant) if variant is summary.baseline else settings_text(variant.settings)
+
+
+def variant_cells(variant: VariantSummary, summary: Summary) -> tuple[str, str, str, str, str]:
+    """A measured variant's cells under VARIANT_HEADINGS; the baseline shows its own rate."""
+    throughput = throughput_of(variant)
+    return (
+        name_of(variant, summary),
+        comparison_text(throughput) if throughput else units.rate(variant.samples_per_second),
+        verdict_word("throughput", throughput.verdict) if throughput else "",
+        units.duration(variant.step_ns.p50 if variant.step_ns else None),
+        units.size(peak_memory_bytes(variant)),
+    )
+
+
+def peak_memory_bytes(variant: VariantSummary) -> int | None:
+    """Of the device where there is one, as its allocator reserves it; of the host otherwise."""
+    reserved_bytes = variant.peak_device_reserved_bytes
+    return variant.peak_host_bytes if reserved_bytes is None else reserved_bytes
+
+
+def verdict_word(metric: str, verdict: VerdictWord) -> str:
+    """Faster and slower where the metric is a time or a rate."""
+    if metric not in TIMES_AND_RATES:
+        return verdict
+    return {"better": "faster", "worse": "slower"}.get(verdict, verdict)
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """The ratio with its interval: 1.34x (1.31 to 1.37)."""
+    return units.ratio_interval(comparison.ratio, comparison.low, comparison.high)
+
+
+def notes(summary: Summary) -> Pairs:
+    """What a table of throughputs does not show of its variants: other metrics that changed, starts, doubts."""
+    return [(name_of(one, summary), note) for one in measured(summary) for note in _notes(one)]
+
+
+def _notes(variant: VariantSummary) -> list[str]:
+    told = [
+        f"{METRIC_NAMES.get(metric, metric)} {comparison_text(one)}, {verdict_word(metric, one.verdict)}"
+        for metric, one in variant.versus_baseline.items()
+        if metric not in ("throughput", "step_p50") and one.verdict in ("better", "worse")
+    ]
+    throughput = throughput_of(variant)
+    if throughput is not None and throughput.verdict == "undecided" and throughput.smallest_detectable is not None:
+        told.append(f"undecided: {detectable(throughput.smallest_detectable)}")
+    if variant.break_even_steps is not None and variant.break_even_steps >= 1:
+        told.append(f"start-up {start_up(variant.break_even_steps)}")
+    if variant.warmup_class in ("slowdown", "no steady state"):
+        told.append(f"its step times did not settle: {variant.warmup_class}")
+    return told
+
+
+def comparison_rows(variant: VariantSummary) -> list[tuple[str, str, str, str]]:
+    """Every metric of a variant: its name, the ratio, the verdict, and how sure that is."""
+    return [
+        (
+            METRIC_NAMES.get(metric, metric),
+            comparison_text(one),
+            verdict_word(metric, one.verdict),
+            f"{basis([one])}; margin {units.share(one.margin)}",
         )
+        for metric, one in variant.versus_baseline.items()
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------- how sure
+
+
+def how_sure(summary: Summary) -> list[str]:
+    """On what the verdicts on throughput rest: intervals, pairs, launches, and what would have been seen."""
+    advice = summary.recommendation
+    if advice is not None:
+        won = [one for one in summary.variants if one.settings == advice.settings]
+        comparisons = [found for one in won if (found := throughput_of(one))]
+        first = (
+            f"{units.share(advice.confidence)} interval, from {units.counted(advice.pairs, 'pair')} of blocks in "
+            f"{units.counted(advice.launches, 'fresh launch', 'fresh launches')} of each, which had no part in the "
+            "choice."
+        )
+    else:
+        comparisons = [found for one in summary.variants if (found := throughput_of(one))]
+        first = f"{units.share(1 - ALPHA)} intervals that hold for all variants together, from {basis(comparisons)}."
+    if not comparisons:
+        return []
+    seen = [one.smallest_detectable for one in comparisons if one.smallest_detectable is not None]
+    margin = max(one.margin for one in comparisons)
+    limits = f"Effects below {units.share(margin)} do not count"
+    return [first, f"{limits}; {detectable(max(seen))}." if seen else f"{limits}."]
+
+
+def basis(comparisons: Sequence[Comparison]) -> str:
+    """ "240 pairs of blocks in 4 launches of each"; a range where comparisons differ."""
+    pairs = _span([one.pairs for one in comparisons])
+    launches = _span([one.launches for one in comparisons])
+    return f"{pairs} pairs of blocks in {launches} launches of each"
+
+
+def detectable(smallest: float) -> str:
+    """The smallest effect that would have been noticed."""
+    return f"an effect of {units.share(smallest)} would have been seen in 4 of 5 such sessions"
+
+
+def _span(numbers: Sequence[int]) -> str:
+    low, high = min(numbers, default=0), max(numbers, default=0)
+    return units.count(low) if low == high else f"{units.count(low)} to {units.count(high)}"
+
+
+def _change(ratio: float) -> str:
+    return f"{units.percent(ratio - 1)} ({units.ratio(ratio)})"
+
+
+# ------------------------------------------------------------------------------------------------------ one variant
+
+
+def profile_lines(variant: VariantSummary) -> Pairs:
+    """All of one variant's figures."""
+    lines = [("settings", settings_text(variant.settings)), ("throughput", units.rate(variant.samples_per_second))]
+    if variant.step_ns is not None:
+        quantiles = zip(
+            ("p50", "p95", "p99"), (variant.step_ns.p50, variant.step_ns.p95, variant.step_ns.p99), strict=True
+        )
+        lines.append(("step time", ", ".join(f"{name} {units.duration(time_ns)}" for name, time_ns in quantiles)))
+    elif variant.steps_per_call > 1:
+        lines.append(("step time", f"none of single steps: {variant.steps_per_call} run in one call"))
     if variant.jitter is not None:
         lines += jitter_lines(variant.jitter)
-        lines.append(("steps", units.count(variant.jitter.steps)))
-    lines.append(("data wait", units.share(variant.data_wait_fraction) + " of the step"))
+    lines.append(("data wait", f"{units.share(variant.data_wait_fraction)} of the step time"))
     lines.append(
         (
             "peak host memory",
-            f"{units.size(variant.peak_host_bytes)} ({units.size(variant.warmup_peak_host_bytes)} while warming up)",
+            f"{units.size(variant.peak_host_bytes)}; {units.size(variant.warmup_peak_host_bytes)} while warming up",
         )
     )
     if variant.peak_device_allocated_bytes is not None:
@@ -166,32 +327,65 @@ def profile_lines(variant: VariantSummary) -> list[tuple[str, str]]:
                 "peak device memory",
                 f"{units.size(variant.peak_device_allocated_bytes)} allocated, "
                 f"{units.size(variant.peak_device_reserved_bytes)} reserved, "
-                f"{units.size(variant.peak_device_nvml_bytes)} used on the device",
+                f"{units.size(variant.peak_device_nvml_bytes)} in use on the device",
             )
         )
-    lines.append(
-        ("start-up", f"{units.duration(variant.cold_start_ns)} cold, {units.duration(variant.warm_start_ns)} warm")
-    )
-    lines.append(("warm-up", variant.warmup_class or units.UNKNOWN))
-    return lines
+    starts = f"{units.duration(variant.cold_start_ns)} cold, {units.duration(variant.warm_start_ns)} warm"
+    return [*lines, ("start-up", starts), ("warm-up", variant.warmup_class or units.UNKNOWN)]
+
+
+def jitter_lines(jitter: Jitter) -> Pairs:
+    """Jitter figures with their intervals, or why there are none."""
+    tails = (("p95", jitter.j95, jitter.j95_low, jitter.j95_high), ("p99", jitter.j99, jitter.j99_low, jitter.j99_high))
+    lines = [(f"jitter, {name}", _tail(value, low, high)) for name, value, low, high in tails]
+    return [
+        *lines,
+        (
+            "step to step",
+            f"95 % of neighbours differ by less than {units.share(jitter.step_to_step_q95)} of the median",
+        ),
+        ("stalled time", f"{units.share(jitter.stall_share)} of {units.counted(jitter.steps, 'step')}"),
+    ]
+
+
+def _tail(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None or low is None or high is None:
+        return "not enough steps"
+    return f"{units.share(value)} above the median ({units.share(low)} to {units.share(high)})"
+
+
+# -------------------------------------------------------------------------------------------------------- the place
 
 
 def machine_text(machine: Machine) -> str:
     """The machine in a line."""
-    place = machine.device_name or machine.cpu_model
     return (
-        f"{place}, {machine.usable_cores} cores, {units.size(machine.memory_bytes)}; torch {machine.torch_version}, "
-        f"Python {machine.python_version}"
+        f"{machine.device_name or machine.cpu_model}, {units.counted(machine.usable_cores, 'core')}, "
+        f"{units.size(machine.memory_bytes)}; torch {machine.torch_version}, Python {machine.python_version}"
     )
 
 
-def again(summary: Summary) -> str:
-    """The command that does the same again."""
-    from shlex import join
+def circumstances(summary: Summary) -> Pairs:
+    """Where, when and how it was measured."""
+    machine = summary.machine
+    changed = {True: " with changes", False: "", None: ""}[machine.git_dirty]
+    lines = [
+        ("machine", machine_text(machine)),
+        (
+            "measured",
+            f"{summary.created_at}, {units.duration(summary.measured_s * 1e9)} of blocks, seed {summary.seed}",
+        ),
+        ("again", join(["perftool", *summary.arguments])),
+    ]
+    if machine.git_commit is not None:
+        lines.append(("commit", f"{machine.git_commit}{changed}"))
+    if machine.environment:
+        lines.append(("environment", environment_text(machine)))
+    return lines
 
-    return join(["perftool", *summary.arguments])
 
-
-def _verdict(variant: VariantSummary) -> str:
-    throughput = variant.versus_baseline.get("throughput")
-    return throughput.verdict if throughput and variant.status == "measured" else ""
+def environment_text(machine: Machine) -> str:
+    """The variables found set that bear on speed."""
+    return (
+        ", ".join(f"{name}={text}" for name, text in machine.environment.items()) or "nothing set that bears on speed"
+    )

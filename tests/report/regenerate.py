@@ -1,0 +1,68 @@
+"""The golden reports: `python -m tests.report.regenerate` writes them anew from what the renderers say now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from perftool.analysis.fitness import rate
+from perftool.records import BusyProcess, Fitness, Rejected
+from perftool.report import markdown, terminal
+from tests.measure.fakes import MACHINE
+from tests.sessions import compared_summary, make_summary, profiled_summary, tuned_summary
+
+GOLDEN = Path(__file__).parent / "golden"
+
+NOTHING_BETTER = make_summary(
+    "tune",
+    recommendation_status="nothing_better",
+    rejected=[Rejected(settings={"threads": "1"}, reason="slower alone, 0.91x")],
+)
+DISTURBED = Fitness(
+    window_s=1.0,
+    cores=2,
+    load_average_1min=1.9,
+    steal_share=0.03,
+    pressure_share=0.41,
+    throttled_periods=0,
+    governor="powersave",
+    swap_used_bytes=0,
+    swapped_bytes=0,
+    busy_processes=[BusyProcess(pid=4242, name="cc1plus", cores=0.97)],
+)
+WITH_GPU = replace(
+    MACHINE,
+    matrix_units=["amx_bf16", "amx_int8"],
+    device="cuda:0",
+    device_name="NVIDIA H100",
+    device_capability=[9, 0],
+    device_memory_bytes=85_000_000_000,
+    cuda_version="13.0",
+    driver_version="580.65",
+    environment={"OMP_NUM_THREADS": "2"},
+)
+
+REPORTS: dict[str, Callable[[], str]] = {
+    "tune.txt": lambda: terminal.render(tuned_summary()),
+    "tune.md": lambda: markdown.render(tuned_summary()),
+    "compare.txt": lambda: terminal.render(compared_summary()),
+    "compare.md": lambda: markdown.render(compared_summary()),
+    "profile.txt": lambda: terminal.render(profiled_summary()),
+    "profile.md": lambda: markdown.render(profiled_summary()),
+    "nothing_better.txt": lambda: terminal.render(NOTHING_BETTER),
+    "nothing_better.md": lambda: markdown.render(NOTHING_BETTER),
+    "machine.txt": lambda: terminal.render_machine(WITH_GPU, DISTURBED, rate(DISTURBED)),
+}
+
+
+def regenerate() -> None:
+    """Write every golden report."""
+    GOLDEN.mkdir(exist_ok=True)
+    for name, report in REPORTS.items():
+        (GOLDEN / name).write_text(report().rstrip("\n") + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    regenerate()
