@@ -214,7 +214,7 @@ def scenarios(
         check_names([name] if name else [], found)
     except ScenarioError as error:
         _fail(str(error), BAD_INPUT)
-    described, _ = _survey(workload, device, 0, quiet=False)
+    described, _ = _survey(workload, device, seed=0, budget_s=0, quiet=False)
     context = Context(machine=described.machine, workload=described.workload)
     if name is not None:
         typer.echo(render_scenario(found[name], context, width=_width()))
@@ -262,38 +262,45 @@ class _Run:
     ) -> None:
         """Everything that can be wrong with the input is found here, before anything is measured."""
         from perftool.measure.survey import new_session
-        from perftool.scenario import Context, ScenarioError
+        from perftool.scenario import Context
 
         self.as_json, self.quiet = as_json, quiet
         self.unwritten: str | None = None
         self.scenario_files = list(scenario_files or [])
         self.scenarios = _discover(self.scenario_files)
+        moved = _parse_settings(settings or [])
         self.store = _open_results(out, workload, command)
-        described, self.launch_bytes = _survey(workload, device, seed, quiet)
-        self.context = Context(machine=described.machine, workload=described.workload)
-        try:
+        with self._input():
+            described, self.launch_bytes = _survey(workload, device, seed, budget_s, quiet)
+            self.context = Context(machine=described.machine, workload=described.workload)
             self.session: Session = new_session(
                 described,
                 self.scenarios,
                 command=command,
                 arguments=sys.argv[1:],
-                settings=_parse_settings(settings or []),
+                settings=moved,
                 seed=seed,
                 budget_s=budget_s,
             )
-        except ScenarioError as error:
-            self.store.discard()
-            _fail(str(error), BAD_INPUT)
 
     def check(self, check: Callable[[Scenarios, Context], None]) -> None:
         """Look at further input of the command."""
+        with self._input():
+            check(self.scenarios, self.context)
+
+    @contextmanager
+    def _input(self) -> Iterator[None]:
+        """Where the input may turn out to be unusable: nothing is left behind then."""
         from perftool.scenario import ScenarioError
 
         try:
-            check(self.scenarios, self.context)
+            yield
         except ScenarioError as error:
             self.store.discard()
             _fail(str(error), BAD_INPUT)
+        except typer.Exit:
+            self.store.discard()
+            raise
 
     def go(self, measure: Measure) -> NoReturn:
         """Measure, write, print, exit. What was measured is kept whatever happens."""
@@ -314,6 +321,7 @@ class _Run:
                     self.store.discard()
                     _fail(f"the baseline could not be measured: {failed}", BASELINE_FAILED)
                 self.session.warnings.append(f"measuring ended early, since the baseline failed: {failed}")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left takes a moment, and keeps what was measured
         if not self.session.blocks:
             self.store.discard()
             _fail("interrupted before anything was measured", code)
@@ -401,14 +409,14 @@ def _discover(files: Sequence[Path] | None) -> Scenarios:
         _fail(str(error), BAD_INPUT)
 
 
-def _survey(workload: str, device: str, seed: int, quiet: bool) -> tuple[Described, int]:
+def _survey(workload: str, device: str, seed: int, budget_s: float, quiet: bool) -> tuple[Described, int]:
     from perftool.measure.rounds import BaselineFailed
     from perftool.measure.survey import UnusableError, survey
 
     try:
         with _progress(quiet) as watcher, _interruptible():
             watcher.update(f"building {workload}", 0.0, 0.0)
-            return survey(workload, device, seed)
+            return survey(workload, device, seed, budget_s)
     except UnusableError as error:
         _fail(str(error), BAD_INPUT)
     except BaselineFailed as error:

@@ -14,7 +14,7 @@ from perftool.measure.rounds import BaselineFailed, Lab, Watcher
 from perftool.records import Command, Record, Session, Settings
 from perftool.scenario import Context, Scenarios, check_settings, environment_of
 
-SURVEY_LIMIT_S = 300.0
+SURVEY_LIMIT_S = 60.0  # the least that any start-up may take
 SHARE_OF_MEMORY = 0.8  # that all live launches together may take
 GROWTH = 1.5  # a launch may come to need this much more than the survey's first step did
 UNTOLD_LAUNCH_BYTES = 2**30  # where the system does not tell
@@ -25,7 +25,7 @@ class UnusableError(ValueError):
     """Input that cannot be used: a workload, a setting, a device. The text says what to do."""
 
 
-def survey(reference: str, device: str, seed: int) -> tuple[messages.Described, int]:
+def survey(reference: str, device: str, seed: int, budget_s: float = SURVEY_LIMIT_S) -> tuple[messages.Described, int]:
     """Build the workload once, do a step, and describe it and the machine; with the host memory that took, in bytes.
 
     What the workload prints appears on stderr here, and nowhere else. Raises UnusableError for a reference or a
@@ -34,7 +34,7 @@ def survey(reference: str, device: str, seed: int) -> tuple[messages.Described, 
     spec = messages.LaunchSpec(launch=0, reference=reference, scenario_files=[], settings={}, device=device, seed=seed)
     launch = ProcessLaunch(spec, {}, show_output=True)
     try:
-        described = launch.ask(messages.Describe(), SURVEY_LIMIT_S)
+        described = launch.ask(messages.Describe(), max(SURVEY_LIMIT_S, budget_s))
         assert isinstance(described, messages.Described)
         return described, described.peak_host_bytes or UNTOLD_LAUNCH_BYTES
     except LaunchFailed as failed:

@@ -1,0 +1,217 @@
+"""The commands as a user meets them: real processes, exit codes, files, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.process
+
+WORKLOADS = Path(__file__).parent / "measure" / "workloads.py"
+COMMAND = [sys.executable, "-P", "-m", "perftool"]
+LIMIT_S = 200
+
+
+def run(*arguments: str, cwd: Path, before: str = "") -> subprocess.CompletedProcess[str]:
+    """A whole command, within a shell where limits are set before it."""
+    words = [*COMMAND, *arguments]
+    if before:
+        words = ["bash", "-c", f'{before}; exec "$@"', "bash", *words]
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=LIMIT_S)
+
+
+def compare_arguments(budget_s: float = 2) -> list[str]:
+    return ["compare", f"{WORKLOADS}:good", "threads=1", "--budget", str(budget_s), "--out", "out"]
+
+
+def started(cwd: Path, words: str = "taking turns") -> subprocess.Popen[str]:
+    """A long command that has begun to measure."""
+    command = subprocess.Popen(
+        [*COMMAND, *compare_arguments(budget_s=60)], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert command.stderr is not None
+    for line in command.stderr:
+        if words in line:
+            return command
+    raise AssertionError("the command ended before it measured")
+
+
+def workers_of(command: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(command.pid).children(recursive=True)
+
+
+def all_gone(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    return not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+
+
+def folders(cwd: Path) -> list[Path]:
+    return sorted((cwd / "out").iterdir()) if (cwd / "out").exists() else []
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from perftool.cli import app\n"
+        "result = CliRunner().invoke(app, ['--help']); assert result.exit_code == 0, result\n"
+        "print([name for name in ('torch', 'numpy', 'scipy', 'ruptures', 'psutil') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["tune", "missing.py:workload"], 2, "there is no file missing.py"),
+        (["tune", "nonsense"], 2, "write path/to/file.py:attribute"),
+        (["tune", f"{WORKLOADS}:missing"], 2, "has no attribute 'missing'; it has"),
+        (["tune", f"{WORKLOADS}:good", "-s", "nonsense=1"], 2, "there is no scenario 'nonsense'"),
+        (["tune", f"{WORKLOADS}:good", "-s", "amp"], 2, "-s takes NAME=VALUE"),
+        (["tune", f"{WORKLOADS}:good", "-s", "@missing.json"], 2, "missing.json"),
+        (["tune", f"{WORKLOADS}:good", "--allow", "nonsense"], 2, "there is no scenario 'nonsense'"),
+        (["tune", f"{WORKLOADS}:good", "--scenario", "missing.py"], 2, "there is no such file"),
+        (["compare", f"{WORKLOADS}:good", "amp=fp99"], 2, "amp=fp99: it takes off, bf16 or fp16"),
+        (["compare", f"{WORKLOADS}:good", "cuda_graphs"], 2, "there is no CUDA device"),
+        (["profile", f"{WORKLOADS}:good", "--device", "tpu"], 2, "--device takes auto, cpu, cuda or cuda:N"),
+        (["profile", f"{WORKLOADS}:raising"], 4, "ValueError: row 3 is broken"),
+        (["profile", f"{WORKLOADS}:exiting"], 4, "exit(3)"),
+        (["profile", f"{WORKLOADS}:dying"], 4, "exit code 7"),
+        (["report", "missing"], 2, "there is no missing"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_leaves_nothing(
+    arguments: list[str], code: int, words: str, tmp_path: Path
+) -> None:
+    extra = [] if arguments[0] == "report" else ["--out", "out"]
+    done = run(*arguments, *extra, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not folders(tmp_path)
+
+
+def test_an_out_that_is_a_file_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    done = run("tune", "--out", "out", cwd=tmp_path)
+    assert done.returncode == 5
+    assert "--out" in done.stderr
+
+
+def test_compare_writes_its_files_and_only_json_on_stdout(tmp_path: Path) -> None:
+    done = run(*compare_arguments(), "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    [folder] = folders(tmp_path)
+    assert {path.name for path in folder.iterdir()} == {"session.json", "summary.json", "report.md"}
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    [variant] = summary["variants"]
+    assert variant["status"] == "measured"
+    assert variant["versus_baseline"]["throughput"]["pairs"] >= 4
+
+    for form, words in (("terminal", "threads=1"), ("markdown", "| threads=1 |"), ("json", '"schema_version"')):
+        again = run("report", str(folder), "--format", form, cwd=tmp_path)
+        assert (again.returncode, again.stderr) == (0, "")
+        assert words in again.stdout
+    assert json.loads(again.stdout) == summary
+
+
+def test_profile_tells_one_variants_figures(tmp_path: Path) -> None:
+    done = run(
+        "profile", f"{WORKLOADS}:good", "-s", "threads=1", "--budget", "2", "--out", "out", "--quiet", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    for words in ("step time", "p99", "data wait", "peak host memory", "samples/s"):
+        assert words in done.stdout
+    assert done.stderr.startswith("report: ")
+
+
+def test_the_workloads_own_output_goes_to_stderr(tmp_path: Path) -> None:
+    done = run("profile", f"{WORKLOADS}:loud", "--budget", "1", "--out", "out", "--json", "--quiet", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "a row was read" in done.stderr
+    json.loads(done.stdout)
+
+
+def test_an_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
+    command = started(tmp_path)
+    workers = workers_of(command)
+    command.send_signal(signal.SIGINT)
+    stdout, stderr = command.communicate(timeout=LIMIT_S)
+    assert command.returncode == 130
+    assert "Traceback" not in stderr
+    assert "threads=1" in stdout
+    assert len(workers) >= 2
+    assert all_gone(workers)
+    [folder] = folders(tmp_path)
+    assert {"session.json", "summary.json", "report.md"} <= {path.name for path in folder.iterdir()}
+
+
+def test_killing_the_command_leaves_a_readable_journal_and_no_process(tmp_path: Path) -> None:
+    command = started(tmp_path)
+    workers = workers_of(command)
+    command.kill()
+    command.communicate(timeout=LIMIT_S)
+    assert all_gone(workers)
+    [folder] = folders(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["journal.jsonl"]
+    again = run("report", str(folder), cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "baseline" in again.stdout
+
+
+def test_a_killed_worker_costs_only_its_variant(tmp_path: Path) -> None:
+    command = subprocess.Popen(
+        [*COMMAND, *compare_arguments(budget_s=8), "--json"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert command.stderr is not None
+    next(line for line in command.stderr if "taking turns" in line)
+    youngest = max(psutil.Process(command.pid).children(), key=lambda child: child.pid)
+    os.kill(youngest.pid, signal.SIGKILL)
+    stdout, _ = command.communicate(timeout=LIMIT_S)
+    assert command.returncode == 0
+    [variant] = json.loads(stdout)["variants"]
+    assert variant["status"] == "failed"
+    assert "killed from outside" in variant["reason"]
+
+
+def test_a_full_disk_still_gives_the_summary(tmp_path: Path) -> None:
+    # No file may grow beyond 12 kB: writing fails in the midst of the blocks, as on a full disk.
+    done = run(*compare_arguments(), cwd=tmp_path, before="ulimit -f 12")
+    assert done.returncode == 5
+    assert "threads=1" in done.stdout
+    assert "--out" in done.stderr
+    assert "Traceback" not in done.stderr
+    [folder] = folders(tmp_path)
+    again = run("report", str(folder), cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+
+
+def test_two_commands_do_not_measure_at_the_same_time(tmp_path: Path) -> None:
+    first = started(tmp_path)
+    second = subprocess.Popen(
+        [*COMMAND, "profile", f"{WORKLOADS}:good", "--budget", "1", "--out", "out"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert second.stderr is not None
+    line = next(line for line in second.stderr if "another perftool" in line)
+    assert str(first.pid) in line
+    time.sleep(0.2)
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=LIMIT_S)
+    second.communicate(timeout=LIMIT_S)
+    assert (first.returncode, second.returncode) == (130, 0)
