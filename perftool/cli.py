@@ -217,9 +217,9 @@ def scenarios(
     described, _ = _survey(workload, device, seed=0, budget_s=0, quiet=False)
     context = Context(machine=described.machine, workload=described.workload)
     if name is not None:
-        typer.echo(render_scenario(found[name], context, width=_width()))
+        typer.echo(render_scenario(found[name].described(context), width=_width()))
         return
-    typer.echo(render_scenarios(found, context, width=_width()))
+    typer.echo(render_scenarios([one.described(context) for one in found.values()], width=_width()))
 
 
 @app.command()

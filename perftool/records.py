@@ -122,6 +122,19 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     settings: Settings  # what the workload says that it does already
 
 
+class ScenarioDescription(Record, frozen=True, kw_only=True):
+    """A scenario as it is listed: its documentation, and what it offers one workload on one machine."""
+
+    name: str
+    summary: str
+    sections: dict[str, str]  # heading to text
+    changes: str  # "speed", "numerics" or "optimisation"
+    default: str
+    available: list[str]  # values that can be tried here
+    refused: dict[str, str]  # value to why it cannot be had here
+    codes: dict[str, dict[str, str]]  # value -> place in the loop -> lines to paste
+
+
 # ------------------------------------------------------------------------------------------------------ raw samples
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from perftool.records import Engaged, Machine, Settings, WorkloadFacts
+from perftool.records import Engaged, Machine, ScenarioDescription, Settings, WorkloadFacts
 
 if TYPE_CHECKING:
     from perftool.training import Plan, Training
@@ -129,6 +129,21 @@ class Scenario:
     def available(self, context: Context) -> list[str]:
         """Values that can be tried here."""
         return [value for value in self.values(context) if self.refusal(value, context) is None]
+
+    def described(self, context: Context) -> ScenarioDescription:
+        """Everything that is shown of it, for this workload and machine."""
+        available = self.available(context)
+        refusals = {value: self.refusal(value, context) for value in self.values(context)}
+        return ScenarioDescription(
+            name=self.name,
+            summary=self.summary,
+            sections={heading: self.section(heading) for heading in DOCUMENTED},
+            changes=self.changes,
+            default=self.default(context),
+            available=available,
+            refused={value: reason for value, reason in refusals.items() if reason is not None},
+            codes={value: self.code(value, context).filled() for value in available},
+        )
 
 
 Scenarios = Mapping[str, Scenario]

@@ -7,16 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from perftool import units
-from perftool.records import Fitness, FitnessRating, Machine, Summary, VariantSummary
+from perftool.records import Fitness, FitnessRating, Machine, ScenarioDescription, Summary, VariantSummary
 from perftool.report import wording
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from rich.console import Console
     from rich.text import Text
-
-    from perftool.scenario import Context, Scenario
 
 STYLES = {"faster": "green", "slower": "red"}
 
@@ -196,42 +192,38 @@ def _device(machine: Machine) -> str:
     )
 
 
-def render_scenarios(scenarios: Mapping[str, Scenario], context: Context, *, width: int = 80) -> str:
+def render_scenarios(scenarios: Iterable[ScenarioDescription], *, width: int = 80) -> str:
     """What can be varied here, and what cannot, with the reason."""
     page = _Page(width, colour=False)
-    for number, (name, scenario) in enumerate(scenarios.items()):
+    for number, scenario in enumerate(scenarios):
         if number:
             page.line()
-        page.line(name, style="bold")
-        page.pairs([("", scenario.summary), *(("", text) for text in _offers(scenario, context))])
+        page.line(scenario.name, style="bold")
+        page.pairs([("", scenario.summary), *(("", text) for text in _offers(scenario))])
     return page.text()
 
 
-def render_scenario(scenario: Scenario, context: Context, *, width: int = 80) -> str:
+def render_scenario(scenario: ScenarioDescription, *, width: int = 80) -> str:
     """One scenario's documentation, its values here, and the code of each."""
-    from perftool.scenario import DOCUMENTED
-
     page = _Page(width, colour=False)
     page.line(f"{scenario.name}: {scenario.summary}", style="bold")
     page.line()
-    page.pairs([*((heading, scenario.section(heading)) for heading in DOCUMENTED), ("Changes", scenario.changes)])
+    page.pairs([*scenario.sections.items(), ("Changes", scenario.changes)])
     page.line()
-    for text in _offers(scenario, context):
+    for text in _offers(scenario):
         page.line(text)
-    for value in scenario.available(context):
-        for place, lines in scenario.code(value, context).filled().items():
+    for value, places in scenario.codes.items():
+        for place, lines in places.items():
             page.title(f"{scenario.name}={value}, {place.replace('_', ' ')}")
             page.code(lines)
     return page.text()
 
 
-def _offers(scenario: Scenario, context: Context) -> list[str]:
-    default = scenario.default(context)
-    values = (f"{value} (default)" if value == default else value for value in scenario.available(context))
-    refused = {value: scenario.refusal(value, context) for value in scenario.values(context)}
+def _offers(scenario: ScenarioDescription) -> list[str]:
+    values = (f"{value} (default)" if value == scenario.default else value for value in scenario.available)
     return [
         f"values here: {', '.join(values) or 'none'}",
-        *(f"not here: {value}, since {reason}" for value, reason in refused.items() if reason),
+        *(f"not here: {value}, since {reason}" for value, reason in scenario.refused.items()),
     ]
 
 

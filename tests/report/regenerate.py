@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from perftool.analysis.fitness import rate
-from perftool.records import BusyProcess, Fitness, Rejected
+from perftool.records import BusyProcess, Fitness, Rejected, ScenarioDescription
 from perftool.report import markdown, terminal
 from tests.measure.fakes import MACHINE
 from tests.sessions import compared_summary, make_summary, profiled_summary, tuned_summary
@@ -44,6 +44,26 @@ WITH_GPU = replace(
     environment={"OMP_NUM_THREADS": "2"},
 )
 
+AMP = ScenarioDescription(
+    name="amp",
+    summary="Compute the loss in reduced precision.",
+    sections={"What it changes": "matmuls of the forward pass, and with them their backward, run in bfloat16."},
+    changes="numerics",
+    default="off",
+    available=["off", "bf16"],
+    refused={"fp16": "this CPU has no AMX-FP16, so float16 is emulated and many times slower; use bf16"},
+    codes={"off": {}, "bf16": {"loss_context": 'torch.autocast("cpu", dtype=torch.bfloat16)'}},
+)
+PINNED = replace(
+    AMP,
+    name="pinned_memory",
+    summary="Copy batches to the GPU without waiting.",
+    changes="speed",
+    available=["off"],
+    refused={"on": "there is no accelerator to copy to"},
+    codes={},
+)
+
 REPORTS: dict[str, Callable[[], str]] = {
     "tune.txt": lambda: terminal.render(tuned_summary()),
     "tune.md": lambda: markdown.render(tuned_summary()),
@@ -54,6 +74,8 @@ REPORTS: dict[str, Callable[[], str]] = {
     "nothing_better.txt": lambda: terminal.render(NOTHING_BETTER),
     "nothing_better.md": lambda: markdown.render(NOTHING_BETTER),
     "machine.txt": lambda: terminal.render_machine(WITH_GPU, DISTURBED, rate(DISTURBED)),
+    "scenarios.txt": lambda: terminal.render_scenarios([AMP, PINNED]),
+    "scenario.txt": lambda: terminal.render_scenario(AMP),
 }
 
 
