@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m tests.perf [NAME...] [--quick]` runs them and writes `results/benchmarks.md`."""
