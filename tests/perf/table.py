@@ -46,5 +46,10 @@ def with_section(document: str, title: str, body: str) -> str:
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
 
+def share(count: int, total: int) -> str:
+    """`3 of 40 (7.5 %)`."""
+    return f"{count} of {total} ({100 * count / total:.1f} %)" if total else "none of 0"
+
+
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
