@@ -45,7 +45,8 @@ def started(cwd: Path, words: str = "taking turns") -> subprocess.Popen[str]:
 
 
 def workers_of(command: subprocess.Popen[str]) -> list[psutil.Process]:
-    return psutil.Process(command.pid).children(recursive=True)
+    found: list[psutil.Process] = psutil.Process(command.pid).children(recursive=True)
+    return found
 
 
 def all_gone(processes: list[psutil.Process]) -> bool:

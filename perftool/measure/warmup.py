@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,48 +45,47 @@ def settled(step_ns: Sequence[int], steps_since_event: int, elapsed_s: float) ->
 
 
 def last_change(step_ns: Sequence[int]) -> int:
-    """Index of the step at which the last level of step times began; 0 where there is one level only."""
-    borders = _borders(step_ns)
-    return borders[-1] if borders else 0
+    """Index of the step from which the times stay at their last level; 0 where they were never elsewhere."""
+    return _last_change(_levels(step_ns))
 
 
 def classify(step_ns: Sequence[int]) -> WarmupClass:
     """What the whole warm-up looked like: flat, faster at its end, slower at its end, or still changing."""
-    import numpy as np
-
-    borders = _borders(step_ns)
-    if not borders:
+    levels = _levels(step_ns)
+    change, steps = _last_change(levels), len(step_ns)
+    if not change:
         return "flat"
-    steps = len(step_ns)
-    if steps - borders[-1] < min(WINDOW_STEPS, steps // 2):
+    if steps - change < min(WINDOW_STEPS, steps // 2):
         return "no steady state"
-    times = np.log(np.asarray(step_ns, dtype=float))
-    last = float(np.median(times[borders[-1] :]))
-    before = min(float(np.median(times[start:end])) for start, end in zip([0, *borders[:-1]], borders, strict=True))
-    return "slowdown" if last > before + SAME_LEVEL else "warm-up"
+    fastest = min(level.log_ns for level in levels)
+    return "slowdown" if levels[-1].log_ns > fastest + SAME_LEVEL else "warm-up"
 
 
-def _borders(step_ns: Sequence[int]) -> list[int]:
-    """Indices at which the level of the step times changes."""
+class _Level(NamedTuple):
+    """Steps of one speed."""
+
+    end: int
+    log_ns: float
+
+
+def _last_change(levels: Sequence[_Level]) -> int:
+    # Against the last level, not the next one: a slow decline in small stairs is a warm-up too.
+    return max((one.end for one in levels if abs(one.log_ns - levels[-1].log_ns) > SAME_LEVEL), default=0)
+
+
+def _levels(step_ns: Sequence[int]) -> list[_Level]:
+    """The levels of the step times, between their change points; at least one where there are steps."""
     import numpy as np
     import ruptures
 
     offset = max(0, len(step_ns) - SEEN_STEPS)
     times = np.log(np.maximum(np.asarray(step_ns[offset:], dtype=float), 1.0))
     steps = len(times)
-    if steps < 2 * LEAST_SEGMENT_STEPS:
-        return []
-    signal = _standardised(times)
-    found = (
-        ruptures.Pelt(model="l2", min_size=LEAST_SEGMENT_STEPS, jump=1).fit(signal).predict(pen=PENALTY * log(steps))
-    )
-    levels = [0, *found]
-    medians = [float(np.median(times[start:end])) for start, end in pairwise(levels)]
-    return [
-        offset + border
-        for border, (before, after) in zip(found, pairwise(medians), strict=False)
-        if abs(after - before) > SAME_LEVEL
-    ]
+    ends = [steps] if steps else []
+    if steps >= 2 * LEAST_SEGMENT_STEPS:
+        search = ruptures.Pelt(model="l2", min_size=LEAST_SEGMENT_STEPS, jump=1)
+        ends = search.fit(_standardised(times)).predict(pen=PENALTY * log(steps))
+    return [_Level(offset + end, float(np.median(times[start:end]))) for start, end in pairwise([0, *ends])]
 
 
 def _standardised(times: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed
@@ -65,7 +66,7 @@ class Script:
     happens instead when a launch with a setting is asked something."""
 
     step_s: Callable[[Settings], float] = lambda settings: 0.010
-    failures: Mapping[tuple[str, type[messages.Record]], Exception] = field(default_factory=dict)
+    failures: Mapping[tuple[str, type[Any]], Exception] = field(default_factory=dict)
     engaged: Callable[[Settings], bool] = lambda settings: True
     loss: Callable[[Settings, int], float | None] = lambda settings, seed: 0.5
     start_s: float = 1.0

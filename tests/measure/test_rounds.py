@@ -11,7 +11,7 @@ from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.repeat import measure_repeatedly
 from perftool.measure.rounds import BaselineFailed
-from perftool.records import Block, Launch
+from perftool.records import Launch
 from tests.measure.fakes import Script, make_lab, make_session
 
 
@@ -212,4 +212,4 @@ def test_blocks_know_their_round() -> None:
     lab, _ = make_lab(Script(), session)
     lab.generation("measure", [], budget_s=1, rounds=2)
     lab.generation("measure", [], budget_s=1, rounds=2)
-    assert [block.round for block in session.blocks if isinstance(block, Block)] == [0, 1, 2, 3]
+    assert [block.round for block in session.blocks] == [0, 1, 2, 3]
