@@ -74,9 +74,7 @@ def script(codes: Codes, settings: Settings, *, workload: str, device: str, batc
         at.get("model", ""),
         optimizer,
         at.get("batches") or _batches(at, size),
-        "def to_device(batch):\n"
-        f"    return tuple(part.to(device{', ' + at['copy_arguments'] if 'copy_arguments' in at else ''})"
-        " for part in batch)",
+        _to_device(at),
         step,
         "def train(steps):\n"
         '    """Yields the loss of each step, as a tensor."""\n'
@@ -100,6 +98,22 @@ def _batches(at: Mapping[str, str], size: str) -> str:
         "loader = DataLoader(rows, batch_size=batch_size, shuffle=workload.shuffle, drop_last=workload.drop_last,\n"
         f"                    collate_fn=workload.collate_fn{arguments})\n\n\n"
         "def batches():\n    return iter(loader)"
+    )
+
+
+def _to_device(at: Mapping[str, str]) -> str:
+    arguments = f", {at['copy_arguments']}" if "copy_arguments" in at else ""
+    return (
+        "def to_device(batch):\n"
+        "    if isinstance(batch, torch.Tensor):\n"
+        f"        return batch.to(device{arguments})\n"
+        "    if isinstance(batch, dict):\n"
+        "        return {key: to_device(part) for key, part in batch.items()}\n"
+        "    if isinstance(batch, tuple) and hasattr(batch, '_fields'):\n"
+        "        return type(batch)(*map(to_device, batch))\n"
+        "    if isinstance(batch, (list, tuple)):\n"
+        "        return type(batch)(map(to_device, batch))\n"
+        "    return batch"
     )
 
 

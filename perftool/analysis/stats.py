@@ -137,10 +137,12 @@ def sign_test_log_e(below: int, count: int) -> float:
 def correlation_length(indicator: ArrayLike) -> float:
     """1 + 2 sum of autocorrelations, by Geyer's initial positive sequence (1992); at least 1."""
     series = np.asarray(indicator, dtype=float)
-    series = series - series.mean()
     count = len(series)
+    if count < 3:
+        return 1.0
+    series = series - series.mean()
     power = float(np.dot(series, series))
-    if power == 0 or count < 3:
+    if power == 0:
         return 1.0
     size = 1 << (2 * count - 1).bit_length()
     spectrum = np.fft.rfft(series, size)

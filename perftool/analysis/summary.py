@@ -16,6 +16,7 @@ from perftool.records import (
     Block,
     Comparison,
     Engaged,
+    Jitter,
     Launch,
     LossParity,
     Quantiles,
@@ -103,6 +104,7 @@ def variant_summary(session: Session, variant: int) -> VariantSummary:
     settings = {**session.baseline, **session.variants[variant]} if variant == 0 else session.variants[variant]
     wall_ns = sum(block.wall_ns for block in blocks)
     runs = [block.step_ns for block in blocks if block.step_ns]
+    uneven = jitter(runs) if runs else None
     waits_ns = sum(sum(block.wait_ns) for block in blocks if block.step_ns)
     versus = {}
     if variant and measured and not lost:
@@ -117,8 +119,8 @@ def variant_summary(session: Session, variant: int) -> VariantSummary:
         engaged=_engaged(ended),
         samples_per_second=sum(block.samples for block in blocks) / wall_ns * 1e9 if wall_ns else None,
         steps_per_call=1,
-        step_ns=_quantiles(runs),
-        jitter=jitter(runs) if runs else None,
+        step_ns=_quantiles(runs, uneven) if uneven else None,
+        jitter=uneven,
         peak_host_bytes=_most(one.peak_host_bytes for one in ended),
         warmup_peak_host_bytes=_most(one.warmup_peak_host_bytes for one in ended),
         peak_device_allocated_bytes=_most(one.peak_device_allocated_bytes for one in ended),
@@ -177,13 +179,12 @@ def _engaged(launches: Sequence[Launch]) -> Engaged | None:
     return next((proof for proof in proofs if not proof.ok), proofs[0] if proofs else None)
 
 
-def _quantiles(runs: Sequence[Sequence[int]]) -> Quantiles | None:
-    if not runs:
-        return None
+def _quantiles(runs: Sequence[Sequence[int]], uneven: Jitter) -> Quantiles:
+    """Of the steps; None for those that so few steps do not tell."""
     p50, p95, p99 = (
         float(value) for value in np.quantile(np.concatenate([np.asarray(run) for run in runs]), [0.5, 0.95, 0.99])
     )
-    return Quantiles(p50=p50, p95=p95, p99=p99)
+    return Quantiles(p50=p50, p95=p95 if uneven.j95 is not None else None, p99=p99 if uneven.j99 is not None else None)
 
 
 def _most(figures: object) -> int | None:

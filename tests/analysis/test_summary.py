@@ -1,0 +1,111 @@
+"""From sessions whose truth is scripted to the figures that everybody reads."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from perftool.analysis.summary import all_decided, compare_all, pareto, summarise, variant_summary
+from perftool.records import Settings, VariantSummary
+from tests.measure.fakes import make_session
+from tests.sessions import make_comparison, make_launch, make_variant, timed_session
+
+FAST: Settings = {"amp": "bf16"}
+SLOW: Settings = {"threads": "1"}
+
+
+def test_what_was_scripted_is_told() -> None:
+    session = timed_session([({}, 10.0), (FAST, 5.0), (SLOW, 20.0)], noise=0.002)
+    told = summarise(session)
+    fast, slow = told.variants
+    assert (fast.settings, slow.settings) == (FAST, SLOW)
+    assert fast.versus_baseline["throughput"].ratio == pytest.approx(2.0, rel=0.005)
+    assert fast.versus_baseline["throughput"].verdict == "better"
+    assert slow.versus_baseline["throughput"].verdict == "worse"
+    assert fast.versus_baseline["step_p50"].ratio == pytest.approx(0.5, rel=0.005)
+    assert fast.versus_baseline["throughput"].pairs == 40
+    assert fast.data_wait_fraction == pytest.approx(0.1)
+    assert told.baseline.samples_per_second == pytest.approx(1000, rel=0.1)
+    assert told.measured_s == pytest.approx(sum(block.wall_ns for block in session.blocks) / 1e9)
+    assert not told.baseline.versus_baseline
+
+
+def test_the_baseline_carries_the_sessions_own_settings() -> None:
+    session = timed_session([({"threads": "1"}, 10.0), (FAST, 5.0)])
+    assert variant_summary(session, 0).settings == {"threads": "1"}
+
+
+def test_quantiles_that_too_few_steps_tell_are_unknown() -> None:
+    few = variant_summary(timed_session([({}, 10.0)], generations=1, rounds=5), 0)
+    assert few.step_ns is not None
+    assert few.step_ns.p50 is not None
+    assert (few.step_ns.p95, few.step_ns.p99) == (None, None)
+    assert few.jitter is not None
+    assert few.jitter.note == "not enough steps for p95 and p99"
+
+
+def test_intervals_are_simultaneous() -> None:
+    session = timed_session([({}, 10.0), (FAST, 5.0), (SLOW, 20.0)])
+    alone = compare_all(session, [1])[1]["throughput"]
+    both = compare_all(session, [1, 2])[1]["throughput"]
+    assert alone.low is not None
+    assert both.low is not None
+    assert both.ratio == alone.ratio
+
+
+def test_where_a_variant_was_confirmed_only_that_counts() -> None:
+    session = timed_session([({}, 10.0), (FAST, 4.0)], stage="alone", noise=0.001)
+    confirming = timed_session([({}, 10.0), (FAST, 5.0)], stage="confirm", noise=0.001)
+    for launch in confirming.launches:
+        session.launches.append(replace(launch, launch=launch.launch + 100, generation=launch.generation + 10))
+    for block in confirming.blocks:
+        session.blocks.append(replace(block, launch=block.launch + 100, round=block.round + 1000))
+    told = variant_summary(session, 1)
+    assert told.versus_baseline["throughput"].ratio == pytest.approx(2.0, rel=0.01)
+
+
+def test_a_lost_variant_keeps_its_reason_and_is_not_compared() -> None:
+    session = timed_session([({}, 10.0), (FAST, 5.0)])
+    session.launches.append(make_launch(99, 1, 4, status="failed", reason="its process died by SIGSEGV"))
+    told = variant_summary(session, 1)
+    assert (told.status, told.reason) == ("failed", "its process died by SIGSEGV")
+    assert not told.versus_baseline
+
+
+def test_nothing_measured_is_not_a_result() -> None:
+    session = make_session()
+    told = variant_summary(session, 0)
+    assert (told.status, told.samples_per_second, told.step_ns, told.jitter) == ("failed", None, None, None)
+    assert summarise(session).measured_s == 0
+
+
+def test_memory_and_start_up_are_the_worst_and_the_first() -> None:
+    session = timed_session([({}, 10.0), (FAST, 5.0)])
+    session.launches[:] = [
+        replace(one, start_up_ns=(9 if one.cold else 3) * 10**9, peak_host_bytes=10**8 + one.generation)
+        if one.variant
+        else one
+        for one in session.launches
+    ]
+    told = variant_summary(session, 1)
+    assert (told.cold_start_ns, told.warm_start_ns) == (9 * 10**9, 3 * 10**9)
+    assert told.peak_host_bytes == 10**8 + 3
+    # 7 s more than the baseline's 2 s, at 5 ms saved in each step
+    assert told.break_even_steps == pytest.approx(7 / 0.005, rel=0.2)
+    assert variant_summary(timed_session([({}, 10.0), (FAST, 5.0)]), 1).break_even_steps == 0
+
+
+def test_decided_means_all_of_them() -> None:
+    clear = timed_session([({}, 10.0), (FAST, 5.0), (SLOW, 20.0)])
+    assert all_decided(clear, [1, 2])
+    faint = timed_session([({}, 10.0), (FAST, 5.0), (SLOW, 9.8)], noise=0.05)
+    assert not all_decided(faint, [1, 2])
+    assert all_decided(make_session(), [])
+
+
+def test_the_pareto_front_leaves_out_what_another_beats_in_everything() -> None:
+    def variant(name: str, ratio: float, peak_bytes: int) -> VariantSummary:
+        return make_variant({name: "on"}, throughput=make_comparison(ratio), peak_host_bytes=peak_bytes)
+
+    front = pareto([variant("fast", 2.0, 300), variant("small", 1.0, 100), variant("beaten", 1.5, 400)])
+    assert front == [{"fast": "on"}, {"small": "on"}]
