@@ -107,13 +107,16 @@ def _import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[name]
         raise WorkloadError(f"{path} cannot be imported: {where(error)}") from error
     return module
 
 
 def _import_module(name: str) -> ModuleType:
-    _search_last(Path.cwd())
     try:
+        # What is installed comes first, also where an editable install's finder asks after the path.
+        if importlib.util.find_spec(name.partition(".")[0]) is None:
+            _search_last(Path.cwd())
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):

@@ -61,6 +61,13 @@ exiting = _workload(_exit)
 dying = _workload(_die)
 hanging = _workload(_hang)
 diverging = _workload(lr=1e30)
+rows = Workload(
+    model=lambda: nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1)),
+    dataset=lambda: (torch.linspace(-1, 1, 4 * 60).reshape(60, 4), torch.ones(60, 1)),
+    loss=lambda model, batch: (model(batch[0]) - batch[1]).square().mean(),
+    optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.01),
+    batch_size=8,
+)
 empty = Workload(
     model=lambda: nn.Linear(4, 1),
     dataset=lambda: (torch.ones(3, 4),),

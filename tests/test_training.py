@@ -1,0 +1,198 @@
+"""The reference loop: feeds, batches, optimizers."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain, islice
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import IterableDataset
+
+from perftool.training import (
+    EpochOrder,
+    Plan,
+    SettingError,
+    Training,
+    backward_and_step,
+    configure,
+    count_samples,
+    map_tensors,
+    tensors_of,
+)
+from perftool.workload import Workload, WorkloadError
+
+ROWS = torch.arange(10, dtype=torch.float32).reshape(10, 1)
+
+
+def workload(**changes: Any) -> Workload:
+    usual: dict[str, Any] = {
+        "model": lambda: nn.Linear(1, 1),
+        "dataset": lambda: (ROWS, ROWS),
+        "loss": lambda model, batch: (model(batch[0]) - batch[1]).square().mean(),
+        "optimizer": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
+        "batch_size": 4,
+    }
+    return Workload(**{**usual, **changes})
+
+
+def plan(**changes: Any) -> Plan:
+    made = workload(**changes)
+    return Plan(workload=made, batch_size=made.batch_size)
+
+
+def rows_of(training: Training, count: int) -> list[list[float]]:
+    return [training.fetch()[0].flatten().tolist() for _ in range(count)]
+
+
+def test_epochs_follow_each_other_each_in_its_own_order() -> None:
+    training = Training(plan())
+    sizes = [len(rows) for rows in rows_of(training, 6)]
+    assert sizes == [4, 4, 2, 4, 4, 2]
+    epochs = rows_of(Training(plan()), 6)
+    first, second = (list(chain(*epochs[half : half + 3])) for half in (0, 3))
+    assert sorted(first) == sorted(second) == ROWS.flatten().tolist()
+    assert first != second
+
+
+def test_the_seed_decides_order_and_weights() -> None:
+    one, same, other = (Training(replace(plan(), seed=seed)) for seed in (1, 1, 2))
+    assert rows_of(one, 3) == rows_of(same, 3) != rows_of(other, 3)
+    assert torch.equal(one.module.weight, same.module.weight)  # type: ignore[arg-type]
+    assert not torch.equal(one.module.weight, other.module.weight)  # type: ignore[arg-type]
+
+
+def test_without_shuffling_the_rows_come_as_they_are() -> None:
+    assert list(chain(*rows_of(Training(plan(shuffle=False)), 3))) == ROWS.flatten().tolist()
+
+
+def test_a_ragged_last_batch_is_dropped_on_request() -> None:
+    assert [len(rows) for rows in rows_of(Training(plan(drop_last=True)), 4)] == [4, 4, 4, 4]
+
+
+def test_whole_tensors_are_fed_without_a_loader() -> None:
+    training = Training(plan(batch_size=None))
+    assert training.fetch()[0] is training.fetch()[0]
+    assert len(training.fetch()[0]) == 10
+
+
+def test_an_iterable_dataset_is_begun_again() -> None:
+    class Stream(IterableDataset[torch.Tensor]):
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            return iter(torch.ones(6, 1))
+
+    training = Training(plan(dataset=Stream, loss=lambda model, batch: model(batch).mean()))
+    assert [len(training.fetch()) for _ in range(4)] == [4, 2, 4, 2]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": lambda: (torch.ones(3, 1),), "drop_last": True},
+        {"dataset": lambda: (torch.ones(0, 1),)},
+        {"dataset": lambda: [torch.ones(1)], "batch_size": None},
+    ],
+)
+def test_a_dataset_without_batches_is_said_to_have_none(changes: dict[str, Any]) -> None:
+    with pytest.raises(WorkloadError, match=r"no batch|must return a tuple of tensors"):
+        Training(plan(**changes)).fetch()
+
+
+def test_training_lowers_the_loss() -> None:
+    training = Training(plan(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.01)))
+    losses = [training.step(training.fetch()).item() for _ in range(200)]
+    assert losses[-1] < losses[0] / 10
+
+
+def test_parts_of_a_plan_wrap_in_the_order_given() -> None:
+    seen: list[str] = []
+
+    def noting(name: str) -> Any:
+        def wrap(loss: Any) -> Any:
+            def noted(model: nn.Module, batch: Any) -> torch.Tensor:
+                seen.append(name)
+                result: torch.Tensor = loss(model, batch)
+                return result
+
+            return noted
+
+        return wrap
+
+    training = Training(replace(plan(), loss=(noting("inner"), noting("outer"))))
+    training.step(training.fetch())
+    assert seen == ["outer", "inner"]
+
+
+# --------------------------------------------------------------------------------------------------------- optimizers
+
+
+class MyAdam(torch.optim.Adam):
+    """A user's own class, whose constructor takes no further options."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, lr=0.01)
+
+
+@pytest.mark.parametrize("option", ["fused", "foreach"])
+def test_an_option_set_later_is_the_same_as_in_the_constructor(option: str) -> None:
+    def losses(make: Any, options: dict[str, Any]) -> list[float]:
+        training = Training(replace(plan(optimizer=make), optimizer=options))
+        return [training.step(training.fetch()).item() for _ in range(20)]
+
+    option_on: Any = {option: True}
+    by_constructor = losses(lambda parameters: torch.optim.Adam(parameters, lr=0.01, **option_on), {})
+    assert losses(MyAdam, {option: True}) == by_constructor
+
+
+def test_an_option_that_the_optimizer_has_not_is_refused_unless_it_is_to_be_off() -> None:
+    optimizer = torch.optim.LBFGS([nn.Parameter(torch.ones(1))])
+    with pytest.raises(SettingError, match="LBFGS has no option 'fused'"):
+        configure(optimizer, {"fused": True})
+    configure(optimizer, {"fused": False})
+
+
+def test_the_plain_update_is_backward_and_one_step() -> None:
+    weight = nn.Parameter(torch.tensor(1.0))
+    backward_and_step(weight.square(), torch.optim.SGD([weight], lr=0.25))
+    assert weight.item() == pytest.approx(0.5)
+
+
+# ------------------------------------------------------------------------------------------------------------ batches
+
+Pair = namedtuple("Pair", ["inputs", "targets"])
+
+
+def test_every_tensor_of_a_nested_batch_is_changed() -> None:
+    batch = {"a": torch.ones(3, 2), "b": [Pair(torch.ones(3), "text"), (torch.zeros(1), 7)]}
+    doubled = map_tensors(lambda tensor: 2 * tensor, batch)
+    assert doubled["b"][0].inputs.tolist() == [2, 2, 2]
+    assert doubled["b"][0].targets == "text"
+    assert doubled["b"][1][1] == 7
+    assert isinstance(doubled["b"][0], Pair)
+    assert [tuple(part.shape) for part in tensors_of(batch)] == [(3, 2), (3,), (1,)]
+    assert count_samples(batch) == 3
+
+
+def test_samples_are_counted_by_the_first_tensor() -> None:
+    assert count_samples(torch.ones(5, 2)) == 5
+    assert count_samples(torch.tensor(1.0)) == 1
+    assert count_samples(["text", torch.ones(4)]) == 1
+    assert count_samples([]) == 1
+
+
+@given(st.integers(1, 50), st.integers(0, 5), st.booleans())
+@settings(deadline=None, derandomize=True, max_examples=40)
+def test_an_epoch_has_every_row_once(rows: int, seed: int, shuffle: bool) -> None:
+    order = EpochOrder(rows, shuffle=shuffle, seed=seed)
+    for _ in range(2):
+        assert sorted(order) == list(range(rows))
+    assert len(order) == rows
+    assert list(islice(EpochOrder(rows, shuffle=shuffle, seed=seed), rows)) == list(
+        EpochOrder(rows, shuffle=shuffle, seed=seed).permutation()
+    )
