@@ -220,7 +220,11 @@ def tensors_of(batch: Batch) -> list[torch.Tensor]:
 
 def count_samples(batch: Batch) -> int:
     """First dimension of the first tensor in the batch; 1 where there is none."""
-    if isinstance(batch, torch.Tensor):
-        return batch.shape[0] if batch.ndim else 1
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
-    return next((count_samples(part) for part in parts), 1)
+    part = batch
+    # Called within every measured step: the usual batch is reached without looking at all of it.
+    while not isinstance(part, torch.Tensor):
+        if isinstance(part, (list, tuple)) and part:
+            part = part[0]
+        else:
+            part = next(iter(tensors_of(batch)), torch.empty(1))
+    return part.shape[0] if part.ndim else 1

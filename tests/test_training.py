@@ -182,7 +182,9 @@ def test_every_tensor_of_a_nested_batch_is_changed() -> None:
 def test_samples_are_counted_by_the_first_tensor() -> None:
     assert count_samples(torch.ones(5, 2)) == 5
     assert count_samples(torch.tensor(1.0)) == 1
-    assert count_samples(["text", torch.ones(4)]) == 1
+    assert count_samples(["text", torch.ones(4)]) == 4
+    assert count_samples(({"text": "a", "rows": torch.ones(3)}, torch.ones(7))) == 3
+    assert count_samples([["text"], 7]) == 1
     assert count_samples([]) == 1
 
 

@@ -43,7 +43,8 @@ def apply(plan: Plan, value: str) -> Plan:
 
 def proof(training: Training, value: str) -> Engaged:
     units = int(training.module.units)  # type: ignore[arg-type]
-    return Engaged(ok=units == 100 + int(value), evidence=f"{units} units per step")
+    own = int(training.plan.workload.model().units)  # type: ignore[arg-type]
+    return Engaged(ok=units == own + int(value), evidence=f"{units} units per step")
 
 
 def code(_value: str, _: Context) -> Code:

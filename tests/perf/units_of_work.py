@@ -1,4 +1,4 @@
-"""A training whose step is a known number of equal units of work, so that inserted work has a known effect."""
+"""Trainings whose step is a known number of equal units of work, so that inserted work has a known effect."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from torch import nn
 
 from perftool.workload import Workload
 
-UNITS_PER_STEP = 100
-
 
 class Units(nn.Module):
     """One parameter, and `units` small products per forward."""
 
-    def __init__(self) -> None:
+    def __init__(self, units: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
-        self.units = UNITS_PER_STEP
+        self.units = units
         self.register_buffer("matrix", torch.eye(96))
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
@@ -27,12 +25,19 @@ class Units(nn.Module):
         return self.scale * work[0, 0] * batch.mean()
 
 
-workload = Workload(
-    name="units",
-    model=Units,
-    dataset=lambda: (torch.ones(8, 4),),
-    loss=lambda model, batch: model(batch[0]).square(),
-    optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1e-3),
-    batch_size=None,
-    settings={"threads": 1},
-)
+def of(units: int) -> Workload:
+    """A training with so many units per step."""
+    return Workload(
+        name=f"{units} units",
+        model=lambda: Units(units),
+        dataset=lambda: (torch.ones(8, 4),),
+        loss=lambda model, batch: model(batch[0]).square(),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1e-3),
+        batch_size=None,
+        settings={"threads": 1},
+    )
+
+
+workload = of(100)
+long_step = of(90)  # about 2 ms on one core of a server
+short_step = of(4)  # about 0.2 ms
