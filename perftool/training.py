@@ -223,8 +223,6 @@ def count_samples(batch: Batch) -> int:
     part = batch
     # Called within every measured step: the usual batch is reached without looking at all of it.
     while not isinstance(part, torch.Tensor):
-        if isinstance(part, (list, tuple)) and part:
-            part = part[0]
-        else:
-            part = next(iter(tensors_of(batch)), torch.empty(1))
+        nested = isinstance(part, (list, tuple)) and part
+        part = part[0] if nested else next(iter(tensors_of(batch)), torch.empty(1))
     return part.shape[0] if part.ndim else 1

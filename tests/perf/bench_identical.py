@@ -28,8 +28,9 @@ def run(quick: bool) -> Table:
     for number in range(2 if quick else SESSIONS):
         stress = bool(number % 2)
         with beside(stress):
-            one = measured("compare", UNITS, "identical", "--scenario", str(IDENTICAL), "--seed", str(number),
-                           "--budget", "40")  # fmt: skip
+            one = measured(
+                "compare", UNITS, "identical", "--scenario", str(IDENTICAL), "--seed", str(number), "--budget", "40"
+            )
         sessions[stress].append(one.session)
         walls_s.append(one.wall_s)
     rows = []
@@ -53,8 +54,8 @@ def run(quick: bool) -> Table:
         ["rule", "machine", "pairs called different", "called same", "largest estimate"],
         rows,
         [
-            f"{len(walls_s)} sessions of {PROGRAMS} identical programs, {sum(walls_s) / len(walls_s):.0f} s each; every "
-            "pair of programs is compared, as a comparison of its own, so those of one session hang together. Few "
+            f"{len(walls_s)} sessions of {PROGRAMS} identical programs, {sum(walls_s) / len(walls_s):.0f} s each; "
+            "every pair of programs is compared, as a comparison of its own, so those of one session hang together. Few "
             "sessions: the simulated benchmark of the same rule has thousands."
         ],
     )

@@ -35,7 +35,7 @@ def run(quick: bool) -> Table:
                 str(number),
                 "--budget",
                 str(BUDGET_S),
-            )  # fmt: skip
+            )
             for number in range(1 if quick else SESSIONS)
         ]
         compared = [one.summary.variants[0].versus_baseline["throughput"] for one in sessions]
@@ -73,7 +73,7 @@ def _true_ratio(units: int, rounds: int) -> float:
     worker = Worker(
         messages.LaunchSpec(
             launch=0, reference=UNITS, settings={"threads": "1"}, device="cpu", seed=0, scenario_files=[]
-        )  # fmt: skip
+        )
     )
     worker.start()
     worker.warm(messages.Warm(steps=200, limit_s=10))
