@@ -55,8 +55,8 @@ def run(quick: bool) -> Table:
         rows,
         [
             f"{len(walls_s)} sessions of {PROGRAMS} identical programs, {sum(walls_s) / len(walls_s):.0f} s each; "
-            "every pair of programs is compared, as a comparison of its own, so those of one session hang together. Few "
-            "sessions: the simulated benchmark of the same rule has thousands."
+            "every pair of programs is compared, as a comparison of its own, so those of one session hang together. "
+            "Few sessions: the simulated benchmark of the same rule has thousands."
         ],
     )
 

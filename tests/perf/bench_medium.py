@@ -1,4 +1,4 @@
-"""The first promise: what `tune` advises for the medium reference training, and what a plain PyTorch loop gains by it."""
+"""The first promise: what `tune` advises for the medium reference training, and what a plain loop gains by it."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ def run(quick: bool) -> Table:
         ["step", "measured / bare", "95 % interval of the median", "allowed"],
         rows,
         [
-            f"Blocks of {1000 * BLOCK_S:.0f} ms in one process, in drawn order. Measured: step times, waits, labels and "
-            "sample counts as in every session; the bare loop only fetches and steps."
+            f"Blocks of {1000 * BLOCK_S:.0f} ms in one process, in drawn order. Measured: step times, waits, labels "
+            "and sample counts as in every session; the bare loop only fetches and steps."
         ],
     )
 
