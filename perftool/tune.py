@@ -16,6 +16,7 @@ from perftool.analysis.parity import loss_parity
 from perftool.analysis.recommend import PARITY
 from perftool.analysis.stats import median_half_width, sign_test_log_e
 from perftool.analysis.summary import CONFIRM, all_decided, losses_by_seed
+from perftool.analysis.verdict import LOOKS
 from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
 from perftool.measure.rounds import Lab
 from perftool.records import Block, Decision, Settings
@@ -26,7 +27,7 @@ ALONE = "alone"
 TOGETHER = "together"
 
 PASSES = 4
-SHARE_ALONE = 0.3  # of the budget
+SHARE_ALONE = 0.2  # of the budget
 SHARE_TOGETHER = 0.2  # each further pass
 SHARE_CONFIRM = 0.2  # kept back for the end, which also gets what is left
 SHARE_PARITY = 0.15  # of the budget, beside it: wall time of the trainings that compare losses
@@ -34,10 +35,12 @@ PARITY_SEEDS = 5
 PARITY_STEPS = (20, 1000)
 RACE_ALPHA = 0.05
 PROMISING_SPREADS = 2.0
+DRIFT_LIMIT_S = 2.0  # of a warm-up in the search: launches differ by more than the rest of the drift
 WORTHWHILE = 0.01  # smaller effects are not advised
+MINOR = 0.2  # of the best change's effect: what helps less waits for the next pass, which shows it on top of the others
 HOPELESS = 0.15  # what loses more than this, surely, is not tried again in company
-CONFIRM_LAUNCHES = 8
-WALL_PER_BUDGET = 2.7  # start-ups included, a pass that would end later than this is cut to its best candidates
+CONFIRM_GENERATIONS = min(LOOKS)
+WALL_PER_BUDGET = 2.6  # start-ups included, a pass that would end later than this is cut to its best candidates
 
 Change = tuple[str, str]
 """Scenario and value; a scenario's default value takes it out of the settings."""
@@ -111,25 +114,49 @@ def with_change(settings: Settings, change: Change, defaults: Mapping[str, str])
     return rest if value == defaults[name] else dict(sorted({**rest, name: value}.items()))
 
 
-def neighbours(
-    incumbent: Settings, offer: Offer, hopeless: Collection[Change], known: Mapping[Change, float]
-) -> list[Change]:
-    """Every change of one scenario: first those that undo what the incumbent has, then by their last known effect."""
+@dataclass
+class Known:
+    """What the passes have shown of each change: the log-ratio of time to that of its scenario's default."""
+
+    defaults: Mapping[str, str]
+    log_ratio: dict[Change, float] = field(default_factory=dict)
+    hopeless: set[Change] = field(default_factory=set)
+
+    def learn(self, incumbent: Settings, change: Change, effect: float) -> None:
+        """From the effect of a change to an incumbent, which may be to undo something."""
+        name, value = change
+        present = (name, incumbent.get(name, self.defaults[name]))
+        if value == self.defaults[name]:
+            self.log_ratio[present] = -effect
+        else:
+            self.log_ratio[change] = effect + self.log_ratio.get(present, 0.0)
+
+    def expected(self, incumbent: Settings, change: Change) -> float:
+        """The effect that the change would have on the incumbent; 0 where nothing is known."""
+        name = change[0]
+        present = (name, incumbent.get(name, self.defaults[name]))
+        return self.log_ratio.get(change, 0.0) - self.log_ratio.get(present, 0.0)
+
+
+def neighbours(incumbent: Settings, offer: Offer, known: Known) -> list[Change]:
+    """Every change of one scenario, to something else or back to its default, the most promising first."""
     undo = [(name, offer.defaults[name]) for name in incumbent]
     other = [
         (name, value)
         for name, values in offer.values.items()
         for value in values
-        if incumbent.get(name) != value and (name, value) not in hopeless
+        if incumbent.get(name) != value and (name, value) not in known.hopeless
     ]
-    return undo + sorted(other, key=lambda change: known.get(change, 0.0))
+    return sorted(other + undo, key=lambda change: known.expected(incumbent, change))
 
 
 def adopt(incumbent: Settings, effects: Mapping[Change, float], helpful: Collection[Change], offer: Offer) -> Settings:
-    """The incumbent with, for each scenario, the best of its helpful changes."""
+    """The incumbent with, for each scenario, the best of its helpful changes, where it is not minor beside the best
+    of all: one generation cannot tell a small effect from that of a launch."""
     best: dict[str, Change] = {}
     for change in sorted(helpful, key=lambda one: effects[one]):
-        best.setdefault(change[0], change)
+        if effects[change] <= MINOR * min(effects[one] for one in helpful):
+            best.setdefault(change[0], change)
     for change in best.values():
         incumbent = with_change(incumbent, change, offer.defaults)
     return incumbent
@@ -169,22 +196,16 @@ def confirm(lab: Lab, variant: int) -> None:
         CONFIRM,
         [variant],
         budget_s=lab.left_s,
-        decided=lambda: all_decided(lab.session, [variant], stages=[CONFIRM]),
+        decided=lambda: all_decided(lab.session, [variant], stages=[CONFIRM]) or _wall_left_s(lab) < 0,
     )
 
 
 def _search(lab: Lab, offer: Offer) -> Settings:
     incumbent: Settings = {}
-    hopeless: set[Change] = set()
-    known: dict[Change, float] = {}
+    known = Known(offer.defaults)
     for number in range(PASSES):
         stage = f"{TOGETHER} {number}" if number else ALONE
-        changes = [
-            change
-            for change in neighbours(incumbent, offer, hopeless, known)
-            if lab.variant(with_change(incumbent, change, offer.defaults)) not in lab.lost
-        ]
-        changes = _that_fit(lab, stage, incumbent, changes, offer)
+        changes = _that_fit(lab, stage, incumbent, neighbours(incumbent, offer, known), offer)
         if not changes:
             break
         race = _run_pass(lab, stage, incumbent, changes, offer)
@@ -193,13 +214,13 @@ def _search(lab: Lab, offer: Offer) -> Settings:
         for change in changes:
             variant = lab.variant(with_change(incumbent, change, offer.defaults))
             effect = race.effect(variant)
-            if effect is None:
-                continue
-            effects[change] = known[change] = effect
+            if effect is not None:
+                effects[change] = effect
+                known.learn(incumbent, change, effect)
             if race.is_promising(variant):
                 helpful.append(change)
-            elif race.is_slower(variant) and effect > HOPELESS:
-                hopeless.add(change)
+            elif variant in lab.lost or (race.is_slower(variant) and effects[change] > HOPELESS):
+                known.hopeless.add(change)
         better = adopt(incumbent, effects, helpful, offer)
         if better == incumbent:
             worthless = least_valuable(incumbent, effects, offer)
@@ -211,10 +232,7 @@ def _search(lab: Lab, offer: Offer) -> Settings:
             lab.decide(Decision(stage=stage, settings=dropped, action="dropped", reason=reason))
         else:
             for change in helpful:
-                if (
-                    better.get(change[0], offer.defaults[change[0]]) == change[1]
-                    and change[1] != offer.defaults[change[0]]
-                ):
+                if better.get(change[0]) == change[1]:
                     reason = f"{percent(exp(-effects[change]) - 1)} samples per second in this pass"
                     lab.decide(Decision(stage=stage, settings=dict([change]), action="adopted", reason=reason))
         incumbent = better
@@ -236,7 +254,15 @@ def _run_pass(lab: Lab, stage: str, incumbent: Settings, changes: Sequence[Chang
     budget_s = min(share * lab.session.budget_s, lab.left_s - SHARE_CONFIRM * lab.session.budget_s)
     wanted = list(dict.fromkeys([reference, *variants]))
     lab.launches_to_come = _launches_ahead(len(wanted), stage)
-    lab.generation(stage, wanted, budget_s=max(0.0, budget_s), rounds=GENERATION_ROUNDS, own_caches=False, keep=keep)
+    lab.generation(
+        stage,
+        wanted,
+        budget_s=max(0.0, budget_s),
+        rounds=GENERATION_ROUNDS,
+        own_caches=False,
+        drift_limit_s=DRIFT_LIMIT_S,
+        keep=keep,
+    )
     return race
 
 
@@ -244,9 +270,9 @@ def _that_fit(lab: Lab, stage: str, incumbent: Settings, changes: Sequence[Chang
     """Those of the changes whose start-up the wall time allows; the others are noted as untested."""
     if stage == ALONE:
         return list(changes)
-    budget_s = lab.session.budget_s
-    reserved_s = (SHARE_CONFIRM + SHARE_TOGETHER + SHARE_PARITY) * budget_s + CONFIRM_LAUNCHES * lab.launch_cost_s()
-    left_s = WALL_PER_BUDGET * budget_s - lab.elapsed_s - reserved_s - 2 * lab.launch_cost_s()
+    pair_s = lab.launch_cost_s() + lab.launch_cost_s(incumbent)
+    blocks_s = (SHARE_CONFIRM + SHARE_TOGETHER + SHARE_PARITY) * lab.session.budget_s
+    left_s = _wall_left_s(lab) - blocks_s - (CONFIRM_GENERATIONS + 2) * pair_s  # this pass and loss parity
     fitting: list[Change] = []
     for change in changes:
         left_s -= lab.launch_cost_s(with_change(incumbent, change, offer.defaults))
@@ -258,9 +284,14 @@ def _that_fit(lab: Lab, stage: str, incumbent: Settings, changes: Sequence[Chang
     return fitting
 
 
+def _wall_left_s(lab: Lab) -> float:
+    """Wall time until the command has taken as long as its budget promises."""
+    return WALL_PER_BUDGET * lab.session.budget_s - lab.elapsed_s
+
+
 def _launches_ahead(this_pass: int, stage: str) -> int:
     """For the time left: this pass, another one like it, and the confirmation."""
-    return this_pass * (2 if stage == ALONE else 1) + CONFIRM_LAUNCHES
+    return this_pass * (2 if stage == ALONE else 1) + 2 * CONFIRM_GENERATIONS
 
 
 def _keep_parity(lab: Lab, winner: Settings, offer: Offer) -> Settings:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed
 from perftool.records import Session, Settings
-from perftool.tune import Offer, Race, adopt, least_valuable, neighbours, parity_steps, tune, with_change
+from perftool.tune import Known, Offer, Race, adopt, least_valuable, neighbours, parity_steps, tune, with_change
 from tests.measure.fakes import Script, make_lab, make_session
 
 OFFER = Offer(
@@ -170,7 +170,7 @@ def test_a_change_and_its_undoing_cancel(given: Mapping[str, str], change: tuple
 @given(SETTINGS)
 @settings(deadline=None, derandomize=True, max_examples=50)
 def test_neighbours_differ_by_one_scenario(incumbent: Mapping[str, str]) -> None:
-    for change in neighbours(dict(incumbent), OFFER, (), {}):
+    for change in neighbours(dict(incumbent), OFFER, Known(OFFER.defaults)):
         other = with_change(dict(incumbent), change, OFFER.defaults)
         assert len(set(other.items()) ^ set(incumbent.items())) in (1, 2)
 
@@ -178,6 +178,53 @@ def test_neighbours_differ_by_one_scenario(incumbent: Mapping[str, str]) -> None
 def test_of_two_helpful_values_the_better_is_adopted() -> None:
     effects = {("optimizer_kernel", "foreach"): -0.1, ("optimizer_kernel", "fused"): -0.3, ("amp", "bf16"): -0.5}
     assert adopt({}, effects, list(effects), OFFER) == {"amp": "bf16", "optimizer_kernel": "fused"}
+
+
+def test_what_is_minor_beside_the_best_waits() -> None:
+    effects = {("amp", "bf16"): -0.5, ("malloc_retention", "on"): -0.02}
+    assert adopt({}, effects, list(effects), OFFER) == {"amp": "bf16"}
+    assert adopt({"amp": "bf16"}, effects, [("malloc_retention", "on")], OFFER) == {
+        "amp": "bf16",
+        "malloc_retention": "on",
+    }
+
+
+def test_the_most_promising_neighbours_come_first() -> None:
+    known = Known(OFFER.defaults)
+    for change, effect in [
+        (("amp", "bf16"), -0.5),
+        (("optimizer_kernel", "foreach"), -0.1),
+        (("optimizer_kernel", "fused"), -0.3),
+        (("malloc_retention", "on"), -0.05),
+        (("dataloader_workers", "1"), 0.05),
+        (("dataloader_workers", "2"), 0.1),
+    ]:
+        known.learn({}, change, effect)
+    known.hopeless.add(("matmul_precision", "medium"))
+    assert neighbours({"amp": "bf16", "optimizer_kernel": "fused"}, OFFER, known) == [
+        ("malloc_retention", "on"),
+        ("batch_gather", "on"),
+        ("dataloader_workers", "1"),
+        ("dataloader_workers", "2"),
+        ("optimizer_kernel", "foreach"),
+        ("optimizer_kernel", "for-loop"),
+        ("amp", "off"),
+    ]
+
+
+def test_what_a_removal_shows_is_known_of_the_setting() -> None:
+    known = Known(OFFER.defaults)
+    known.learn({"amp": "bf16"}, ("amp", "off"), 0.4)
+    assert known.expected({}, ("amp", "bf16")) == pytest.approx(-0.4)
+    assert known.expected({"amp": "bf16"}, ("amp", "off")) == pytest.approx(0.4)
+
+
+def test_what_is_lost_alone_is_not_tried_in_company() -> None:
+    script = Script(
+        step_s=step_s, failures={("matmul_precision=medium", messages.Prove): LaunchFailed("effect", "nothing changed")}
+    )
+    searched(script)
+    assert sum("matmul_precision" in one for one in script.started) == 1
 
 
 def test_only_one_worthless_setting_goes_at_a_time() -> None:

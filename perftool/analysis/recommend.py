@@ -85,7 +85,9 @@ def _against(alone: VariantSummary) -> str:
     throughput = alone.versus_baseline.get("throughput")
     if alone.status != "measured" or throughput is None:
         return alone.reason or alone.status
-    words = {"worse": "slower", "better": "faster"}.get(throughput.verdict, "no clear gain")
+    # One generation is too little for a verdict; that there is no gain in sight can be said all the same.
+    unsure = "no gain" if throughput.ratio <= 1 else "no clear gain"
+    words = {"worse": "slower", "better": "faster"}.get(throughput.verdict, unsure)
     return f"{words} alone, {ratio(throughput.ratio)}"
 
 

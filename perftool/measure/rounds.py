@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed, LiveLaunch
-from perftool.measure.warmup import classify, settled
+from perftool.measure.warmup import GIVE_UP_S, classify, settled
 from perftool.records import Block, Decision, Engaged, Launch, Record, Session, Settings, Status, TrainingRun
 
 BLOCK_S = 0.03
@@ -151,12 +151,14 @@ class Lab:
         budget_s: float,
         rounds: int,
         own_caches: bool = True,
+        drift_limit_s: float = GIVE_UP_S,
         keep: Callable[[Mapping[int, float]], Collection[int]] | None = None,
     ) -> None:
         """One fresh launch of the baseline and of each variant, then up to `rounds` rounds within `budget_s`.
 
         own_caches: each variant has a compile cache of its own, empty at its first launch in the session; else all
             share one, which is faster and makes no start-up time worth reporting.
+        drift_limit_s: of a launch's warm-up, after which it is measured though its step times still change.
         keep: called with each variant's time per sample (ns) in a round, returns the variants to go on with.
         Where memory does not allow all launches at a time they go in groups, each with a baseline of its own.
         Raises BaselineFailed when the baseline fails, and leaves no process behind whatever happens.
@@ -171,7 +173,7 @@ class Lab:
                 live.extend(self._spawn(stage, variant, own_caches) for variant in [0, *group])
                 self._start_all(live)
                 for running in tuple(live):
-                    self._attempt(live, running, self._warm_up)
+                    self._attempt(live, running, partial(self._warm_up, drift_limit_s))
                 self._rounds(live, self.spent_s + min(budget_s / len(groups), self.left_s), rounds, keep)
                 for running in tuple(live):
                     self._attempt(live, running, partial(self._finish, live))
@@ -227,10 +229,10 @@ class Lab:
                     running.live.kill()  # so that the threads that wait for it come back
                 raise
 
-    def _warm_up(self, running: Running) -> None:
+    def _warm_up(self, drift_limit_s: float, running: Running) -> None:
         self._tell(f"{running.stage}: warming up")
         began_s = self._clock()
-        self._settle(running)
+        self._settle(running, drift_limit_s)
         running.warmup_peak_host_bytes = running.live.host_bytes()
         proved = running.live.ask(messages.Prove(), self.start_limit_s)
         assert isinstance(proved, messages.Proved)
@@ -241,7 +243,7 @@ class Lab:
         settings = self.session.variants[running.variant]
         self._costs.append(_Cost(settings, (running.start_up_ns or 0) / 1e9, self._clock() - began_s))
 
-    def _settle(self, running: Running) -> None:
+    def _settle(self, running: Running, drift_limit_s: float) -> None:
         """Step until the times have settled or patience is out; then the length of a block is known."""
         began_s = self._clock()
         step_ns = running.warmup_step_ns
@@ -250,7 +252,7 @@ class Lab:
             assert isinstance(warmed, messages.Warmed)
             step_ns.extend(warmed.step_ns)
             since_event = len(step_ns) if warmed.steps_since_event is None else warmed.steps_since_event
-            if settled(step_ns, since_event, self._clock() - began_s):
+            if settled(step_ns, since_event, self._clock() - began_s, drift_limit_s):
                 break
         typical_ns = median(step_ns[-WARM_CHUNK_STEPS:])
         queued = running.queued_batches
