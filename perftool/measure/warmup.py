@@ -29,9 +29,7 @@ CLIP = 3.0  # times the noise
 SAME_LEVEL = 0.05  # log step time: segments closer than this are one level
 
 
-def settled(
-    step_ns: Sequence[int], steps_since_event: int, elapsed_s: float, drift_limit_s: float = GIVE_UP_S
-) -> bool:
+def settled(step_ns: Sequence[int], steps_since_event: int, elapsed_s: float, drift_limit_s: float = GIVE_UP_S) -> bool:
     """Whether the warm-up is over, given all its step times, the steps since the last compilation, capture or
     allocator retry, and the time it has taken. After `drift_limit_s` a change of level no longer matters."""
     steps = len(step_ns)
