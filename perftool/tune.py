@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import exp, log
+from math import exp, hypot, log
 from statistics import median
 
 from perftool.analysis.parity import loss_parity
 from perftool.analysis.recommend import PARITY
-from perftool.analysis.stats import median_half_width, sign_test_log_e
+from perftool.analysis.stats import LAUNCH_SD_UNPINNED, median_half_width, sign_test_log_e
 from perftool.analysis.summary import CONFIRM, all_decided, losses_by_seed
 from perftool.analysis.verdict import LOOKS
 from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
@@ -93,13 +93,13 @@ class Race:
         return self._sure(variant) and (self.effect(variant) or 0.0) >= WORTHWHILE
 
     def is_promising(self, variant: int) -> bool:
-        """Faster by what is worthwhile and by twice the spread of its median: enough to be tried in company, where it
-        has to earn its place, and be confirmed, anyway."""
+        """Faster by what is worthwhile and by twice its spread, that between launches included: enough to be tried in
+        company, where it has to earn its place, and be confirmed, anyway."""
         effect = self.effect(variant)
         return (
             effect is not None
             and effect <= log(1 - WORTHWHILE)
-            and effect < -PROMISING_SPREADS * median_half_width(self.d[variant])
+            and effect < -PROMISING_SPREADS * hypot(LAUNCH_SD_UNPINNED, median_half_width(self.d[variant]))
         )
 
     def _sure(self, variant: int) -> bool:
@@ -267,16 +267,20 @@ def _run_pass(lab: Lab, stage: str, incumbent: Settings, changes: Sequence[Chang
 
 
 def _that_fit(lab: Lab, stage: str, incumbent: Settings, changes: Sequence[Change], offer: Offer) -> list[Change]:
-    """Those of the changes whose start-up the wall time allows; the others are noted as untested."""
+    """Those of the changes that the wall time allows to start, and to confirm if they win; the others are noted as
+    untested."""
     if stage == ALONE:
         return list(changes)
-    pair_s = lab.launch_cost_s() + lab.launch_cost_s(incumbent)
     blocks_s = (SHARE_CONFIRM + SHARE_TOGETHER + SHARE_PARITY) * lab.session.budget_s
-    left_s = _wall_left_s(lab) - blocks_s - (CONFIRM_GENERATIONS + 2) * pair_s  # this pass and loss parity
+    left_s = _wall_left_s(lab) - blocks_s
+    dearest_s = lab.launch_cost_s(incumbent)
     fitting: list[Change] = []
     for change in changes:
-        left_s -= lab.launch_cost_s(with_change(incumbent, change, offer.defaults))
-        if left_s >= 0:
+        cost_s = lab.launch_cost_s(with_change(incumbent, change, offer.defaults))
+        # Once more for each: this pass and loss parity.
+        pairs_s = (CONFIRM_GENERATIONS + 2) * (lab.launch_cost_s() + max(dearest_s, cost_s))
+        if left_s - cost_s - pairs_s >= 0:
+            left_s, dearest_s = left_s - cost_s, max(dearest_s, cost_s)
             fitting.append(change)
         elif change[1] != offer.defaults[change[0]]:
             reason = "not tried together with the others, since no time was left: raise --budget"

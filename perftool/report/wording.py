@@ -34,6 +34,10 @@ METRIC_NAMES = {
     "peak_device": "peak device memory",
 }
 TIMES_AND_RATES = ("throughput", "step_p50", "step_p95")
+WARMUP_NOTES = {
+    "slowdown": "its steps became slower while it warmed up",
+    "no steady state": "its step times had not settled when it was measured",
+}
 LONGEST_TEXT = 500  # of a reason or warning: exceptions of users' code can be pages long
 
 VARIANT_HEADINGS = ("settings", "samples/s", "verdict", "p50", "memory")
@@ -235,8 +239,8 @@ def _notes(variant: VariantSummary) -> list[str]:
         told.append(f"undecided: {detectable(throughput.smallest_detectable)}")
     if variant.break_even_steps is not None and variant.break_even_steps >= 1:
         told.append(f"start-up {start_up(variant.break_even_steps)}")
-    if variant.warmup_class in ("slowdown", "no steady state"):
-        told.append(f"its step times did not settle: {variant.warmup_class}")
+    if variant.warmup_class in WARMUP_NOTES:
+        told.append(WARMUP_NOTES[variant.warmup_class])
     return told
 
 
