@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: tune test bench lint clean
 
 tune: $(VENV)/.tune
-	$(BIN)/perftool tune $(ARGS)
+	$(BIN)/perftool tune --budget 60 $(ARGS)
 
 test: lint
 	$(BIN)/pytest -n 2 $(ARGS)
