@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
+    from perftool.analysis.search import Standing
     from perftool.measure.messages import Described
     from perftool.measure.rounds import Lab
-    from perftool.records import Command, Record, Session, Settings, Summary
+    from perftool.records import Command, Goal, Record, Session, Settings, Summary
     from perftool.scenario import Context, Scenarios
     from perftool.store import SessionStore
 
@@ -33,6 +34,7 @@ BAD_INPUT = 2
 BASELINE_FAILED = 4
 NOT_WRITTEN = 5
 INTERRUPTED = 130
+DEFAULT_BUDGET_S = 90.0
 
 app = typer.Typer(
     add_completion=False,
@@ -98,11 +100,42 @@ def _options(
 @app.command()
 def tune(
     workload: WorkloadArgument = DEFAULT_WORKLOAD,
+    objective: Annotated[
+        str, typer.Option("--objective", help="throughput, step-time, jitter, memory or time-to-loss")
+    ] = "throughput",
+    max_host_memory: Annotated[
+        str | None, typer.Option("--max-host-memory", metavar="SIZE", help="such as 800MB: peak of the process")
+    ] = None,
+    max_device_memory: Annotated[
+        str | None, typer.Option("--max-device-memory", metavar="SIZE", help="such as 20GB: reserved by torch")
+    ] = None,
+    max_p99: Annotated[
+        float | None, typer.Option("--max-p99", metavar="MS", min=0.0, help="99th percentile of the step time")
+    ] = None,
+    planned_steps: Annotated[
+        int | None, typer.Option("--planned-steps", min=1, help="a slower start must pay back within so many steps")
+    ] = None,
     allow: Annotated[
         list[str] | None, typer.Option("--allow", help="also vary what changes the optimisation: batch_size")
     ] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep", metavar="NAME[=VALUE]", help="do not vary this scenario")
+    ] = None,
+    without: Annotated[list[str] | None, typer.Option("--without", metavar="NAME", help="the same as --keep")] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="vary these scenarios alone")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="SESSION", help="go on with an interrupted search")
+    ] = None,
     device: DeviceOption = "auto",
-    budget: BudgetOption = 90,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget",
+            min=1,
+            help="seconds of measured blocks; start-up comes on top  [default: 90]",
+            show_default=False,
+        ),
+    ] = None,
     out: OutOption = Path("results"),
     seed: SeedOption = 0,
     settings: SetOption = None,
@@ -115,11 +148,31 @@ def tune(
     from perftool.tune import offer_of
     from perftool.tune import tune as search
 
-    def measure(lab: Lab, scenarios: Scenarios, context: Context) -> None:
-        search(lab, offer_of(scenarios, context, lab.session.baseline, allow or []))
+    def check(scenarios: Scenarios, context: Context) -> None:
+        goal = run.session.goal
+        check_names([*goal.allow, *goal.keep, *goal.only], scenarios)
+        for text in keep or []:
+            name, equals, value = text.partition("=")
+            present = run.session.defaults[name]
+            if equals and value != present:
+                _refuse(f"--keep {text}: the baseline has {name}={present}; move it with -s {text}")
+        if goal.max_device_bytes is not None and not context.on_cuda:
+            _refuse("--max-device-memory: there is no CUDA device here; use --max-host-memory")
 
-    run = _Run("tune", workload, device, budget, out, seed, settings, scenario, as_json, quiet)
-    run.check(lambda scenarios, _: check_names(allow or [], scenarios))
+    def measure(lab: Lab, scenarios: Scenarios, context: Context) -> None:
+        search(lab, offer_of(scenarios, context, lab.session.baseline, lab.session.goal))
+
+    if resume is not None:
+        run = _Run.resumed(resume, budget, as_json, quiet)
+    else:
+        kept = [text.partition("=")[0] for text in [*(keep or []), *(without or [])]]
+        goal = _goal(
+            objective, max_host_memory, max_device_memory, max_p99, planned_steps, allow or [], kept, only or []
+        )
+        run = _Run.fresh(
+            "tune", workload, device, budget or DEFAULT_BUDGET_S, out, seed, settings, scenario, as_json, quiet, goal
+        )
+    run.check(check)
     run.go(measure)
 
 
@@ -131,7 +184,7 @@ def compare(
         typer.Argument(help="amp, amp=bf16, or amp=bf16,optimizer_kernel=fused; default: every scenario alone"),
     ] = None,
     device: DeviceOption = "auto",
-    budget: BudgetOption = 90,
+    budget: BudgetOption = DEFAULT_BUDGET_S,
     out: OutOption = Path("results"),
     seed: SeedOption = 0,
     settings: SetOption = None,
@@ -155,7 +208,7 @@ def compare(
             lab, "measure", numbers, budget_s=budget, decided=lambda: all_decided(lab.session, numbers, ["measure"])
         )
 
-    run = _Run("compare", workload, device, budget, out, seed, settings, scenario, as_json, quiet)
+    run = _Run.fresh("compare", workload, device, budget, out, seed, settings, scenario, as_json, quiet)
     run.check(check)
     run.go(measure)
 
@@ -164,7 +217,7 @@ def compare(
 def profile(
     workload: WorkloadArgument = DEFAULT_WORKLOAD,
     device: DeviceOption = "auto",
-    budget: BudgetOption = 90,
+    budget: BudgetOption = DEFAULT_BUDGET_S,
     out: OutOption = Path("results"),
     seed: SeedOption = 0,
     settings: SetOption = None,
@@ -178,7 +231,7 @@ def profile(
     def measure(lab: Lab, scenarios: Scenarios, context: Context) -> None:
         measure_repeatedly(lab, "measure", [], budget_s=budget, decided=lambda: True)
 
-    run = _Run("profile", workload, device, budget, out, seed, settings, scenario, as_json, quiet)
+    run = _Run.fresh("profile", workload, device, budget, out, seed, settings, scenario, as_json, quiet)
     run.go(measure)
 
 
@@ -247,8 +300,18 @@ Measure = Callable[["Lab", "Scenarios", "Context"], None]
 class _Run:
     """One measuring command, from its options to its files and its exit code."""
 
-    def __init__(
-        self,
+    def __init__(self, store: SessionStore, scenario_files: Sequence[Path], as_json: bool, quiet: bool) -> None:
+        self.store, self.as_json, self.quiet = store, as_json, quiet
+        self.unwritten: str | None = None
+        self.scenario_files = list(scenario_files)
+        self.scenarios = _discover(self.scenario_files)
+        self.session: Session
+        self.context: Context
+        self.launch_bytes = 0
+
+    @classmethod
+    def fresh(
+        cls,
         command: Command,
         workload: str,
         device: str,
@@ -259,29 +322,62 @@ class _Run:
         scenario_files: Sequence[Path] | None,
         as_json: bool,
         quiet: bool,
-    ) -> None:
-        """Everything that can be wrong with the input is found here, before anything is measured."""
+        goal: Goal | None = None,
+    ) -> _Run:
+        """A new session. Everything that can be wrong with the input is found before anything is measured."""
         from perftool.measure.survey import new_session
-        from perftool.scenario import Context
 
-        self.as_json, self.quiet = as_json, quiet
-        self.unwritten: str | None = None
-        self.scenario_files = list(scenario_files or [])
-        self.scenarios = _discover(self.scenario_files)
+        files = list(scenario_files or [])
+        _discover(files)
         moved = _parse_settings(settings or [])
-        self.store = _open_results(out, workload, command)
-        with self._input():
-            described, self.launch_bytes = _survey(workload, device, seed, budget_s, quiet)
-            self.context = Context(machine=described.machine, workload=described.workload)
-            self.session: Session = new_session(
+        run = cls(_open_results(out, workload, command), files, as_json, quiet)
+        with run._input():
+            described = run._look(workload, device, seed, budget_s)
+            run.session = new_session(
                 described,
-                self.scenarios,
+                run.scenarios,
                 command=command,
                 arguments=sys.argv[1:],
                 settings=moved,
                 seed=seed,
                 budget_s=budget_s,
+                goal=goal,
+                scenario_files=files,
             )
+        return run
+
+    @classmethod
+    def resumed(cls, path: Path, more_s: float | None, as_json: bool, quiet: bool) -> _Run:
+        """A session that was interrupted, to go on where it stopped; `more_s` adds to its budget."""
+        from msgspec.structs import replace
+
+        from perftool.store import StoreError, reopen
+
+        try:
+            store, session = reopen(path)
+        except StoreError as error:
+            _fail(str(error), BAD_INPUT)
+        if session.command != "tune":
+            _fail(f"--resume {path}: that is a session of `perftool {session.command}`, not of a search", BAD_INPUT)
+        run = cls(store, [Path(file) for file in session.scenario_files], as_json, quiet)
+        described = run._look(session.workload.reference, session.machine.device, session.seed, session.budget_s)
+        then, now = session.machine, described.machine
+        for name in ("cpu_model", "usable_cores", "device_name", "torch_version"):
+            if getattr(then, name) != getattr(now, name):
+                _fail(
+                    f"--resume {path}: its {name} was {getattr(then, name)} and is {getattr(now, name)} here, "
+                    "so its measurements do not belong together with new ones; start a new search",
+                    BAD_INPUT,
+                )
+        run.session = replace(session, interrupted=False, budget_s=session.budget_s + (more_s or 0.0))
+        return run
+
+    def _look(self, workload: str, device: str, seed: int, budget_s: float) -> Described:
+        from perftool.scenario import Context
+
+        described, self.launch_bytes = _survey(workload, device, seed, budget_s, self.quiet)
+        self.context = Context(machine=described.machine, workload=described.workload)
+        return described
 
     def check(self, check: Callable[[Scenarios, Context], None]) -> None:
         """Look at further input of the command."""
@@ -400,6 +496,44 @@ def _parse_settings(given: Sequence[str]) -> Settings:
     return settings
 
 
+def _goal(
+    objective: str,
+    max_host_memory: str | None,
+    max_device_memory: str | None,
+    max_p99_ms: float | None,
+    planned_steps: int | None,
+    allow: list[str],
+    keep: list[str],
+    only: list[str],
+) -> Goal:
+    """The goal of a search; ends the program for one that there is not."""
+    from typing import get_args
+
+    from perftool.records import Goal, Objective
+    from perftool.units import bytes_of
+
+    objectives = get_args(Objective)
+    if objective not in objectives:
+        _fail(f"--objective takes {', '.join(objectives)}, not '{objective}'", BAD_INPUT)
+    sizes = {"--max-host-memory": max_host_memory, "--max-device-memory": max_device_memory}
+    limits: dict[str, int | None] = {}
+    for option, text in sizes.items():
+        try:
+            limits[option] = None if text is None else bytes_of(text)
+        except ValueError as error:
+            _fail(f"{option}: {error}", BAD_INPUT)
+    return Goal(
+        objective=objective,  # type: ignore[arg-type]
+        max_host_bytes=limits["--max-host-memory"],
+        max_device_bytes=limits["--max-device-memory"],
+        max_p99_ns=None if max_p99_ms is None else max_p99_ms * 1e6,
+        planned_steps=planned_steps,
+        allow=allow,
+        keep=keep,
+        only=only,
+    )
+
+
 def _discover(files: Sequence[Path] | None) -> Scenarios:
     from perftool.scenario import ScenarioError, discover
 
@@ -461,6 +595,14 @@ class _Watcher:
         self._progress, self._lines = progress, lines
         self._task = progress.add_task("", total=None) if progress else None
         self._said_s = -self.LINE_EVERY_S
+        self.standings: Sequence[Standing] = ()
+
+    def show(self, standings: Sequence[Standing]) -> None:
+        from perftool.report.wording import standing_text
+
+        self.standings = standings
+        if self._lines and standings:
+            _say(f"best so far: {standing_text(standings[0])}")
 
     def update(self, text: str, done_s: float, left_s: float) -> None:
         from perftool.units import duration
@@ -479,8 +621,11 @@ def _progress(quiet: bool) -> Iterator[_Watcher]:
     if quiet or not sys.stderr.isatty():
         yield _Watcher(None, lines=not quiet)
         return
-    from rich.console import Console
+    from rich.console import Console, Group
+    from rich.live import Live
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    from perftool.report.terminal import standings_table
 
     columns = (
         SpinnerColumn(),
@@ -488,8 +633,14 @@ def _progress(quiet: bool) -> Iterator[_Watcher]:
         BarColumn(),
         TextColumn("{task.fields[left]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield _Watcher(progress, lines=False)
+    progress = Progress(*columns)
+    watcher = _Watcher(progress, lines=False)
+
+    def drawn() -> Group:
+        return Group(*([standings_table(watcher.standings)] if watcher.standings else []), progress)
+
+    with Live(get_renderable=drawn, console=Console(stderr=True), transient=True):
+        yield watcher
 
 
 def _rendered(summary: Summary, form: Format) -> str:
@@ -513,6 +664,13 @@ def _width() -> int:
 
 def _say(text: str) -> None:
     typer.echo(text, err=True)
+
+
+def _refuse(text: str) -> NoReturn:
+    """From within the checks of a run, which clean up."""
+    from perftool.scenario import ScenarioError
+
+    raise ScenarioError(text)
 
 
 def _fail(text: str, code: int) -> NoReturn:

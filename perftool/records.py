@@ -12,9 +12,10 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
+# 1.1  goals of a search, its best so far, the losses of training runs, time to loss
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
@@ -24,6 +25,12 @@ Status = Literal["measured", "skipped", "failed"]
 VerdictWord = Literal["better", "worse", "same", "undecided"]
 DatasetKind = Literal["tensors", "map", "iterable"]
 WarmupClass = Literal["flat", "warm-up", "slowdown", "no steady state"]
+
+ALONE, TOGETHER, CONFIRM = "alone", "together", "confirm"
+LEAVE_ONE_OUT, PARITY, TIME_TO_LOSS = "leave one out", "loss parity", "time to loss"
+"""Stages of a search. `TOGETHER` is followed by the number of the pass."""
+
+Objective = Literal["throughput", "step-time", "jitter", "memory", "time-to-loss"]
 
 METRICS = ("throughput", "step_p50", "step_p95", "stall_share", "peak_host", "peak_device")
 """The metrics a variant is compared by. In all but throughput, less is better."""
@@ -120,6 +127,7 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     optimizer: str  # class name
     optimizer_options: dict[str, bool | None]  # those of foreach, fused, capturable, differentiable that it has
     settings: Settings  # what the workload says that it does already
+    target_loss: float | None = None
 
 
 class ScenarioDescription(Record, frozen=True, kw_only=True):
@@ -195,12 +203,14 @@ class Launch(Record, frozen=True, kw_only=True, tag="launch"):
 
 
 class TrainingRun(Record, frozen=True, kw_only=True, tag="training_run"):
-    """A training from one seed, for loss parity: variants with the same seed see the same data in the same order."""
+    """A training from one seed, to compare losses: variants with the same seed see the same data in the same order."""
 
     variant: int
     seed: int
     steps: int
     loss: float | None  # mean of the last tenth of the steps; None where it was not finite
+    samples: int | None = None  # fed in all these steps
+    losses: list[float | None] = []  # of every step; empty in sessions before 1.1
 
 
 class Decision(Record, frozen=True, kw_only=True, tag="decision"):
@@ -210,6 +220,19 @@ class Decision(Record, frozen=True, kw_only=True, tag="decision"):
     settings: Settings
     action: Literal["adopted", "dropped", "untested", "chosen"]
     reason: str
+
+
+class Goal(Record, frozen=True, kw_only=True):
+    """What a search is to find, and within which limits. A memory or a time that is None has no limit."""
+
+    objective: Objective = "throughput"
+    max_host_bytes: int | None = None
+    max_device_bytes: int | None = None
+    max_p99_ns: float | None = None
+    planned_steps: int | None = None  # a start-up that does not pay back within so many steps is not worth its gain
+    allow: list[str] = []  # scenarios that change the optimisation and may be tried all the same
+    keep: list[str] = []  # scenarios that stay as they are
+    only: list[str] = []  # no others are tried
 
 
 class Session(Record, frozen=True, kw_only=True):
@@ -227,6 +250,8 @@ class Session(Record, frozen=True, kw_only=True):
     codes: dict[str, dict[str, dict[str, str]]] = {}  # scenario -> value -> place in the loop -> lines to paste
     defaults: Settings = {}  # every scenario's value in the baseline
     baseline: Settings = {}  # what every variant runs with unless its own settings say otherwise
+    goal: Goal = Goal()
+    scenario_files: list[str] = []  # of the user's own scenarios
     variants: list[Settings]  # beyond the baseline's; the first is empty
     launches: list[Launch] = []
     blocks: list[Block] = []
@@ -330,6 +355,18 @@ class LossParity(Record, frozen=True, kw_only=True):
     steps: int
 
 
+class TimeToLoss(Record, frozen=True, kw_only=True):
+    """Time that a variant needs to reach a loss, over the baseline's: the samples that it needs, by several seeds and
+    without a clock, times its time per sample, as confirmed."""
+
+    ratio: float | None  # None: too few seeds reached it
+    low: float | None
+    high: float | None
+    target_loss: float
+    seeds: int
+    reached: int  # seeds by which the variant got there
+
+
 class SettingEffect(Record, frozen=True, kw_only=True):
     """What one setting did alone, and within the last combination that was tried with and without it."""
 
@@ -358,7 +395,7 @@ class Recommendation(Record, frozen=True, kw_only=True):
     jitter_ratio: float | None  # of p95/p50 of the step time
     break_even_steps: float | None
     loss_parity: LossParity | None
-    time_to_loss: float | None
+    time_to_loss: TimeToLoss | None
     changes_optimisation: bool
     code: str  # lines to paste
     script: str  # the same as a script that runs

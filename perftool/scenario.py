@@ -105,6 +105,7 @@ class Scenario:
     code: Callable[[str, Context], Code] = field(kw_only=True)
     environment: Callable[[str], Mapping[str, str]] = field(kw_only=True, default=_no_environment)
     changes: Changes = field(kw_only=True, default="speed")
+    typical_gain: float = field(kw_only=True, default=1.0)
 
     def __post_init__(self) -> None:
         missing = [heading for heading in DOCUMENTED if f"{heading}:" not in (self.doc or "")]
@@ -231,6 +232,10 @@ def check_settings(settings: Settings, scenarios: Scenarios, context: Context) -
         reason = scenarios[name].refusal(value, context)
         if reason is not None:
             raise ScenarioError(f"{name}={value}: {reason}")
+
+
+def clashes(settings: Settings, scenarios: Scenarios) -> str | None:
+    return None
 
 
 def variants_of(wanted: Sequence[str], scenarios: Scenarios, context: Context, baseline: Settings) -> list[Settings]:

@@ -71,13 +71,21 @@ class SessionStore:
         Variants and warnings that the header has gained since are written before the record. Raises StoreError on a
         full disk; what was written before stays readable.
         """
-        lines = [*self._gained(), record]
         if isinstance(record, Session):
-            self._header, self._variants, self._warnings = record, len(record.variants), len(record.warnings)
+            self._begin(record)
+            return
+        lines = [*self._gained(), record]
         try:
             _append(self.folder / JOURNAL, b"".join(to_json(line) + b"\n" for line in lines))
         except OSError as error:
             raise StoreError(_unwritable(self.folder, error)) from error
+
+    def _begin(self, session: Session) -> None:
+        """A new journal. That of a session which is gone on with begins with all that it holds."""
+        self.write(JOURNAL, to_json(session) + b"\n")
+        self._header, self._variants, self._warnings = session, len(session.variants), len(session.warnings)
+        with suppress(OSError):
+            (self.folder / SESSION).unlink()
 
     def _gained(self) -> list[Record]:
         if self._header is None:
@@ -164,6 +172,11 @@ def load_session(path: Path) -> Session:
     except OSError as error:
         raise StoreError(f"{document} cannot be read: {error.strerror}") from error
     return session
+
+
+def reopen(path: Path) -> tuple[SessionStore, Session]:
+    """An interrupted session, to be gone on with in its folder. Raises StoreError where there is none."""
+    return SessionStore(path if path.is_dir() else path.parent), load_session(path)
 
 
 def _from_journal(content: bytes) -> Session:

@@ -5,6 +5,7 @@ A number that is NaN or infinite is unknown, too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from math import isfinite
 
@@ -40,6 +41,16 @@ def size(size_bytes: float | None) -> str:
     if size_bytes is None or not isfinite(size_bytes):
         return UNKNOWN
     return _scaled(size_bytes, _BYTES)
+
+
+def bytes_of(text: str) -> int:
+    """A size that somebody wrote, such as "800MB", "1.5 GB" or "2GiB", in bytes. Raises ValueError with the remedy."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", text, flags=re.IGNORECASE)
+    if found is None or not float(found[1]):
+        raise ValueError(f"'{text}' is no size; write 800MB or 1.5GB")
+    power: int = "kmgt".find(found[2].lower()) + 1 if found[2] else 0
+    size_bytes: float = float(found[1]) * (1024 if found[3] else 1000) ** power
+    return round(size_bytes)
 
 
 def ratio(value: float | None) -> str:

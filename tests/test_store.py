@@ -209,9 +209,26 @@ def test_a_full_disk_ends_in_a_sentence_and_leaves_what_was_written_readable(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_device_ends_in_a_sentence(tmp_path: Path) -> None:
+    session = timed_session(SLOWER, rounds=1)
+    store = SessionStore(tmp_path)
+    store.append(make_session())
+    (tmp_path / JOURNAL).unlink()
     (tmp_path / JOURNAL).symlink_to("/dev/full")
     with pytest.raises(StoreError, match="is full; free some space, or name another folder with --out"):
-        SessionStore(tmp_path).append(make_session())
+        store.append(session.blocks[0])
+
+
+def test_a_session_that_is_gone_on_with_keeps_what_it_has_and_grows(tmp_path: Path) -> None:
+    session = timed_session(SLOWER, rounds=3)
+    journal(tmp_path, session).finish(session)
+    store, again = reopen(tmp_path)
+    assert again == session
+    more = replace(session.blocks[-1], round=session.blocks[-1].round + 1)
+    store.append(again)
+    assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]
+    store.append(more)
+    assert load_session(tmp_path).blocks == [*session.blocks, more]
+    assert load_session(tmp_path).launches == session.launches
 
 
 def test_a_finish_that_fails_leaves_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,10 +67,13 @@ def pair_effects(
     stages: Collection[str] | None = None,
     against: int = 0,
 ) -> PairMatrix:
-    """All that the session says of these variants against the reference, by generation."""
+    """All that the session says of these variants against the reference, by generation.
+
+    stages: of the variants' launches; the reference's is the one of the same generation, whatever it was for.
+    """
     blocks = blocks_by_launch(session)
     cell = _CELLS[metric]
-    reference = {launch.generation: launch for launch in launches_of(session, against, stages)}
+    reference = {launch.generation: launch for launch in launches_of(session, against)}
     own = {
         (variant, launch.generation): launch
         for variant in variants
@@ -115,17 +118,27 @@ def _by_median(value: Callable[[Block], float]) -> Callable[[Launch, Launch, Blo
     return cell
 
 
-def _tail(ours: Launch, theirs: Launch, blocks: Blocks) -> Cell:
-    """The p95 of the pooled steps of the paired blocks: a tail cannot be had block by block."""
-    pairs = [(one, other) for one, other in paired(ours, theirs, blocks) if one.step_ns and other.step_ns]
-    if not pairs:
-        return NO_CELL
-    d, spread = paired_quantile_spread(
-        [np.asarray(one.step_ns, dtype=float) for one, _ in pairs],
-        [np.asarray(other.step_ns, dtype=float) for _, other in pairs],
-        0.95,
-    )
-    return Cell(d, spread, len(pairs))
+def _tail(q: float) -> Callable[[Launch, Launch, Blocks], Cell]:
+    """A quantile of the pooled steps of the paired blocks: a tail cannot be had block by block."""
+
+    def cell(ours: Launch, theirs: Launch, blocks: Blocks) -> Cell:
+        pairs = [(one, other) for one, other in paired(ours, theirs, blocks) if one.step_ns and other.step_ns]
+        if not pairs:
+            return NO_CELL
+        d, spread = paired_quantile_spread(
+            [np.asarray(one.step_ns, dtype=float) for one, _ in pairs],
+            [np.asarray(other.step_ns, dtype=float) for _, other in pairs],
+            q,
+        )
+        return Cell(d, spread, len(pairs))
+
+    return cell
+
+
+def _unevenness(ours: Launch, theirs: Launch, blocks: Blocks) -> Cell:
+    """How p95/p50 of the step time differs."""
+    tail, middle = _CELLS["step_p95"](ours, theirs, blocks), _CELLS["step_p50"](ours, theirs, blocks)
+    return Cell(tail.d - middle.d, tail.half_width, tail.pairs)
 
 
 def _stalls(ours: Launch, theirs: Launch, blocks: Blocks) -> Cell:
@@ -159,8 +172,12 @@ def _of_launch(value: Callable[[Launch], int | None]) -> Callable[[Launch, Launc
 _CELLS: dict[str, Callable[[Launch, Launch, Blocks], Cell]] = {
     "throughput": _by_median(lambda block: block.wall_ns / block.samples if block.samples else 0.0),
     "step_p50": _by_median(lambda block: float(np.median(block.step_ns)) if block.step_ns else 0.0),
-    "step_p95": _tail,
+    "step_p95": _tail(0.95),
+    "step_p99": _tail(0.99),
+    "step_mean": _by_median(lambda block: block.wall_ns / block.steps),
+    "jitter": _unevenness,
     "stall_share": _stalls,
     "peak_host": _of_launch(lambda launch: launch.peak_host_bytes),
     "peak_device": _of_launch(lambda launch: launch.peak_device_allocated_bytes),
+    "peak_memory": _of_launch(lambda launch: launch.peak_device_reserved_bytes or launch.peak_host_bytes),
 }

@@ -9,11 +9,13 @@ from math import exp
 
 from perftool.analysis.handover import script, to_paste
 from perftool.analysis.pairs import pair_effects
-from perftool.analysis.parity import loss_parity
+from perftool.analysis.parity import parity_of, time_to_loss
 from perftool.analysis.stats import Effect, interval, launch_effects
-from perftool.analysis.summary import CONFIRM, losses_by_seed, summarise, variant_summary
+from perftool.analysis.summary import summarise, variant_summary
 from perftool.analysis.verdict import ALPHA, LOOKS
 from perftool.records import (
+    CONFIRM,
+    PARITY,
     Estimate,
     LossParity,
     Recommendation,
@@ -26,8 +28,6 @@ from perftool.records import (
     VariantSummary,
 )
 from perftool.units import ratio
-
-PARITY = "loss parity"
 
 
 def conclude(session: Session) -> Summary:
@@ -43,7 +43,7 @@ def conclude(session: Session) -> Summary:
         recommendation=recommendation,
         recommendation_status=status,
         rejected=rejected(session, winner or {}),
-        parity=parity_of(session),
+        parity=last_parity(session),
     )
 
 
@@ -52,13 +52,10 @@ def chosen(session: Session) -> Settings | None:
     return next((one.settings for one in reversed(session.decisions) if one.action == "chosen"), None)
 
 
-def parity_of(session: Session) -> LossParity | None:
-    """How the losses of the variant that was trained from several seeds compare with the baseline's."""
-    trained = sorted({run.variant for run in session.training_runs} - {0})
-    if not trained:
-        return None
-    steps = session.training_runs[0].steps
-    return loss_parity(losses_by_seed(session, 0), losses_by_seed(session, trained[-1]), steps=steps)
+def last_parity(session: Session) -> LossParity | None:
+    """Of the settings whose losses were compared last."""
+    compared = (parity_of(session, session.variants[run.variant]) for run in reversed(session.training_runs))
+    return next(filter(None, compared), None)
 
 
 def rejected(session: Session, winner: Settings) -> list[Rejected]:
@@ -102,18 +99,19 @@ def _recommendation(session: Session, winner: Settings) -> tuple[RecommendationS
         return "not_confirmed", None
     if throughput.verdict != "better":
         return "not_confirmed", None
+    speedup = Estimate(ratio=throughput.ratio, low=throughput.low, high=throughput.high)
     memory = confirmed.versus_baseline.get("peak_device") or confirmed.versus_baseline.get("peak_host")
     return "confirmed", Recommendation(
         settings=winner,
-        speedup=Estimate(ratio=throughput.ratio, low=throughput.low, high=throughput.high),
+        speedup=speedup,
         confidence=1 - ALPHA,
         pairs=throughput.pairs,
         launches=throughput.launches,
         peak_memory_ratio=memory.ratio if memory else None,
         jitter_ratio=_jitter_ratio(confirmed),
         break_even_steps=confirmed.break_even_steps,
-        loss_parity=parity_of(session),
-        time_to_loss=None,
+        loss_parity=parity_of(session, winner),
+        time_to_loss=time_to_loss(session, winner, speedup),
         changes_optimisation=any(session.scenario_changes.get(name) == "optimisation" for name in winner),
         code=to_paste(session.codes, winner),
         script=script(

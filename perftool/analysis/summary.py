@@ -12,6 +12,7 @@ from perftool.analysis.pairs import blocks_by_launch, launches_of, pair_effects
 from perftool.analysis.stats import launch_effects
 from perftool.analysis.verdict import comparison
 from perftool.records import (
+    CONFIRM,
     METRICS,
     Block,
     Comparison,
@@ -28,8 +29,6 @@ from perftool.records import (
     Summary,
     VariantSummary,
 )
-
-CONFIRM = "confirm"
 
 
 def summarise(
@@ -149,11 +148,6 @@ def break_even_steps(
     step_ns = sum(block.wall_ns for block in blocks) / sum(block.steps for block in blocks)
     saved_ns = step_ns * (throughput.ratio - 1)
     return max(0.0, lost_ns / saved_ns)
-
-
-def losses_by_seed(session: Session, variant: int) -> dict[int, float | None]:
-    """Final losses of a variant's training runs."""
-    return {run.seed: run.loss for run in session.training_runs if run.variant == variant}
 
 
 def pareto(variants: Sequence[VariantSummary]) -> list[Settings]:

@@ -89,6 +89,8 @@ class Proved(Record, frozen=True, kw_only=True, tag="proved"):
 
 class Trained(Record, frozen=True, kw_only=True, tag="trained"):
     loss: float | None  # mean of the last tenth of the steps; None where it was not finite
+    losses: list[float | None]  # of every step
+    samples: int
 
 
 class Finished(Record, frozen=True, kw_only=True, tag="finished"):

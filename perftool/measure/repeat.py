@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from perftool.analysis.verdict import LOOKS
 from perftool.measure.rounds import Lab
@@ -10,23 +10,42 @@ from perftool.measure.rounds import Lab
 GENERATION_ROUNDS = 60
 
 
+def nobody(_: int) -> Mapping[int, str]:
+    return {}
+
+
 def measure_repeatedly(
-    lab: Lab, stage: str, variants: Sequence[int], *, budget_s: float, decided: Callable[[], bool]
+    lab: Lab,
+    stage: str,
+    variants: Sequence[int],
+    *,
+    budget_s: float,
+    decided: Callable[[], bool],
+    guests: Callable[[int], Mapping[int, str]] = nobody,
 ) -> int:
     """Measure the variants and the baseline in fresh launches. Returns the number of generations.
 
     The budget is spread over as many generations as the first look wants; what is left then buys further ones. Only
-    at a look, and never between, may `decided` end it: looking more often would raise the false alarms.
+    at a look, and never between, may `decided` end it: looking more often would raise the false alarms. Generations
+    that the session holds already count.
+    guests: further variants of the generation after so many, with the stage that they are there for.
     """
     end_s = lab.spent_s + min(budget_s, lab.left_s)
     looks = sorted(LOOKS)
-    done = 0
+    done = len({launch.generation for launch in lab.session.launches if launch.stage == stage})
     for look in looks:
         for to_come in range(look - done, 0, -1):
             if done >= looks[0] and not _affords_another(lab, end_s, done, budget_s):
                 return done
-            lab.launches_to_come = to_come * (1 + len(variants))
-            lab.generation(stage, variants, budget_s=max(0.0, end_s - lab.spent_s) / to_come, rounds=GENERATION_ROUNDS)
+            beside = guests(done)
+            lab.launches_to_come = to_come * (1 + len(variants)) + len(beside)
+            lab.generation(
+                stage,
+                variants,
+                budget_s=max(0.0, end_s - lab.spent_s) / to_come,
+                rounds=GENERATION_ROUNDS,
+                guests=beside,
+            )
             done += 1
         if decided() or all(variant in lab.lost for variant in variants):
             return done

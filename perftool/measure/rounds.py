@@ -14,12 +14,15 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed, LiveLaunch
 from perftool.measure.warmup import GIVE_UP_S, classify, settled
-from perftool.records import Block, Decision, Engaged, Launch, Record, Session, Settings, Status, TrainingRun
+from perftool.records import PARITY, Block, Decision, Engaged, Launch, Record, Session, Settings, Status, TrainingRun
+
+if TYPE_CHECKING:
+    from perftool.analysis.search import Standing
 
 BLOCK_S = 0.03
 QUEUES_PER_BLOCK = (2, 10)  # so that what loader workers held ready when the block began does not decide it
@@ -33,6 +36,9 @@ FIRST_GUESS_LAUNCH_S = 2.5  # of what a launch costs beside its blocks
 
 class Watcher(Protocol):
     """Whoever shows the progress."""
+
+    def show(self, standings: Sequence[Standing]) -> None:
+        """The best combinations so far, best first."""
 
     def update(self, text: str, done_s: float, left_s: float) -> None:
         """What is being done, wall time so far, and an estimate of what is left."""
@@ -95,8 +101,11 @@ class Lab:
         """`start` makes a launch out of a spec and its environment variables; `append` writes a record to disk;
         `caches` is a folder for compile caches, empty at first."""
         self.session = session
-        self.spent_s = 0.0  # of the budget: wall time of blocks, dropped steps included
-        self.lost: dict[int, tuple[Status, str]] = {}  # variant to why it is not launched again
+        # A session that was interrupted goes on where it stopped.
+        self.spent_s = sum(block.wall_ns for block in session.blocks) / 1e9  # of the budget; dropped steps count, too
+        self.lost: dict[int, tuple[Status, str]] = {  # variant to why it is not launched again
+            one.variant: (one.status, one.reason or one.status) for one in session.launches if one.status != "measured"
+        }
         self.launches_to_come = 0  # estimate, for the time left
         self._start_launch, self._append, self._environment = start, append, environment
         self._scenario_files = list(scenario_files)
@@ -105,7 +114,9 @@ class Lab:
         self._began_s = clock()
         self._costs: list[_Cost] = []
         self._random = random.Random(session.seed)
-        self._next_launch = self._next_round = self._next_generation = 0
+        self._next_launch = 1 + max((one.launch for one in session.launches), default=-1)
+        self._next_generation = 1 + max((one.generation for one in session.launches), default=-1)
+        self._next_round = 1 + max((one.round for one in session.blocks), default=-1)
         self._caches = caches
         self._cached: set[int] = set()  # variants whose own compile cache is no longer empty
 
@@ -136,6 +147,10 @@ class Lab:
         self.session.variants.append(settings)
         return len(self.session.variants) - 1
 
+    def show(self, standings: Sequence[Standing]) -> None:
+        """Let whoever looks on see how the search stands."""
+        self._watcher.show(standings)
+
     def decide(self, decision: Decision) -> None:
         """Keep a choice with the session."""
         self.session.decisions.append(decision)
@@ -152,6 +167,7 @@ class Lab:
         rounds: int,
         own_caches: bool = True,
         drift_limit_s: float = GIVE_UP_S,
+        guests: Mapping[int, str] | None = None,
         keep: Callable[[Mapping[int, float]], Collection[int]] | None = None,
     ) -> None:
         """One fresh launch of the baseline and of each variant, then up to `rounds` rounds within `budget_s`.
@@ -159,18 +175,20 @@ class Lab:
         own_caches: each variant has a compile cache of its own, empty at its first launch in the session; else all
             share one, which is faster and makes no start-up time worth reporting.
         drift_limit_s: of a launch's warm-up, after which it is measured though its step times still change.
+        guests: further variants, with the stage that their launches are for.
         keep: called with each variant's time per sample (ns) in a round, returns the variants to go on with.
         Where memory does not allow all launches at a time they go in groups, each with a baseline of its own.
         Raises BaselineFailed when the baseline fails, and leaves no process behind whatever happens.
         """
-        wanted = [variant for variant in variants if variant and variant not in self.lost]
+        stages = dict.fromkeys(variants, stage) | dict(guests or {})
+        wanted = [variant for variant in stages if variant and variant not in self.lost]
         size = self._live_limit - 1
         groups = [wanted[at : at + size] for at in range(0, len(wanted), size)] or [[]]
         for group in groups:
             live: list[Running] = []
             try:
                 # One by one, so that those started are known, and ended, when the next cannot be.
-                live.extend(self._spawn(stage, variant, own_caches) for variant in [0, *group])
+                live.extend(self._spawn(stages.get(variant, stage), variant, own_caches) for variant in [0, *group])
                 self._start_all(live)
                 for running in tuple(live):
                     self._attempt(live, running, partial(self._warm_up, drift_limit_s))
@@ -376,13 +394,20 @@ class Lab:
         limit_s: of one training. A training that fails leaves its variant without that loss, and a warning.
         """
         for variant in variants:
-            running = self._spawn("loss parity", variant, own_caches=False)
+            running = self._spawn(PARITY, variant, own_caches=False)
             try:
                 for index, seed in enumerate(seeds):
                     self._tell(f"comparing losses: seed {index + 1} of {len(seeds)}")
                     trained = running.live.ask(messages.Train(seed=seed, steps=steps), limit_s)
                     assert isinstance(trained, messages.Trained)
-                    run = TrainingRun(variant=variant, seed=seed, steps=steps, loss=trained.loss)
+                    run = TrainingRun(
+                        variant=variant,
+                        seed=seed,
+                        steps=steps,
+                        loss=trained.loss,
+                        samples=trained.samples,
+                        losses=trained.losses,
+                    )
                     self.session.training_runs.append(run)
                     self._append(run)
             except LaunchFailed as failed:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed, LiveLaunch, ProcessLaunch
 from perftool.measure.rounds import BaselineFailed, Lab, Watcher
-from perftool.records import Command, Record, Session, Settings
+from perftool.records import Command, Goal, Record, Session, Settings
 from perftool.scenario import Context, Scenarios, check_settings, environment_of
 
 SURVEY_LIMIT_S = 60.0  # the least that any start-up may take
@@ -54,6 +54,8 @@ def new_session(
     settings: Settings,
     seed: int,
     budget_s: float,
+    goal: Goal | None = None,
+    scenario_files: Sequence[Path] = (),
 ) -> Session:
     """An empty session whose baseline is the workload's own settings moved by `settings`.
 
@@ -77,6 +79,8 @@ def new_session(
         },
         defaults={name: scenario.default(context) for name, scenario in scenarios.items()} | baseline,
         baseline=baseline,
+        goal=goal or Goal(),
+        scenario_files=[str(file.resolve()) for file in scenario_files],
         variants=[{}],
     )
 

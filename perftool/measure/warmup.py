@@ -40,7 +40,7 @@ def settled(step_ns: Sequence[int], steps_since_event: int, elapsed_s: float, dr
     if steps_since_event < QUIET_STEPS and steps_since_event < steps:
         return False
     if steps < WINDOW_STEPS:
-        return elapsed_s >= PATIENCE_S
+        return elapsed_s >= min(PATIENCE_S, drift_limit_s)
     return elapsed_s >= drift_limit_s or last_change(step_ns) <= steps - WINDOW_STEPS
 
 
@@ -83,7 +83,8 @@ def _levels(step_ns: Sequence[int]) -> list[_Level]:
     steps = len(times)
     ends = [steps] if steps else []
     if steps >= 2 * LEAST_SEGMENT_STEPS:
-        search = ruptures.Pelt(model="l2", min_size=LEAST_SEGMENT_STEPS, jump=1)
+        # With a linear kernel this is PELT with the l2 cost, in C.
+        search = ruptures.KernelCPD(kernel="linear", min_size=LEAST_SEGMENT_STEPS)
         ends = search.fit(_standardised(times)).predict(pen=PENALTY * log(steps))
     return [_Level(offset + end, float(np.median(times[start:end]))) for start, end in pairwise([0, *ends])]
 

@@ -20,7 +20,7 @@ from time import monotonic_ns, perf_counter
 from typing import TYPE_CHECKING, Any
 
 from perftool.measure import messages
-from perftool.records import Block, WorkloadFacts
+from perftool.records import Block, WorkloadFacts, known
 
 if TYPE_CHECKING:
     from perftool.scenario import Scenarios
@@ -196,14 +196,22 @@ class Worker:
     def train(self, request: messages.Train) -> messages.Trained:
         """From scratch in this process: settings of the process are in force already, the rest is built anew."""
         from perftool.scenario import with_seed
-        from perftool.training import Training
+        from perftool.training import Training, count_samples
 
         plan = self.plan or self._load()
         training = Training(with_seed(plan, request.seed))
-        tail = max(1, request.steps // 10)
-        losses = [training.step(training.fetch()) for _ in range(request.steps)][-tail:]
-        loss = sum(value.item() for value in losses) / tail
-        return messages.Trained(loss=loss if math.isfinite(loss) else None)
+        samples = 0
+        losses = []
+        for _ in range(request.steps):
+            batch = training.fetch()
+            samples += count_samples(batch)
+            losses.append(training.step(batch).clone())  # a graph's replay overwrites its loss
+        values = [known(value.item()) for value in losses]
+        tail = values[-max(1, request.steps // 10) :]
+        finite = [value for value in tail if value is not None]
+        return messages.Trained(
+            loss=sum(finite) / len(tail) if len(finite) == len(tail) else None, losses=values, samples=samples
+        )
 
     def finish(self) -> messages.Finished:
         from perftool.measure.probes.device import read_peaks
@@ -318,6 +326,7 @@ def describe_workload(reference: str, training: Training) -> WorkloadFacts:
             name: training.optimizer.defaults[name] for name in options if name in training.optimizer.defaults
         },
         settings=normalised(workload.settings),
+        target_loss=workload.target_loss,
     )
 
 

@@ -12,7 +12,10 @@ from perftool.report import wording
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
+
+    from perftool.analysis.search import Standing
 
 STYLES = {"faster": "green", "slower": "red"}
 
@@ -143,6 +146,20 @@ def _reasons(page: _Page, title: str, rows: wording.Pairs) -> None:
     if rows:
         page.title(title)
         page.pairs(rows)
+
+
+def standings_table(standings: Sequence[Standing]) -> Table:
+    """The best combinations of a search that goes on, for a live display."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("best so far", overflow="fold")
+    table.add_column("expected, not confirmed", no_wrap=True)
+    for one in standings:
+        table.add_row(
+            _text(wording.settings_text(one.settings)), _text(units.ratio_interval(*wording.standing_ratio(one)))
+        )
+    return table
 
 
 # ------------------------------------------------------------------------------------------- machine and scenarios

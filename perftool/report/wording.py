@@ -7,7 +7,9 @@ renderer escapes it for its own form.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import exp
 from shlex import join
+from typing import TYPE_CHECKING
 
 from perftool import units
 from perftool.analysis.verdict import ALPHA
@@ -24,6 +26,9 @@ from perftool.records import (
     VariantSummary,
     VerdictWord,
 )
+
+if TYPE_CHECKING:
+    from perftool.analysis.search import Standing
 
 METRIC_NAMES = {
     "throughput": "samples/s",
@@ -65,6 +70,21 @@ def settings_text(settings: Settings) -> str:
 def baseline_text(baseline: VariantSummary) -> str:
     """What every variant is compared with."""
     return f"baseline ({settings_text(baseline.settings)})" if baseline.settings else "baseline"
+
+
+def standing_text(standing: Standing) -> str:
+    """A combination as the search sees it: "amp=bf16, threads=1: about 1.34x (1.29 to 1.39), not confirmed"."""
+    about = units.ratio_interval(*standing_ratio(standing))
+    return f"{settings_text(standing.settings)}: about {about}, not confirmed"
+
+
+def standing_ratio(standing: Standing) -> tuple[float, float, float]:
+    """The gain that the search expects, as a ratio of the baseline to it, with two standard deviations each way."""
+    return (
+        exp(-standing.log_ratio),
+        exp(-standing.log_ratio - 2 * standing.sd),
+        exp(-standing.log_ratio + 2 * standing.sd),
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ the answer

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from perftool.analysis.search import Standing
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.rounds import Lab
@@ -69,7 +70,11 @@ class Script:
     failures: Mapping[tuple[str, type[Any]], Exception] = field(default_factory=dict)
     engaged: Callable[[Settings], bool] = lambda settings: True
     loss: Callable[[Settings, int], float | None] = lambda settings, seed: 0.5
+    losses: Callable[[Settings, int, int], list[float]] | None = None  # of every step, in place of `loss`
+    samples_per_step: Callable[[Settings], int] = lambda settings: 10
+    host_bytes: Callable[[Settings], int] = lambda settings: 100_000_000
     start_s: float = 1.0
+    start_of: Callable[[Settings], float] | None = None  # in place of `start_s`
     now_s: float = 0.0
     running: int = 0
     most_alive: int = 0
@@ -99,7 +104,7 @@ class ScriptedLaunch:
         step_s = script.step_s(spec.settings)
         match request:
             case messages.Start():
-                script.now_s += script.start_s
+                script.now_s += script.start_of(spec.settings) if script.start_of else script.start_s
                 return messages.Started(started_ns=round(script.now_s * 1e9), queued_batches=0)
             case messages.Warm(steps=steps):
                 script.now_s += steps * step_s
@@ -117,12 +122,17 @@ class ScriptedLaunch:
                     started_ns=round(script.now_s * 1e9),
                     wall_ns=round(request.steps * step_s * 1e9),
                     steps=request.steps,
-                    samples=10 * request.steps,
+                    samples=script.samples_per_step(spec.settings) * request.steps,
                     step_ns=[round(step_s * 1e9)] * request.steps,
                     wait_ns=[0] * request.steps,
                 )
-            case messages.Train(seed=seed):
-                return messages.Trained(loss=script.loss(spec.settings, seed))
+            case messages.Train(seed=seed, steps=steps):
+                losses: list[float | None] = [script.loss(spec.settings, seed)] * steps
+                if script.losses is not None:
+                    losses = list(script.losses(spec.settings, seed, steps))
+                samples = script.samples_per_step(spec.settings) * steps
+                tail = [loss for loss in losses[-max(1, steps // 10) :] if loss is not None]
+                return messages.Trained(loss=sum(tail) / len(tail) if tail else None, losses=losses, samples=samples)
             case messages.Finish():
                 return messages.Finished(
                     last_loss=0.5,
@@ -133,7 +143,7 @@ class ScriptedLaunch:
         raise LaunchFailed("died", "not scripted")
 
     def host_bytes(self) -> int | None:
-        return 100_000_000
+        return self.script.host_bytes(self.spec.settings)
 
     def reset_host_peak(self) -> None:
         pass
@@ -150,9 +160,13 @@ class Silent:
 
     def __init__(self) -> None:
         self.told: list[tuple[str, float, float]] = []
+        self.shown: list[Standing] = []
 
     def update(self, text: str, done_s: float, left_s: float) -> None:
         self.told.append((text, done_s, left_s))
+
+    def show(self, standings: Sequence[Standing]) -> None:
+        self.shown = list(standings)
 
 
 def make_lab(script: Script, session: Session, *, live_limit: int = 64) -> tuple[Lab, list[Record]]:
