@@ -11,7 +11,7 @@ from perftool.analysis.handover import script, to_paste
 from perftool.analysis.pairs import pair_effects
 from perftool.analysis.parity import loss_parity
 from perftool.analysis.stats import Effect, interval, launch_effects
-from perftool.analysis.summary import CONFIRM, losses_by_seed, summarise, variant_summary
+from perftool.analysis.summary import CONFIRM, Summaries, losses_by_seed, summarise
 from perftool.analysis.verdict import ALPHA, LOOKS
 from perftool.records import (
     Estimate,
@@ -32,17 +32,18 @@ PARITY = "loss parity"
 
 def conclude(session: Session) -> Summary:
     """The summary of any session, with the recommendation of a tuned one."""
+    summaries = Summaries(session)
     if session.command != "tune":
-        return summarise(session)
+        return summarise(summaries)
     winner = chosen(session)
     status, recommendation = None, None
     if winner is not None:
-        status, recommendation = _recommendation(session, winner)
+        status, recommendation = _recommendation(summaries, winner)
     return summarise(
-        session,
+        summaries,
         recommendation=recommendation,
         recommendation_status=status,
-        rejected=rejected(session, winner or {}),
+        rejected=rejected(summaries, winner or {}),
         parity=parity_of(session),
     )
 
@@ -61,12 +62,13 @@ def parity_of(session: Session) -> LossParity | None:
     return loss_parity(losses_by_seed(session, 0), losses_by_seed(session, trained[-1]), steps=steps)
 
 
-def rejected(session: Session, winner: Settings) -> list[Rejected]:
+def rejected(summaries: Summaries, winner: Settings) -> list[Rejected]:
     """Every setting that was considered and is not part of the winner, with what is known against it."""
+    session = summaries.session
     reasons: dict[tuple[str, str], list[str]] = {}
     for number, settings in enumerate(session.variants):
         if len(settings) == 1 and any(launch.variant == number for launch in session.launches):
-            reasons[next(iter(settings.items()))] = [_against(variant_summary(session, number))]
+            reasons[next(iter(settings.items()))] = [_against(summaries.of(number))]
     for decision in session.decisions:
         if decision.action == "dropped" and decision.stage == PARITY:
             for name in set(decision.settings) - set(winner):
@@ -91,11 +93,11 @@ def _against(alone: VariantSummary) -> str:
     return f"{words} alone, {ratio(throughput.ratio)}"
 
 
-def _recommendation(session: Session, winner: Settings) -> tuple[RecommendationStatus, Recommendation | None]:
+def _recommendation(summaries: Summaries, winner: Settings) -> tuple[RecommendationStatus, Recommendation | None]:
     if not winner:
         return "nothing_better", None
-    number = session.variants.index(winner)
-    confirmed = variant_summary(session, number)
+    session = summaries.session
+    confirmed = summaries.of(session.variants.index(winner))
     throughput = confirmed.versus_baseline.get("throughput")
     generations = {launch.generation for launch in session.launches if launch.stage == CONFIRM}
     if throughput is None or len(generations) < min(LOOKS) or throughput.low is None or throughput.high is None:
@@ -124,7 +126,7 @@ def _recommendation(session: Session, winner: Settings) -> tuple[RecommendationS
             batch_size=session.workload.batch_size,
         ),
         per_setting=[_setting_effect(session, winner, name) for name in winner],
-        rejected=rejected(session, winner),
+        rejected=rejected(summaries, winner),
     )
 
 

@@ -241,6 +241,8 @@ def _notes(variant: VariantSummary) -> list[str]:
         told.append(f"start-up {start_up(variant.break_even_steps)}")
     if variant.warmup_class in WARMUP_NOTES:
         told.append(WARMUP_NOTES[variant.warmup_class])
+    if variant.reason is not None:
+        told.append(variant.reason)
     return told
 
 
