@@ -12,9 +12,10 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
+# 1.1  Comparison.unsteady
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
@@ -258,6 +259,7 @@ class Comparison(Record, frozen=True, kw_only=True):
     pairs: int
     launches: int
     smallest_detectable: float | None  # relative effect that would have been seen in 80 % of such sessions
+    unsteady: bool = False  # launches differed far more than they should: the strict rule gave the verdict
 
 
 class Quantiles(Record, frozen=True, kw_only=True):

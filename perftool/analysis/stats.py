@@ -208,18 +208,21 @@ class Resampled:
         below = np.floor(position)
         low = self._ranked(below)
         high = self._ranked(np.minimum(below + 1, self.drawn[:, -1] - 1))
-        return low + (high - low) * (position - below)
+        found: NDArray[np.float64] = low + (high - low) * (position - below)
+        return found
 
     def share_above(self, level: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum of (value - level)+ over the sum of all values, of each row; level and result: (1 + BOOTSTRAPS,)."""
         weights = np.diff(self.drawn, axis=1, prepend=np.int32(0))
         above = np.clip(self.values - level[:, None], 0.0, None)
-        return np.einsum("rv,rv->r", weights, above) / (weights @ self.values)
+        shares: NDArray[np.float64] = np.einsum("rv,rv->r", weights, above) / (weights @ self.values)
+        return shares
 
     def _ranked(self, ranks: NDArray[np.float64]) -> NDArray[np.float64]:
         """The value of each row that has so many drawn below it."""
-        found = [np.searchsorted(row, rank, side="right") for row, rank in zip(self.drawn, ranks, strict=True)]
-        return self.values[np.array(found)]
+        places = [np.searchsorted(row, rank, side="right") for row, rank in zip(self.drawn, ranks, strict=True)]
+        found: NDArray[np.float64] = self.values[np.array(places)]
+        return found
 
 
 @cache

@@ -67,6 +67,19 @@ def baseline_text(baseline: VariantSummary) -> str:
     return f"baseline ({settings_text(baseline.settings)})" if baseline.settings else "baseline"
 
 
+def warnings(summary: Summary) -> list[str]:
+    """What to know before believing the figures: of the session, and of launches that differed too much."""
+    unsteady = [one for one in summary.variants if (found := throughput_of(one)) and found.unsteady]
+    if not unsteady:
+        return list(summary.warnings)
+    names = "; ".join(settings_text(one.settings) for one in unsteady)
+    return [
+        *summary.warnings,
+        f"the launches of {names} differ more than launches of one program should, so a verdict of faster or slower "
+        "was given only where the whole interval clears the margin; end other programs and measure again",
+    ]
+
+
 # ------------------------------------------------------------------------------------------------------ the answer
 
 
