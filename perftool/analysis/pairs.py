@@ -22,7 +22,7 @@ from perftool.records import Block, Launch, Session
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
-TAIL = 0.95
+TAILS = (0.95,)  # quantiles of the steps that are compared
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,21 @@ def blocks_by_launch(session: Session) -> dict[int, list[Block]]:
     return blocks
 
 
+class Pooled(NamedTuple):
+    """Figures of the steps of several blocks together, which cannot be had block by block, and of resamples of these
+    blocks: arrays of (1 + BOOTSTRAPS,)."""
+
+    tails_ns: dict[float, Floats]
+    stall_share: Floats
+
+
 class _Blocks:
     """The blocks of one launch as arrays, in the order of their rounds."""
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self.blocks = sorted(blocks, key=lambda block: block.round)
         self.rounds = np.array([block.round for block in self.blocks], dtype=int)
-        self._resampled: dict[bytes, tuple[Floats, Floats]] = {}
+        self._pooled: dict[bytes, Pooled] = {}
 
     @cached_property
     def sample_ns(self) -> Floats:
@@ -87,17 +95,16 @@ class _Blocks:
         """The median step of each block; 0 where it has none."""
         return np.array([np.median(steps) if len(steps) else 0.0 for steps in self.step_ns])
 
-    def tails_and_stalls(self, chosen: Indices) -> tuple[Floats, Floats]:
-        """The p95 and the stall share of the steps of these blocks together, and of resamples of these blocks.
-
-        A tail cannot be had block by block. The baseline's are asked for by every variant, hence kept.
-        """
+    def pooled(self, chosen: Indices) -> Pooled:
+        """Of the steps of these blocks. The baseline's are asked for by every variant, hence kept."""
         key = chosen.tobytes()
-        if key not in self._resampled:
+        if key not in self._pooled:
             resampled = Resampled.of([self.step_ns[index] for index in chosen])
-            stalls = resampled.share_above(STALL_FROM * resampled.quantile(0.5))
-            self._resampled[key] = resampled.quantile(TAIL), stalls
-        return self._resampled[key]
+            self._pooled[key] = Pooled(
+                {q: resampled.quantile(q) for q in TAILS},
+                resampled.share_above(STALL_FROM * resampled.quantile(0.5)),
+            )
+        return self._pooled[key]
 
 
 class Samples:
@@ -171,9 +178,9 @@ def _by_median(value: Callable[[_Blocks], Floats]) -> Callable[[Launch, Launch, 
     return cell
 
 
-def _pooled(which: int, least: int) -> Callable[[Launch, Launch, Samples], Cell]:
-    """The log-ratio of a figure of all paired steps (0: p95, 1: stall share), its spread by a bootstrap over the pairs;
-    none where there are fewer pairs than `least`, or either's figure is 0."""
+def _by_pool(figure: Callable[[Pooled], Floats], least: int = 1) -> Callable[[Launch, Launch, Samples], Cell]:
+    """The log-ratio of a figure of all paired steps, its spread by a bootstrap over the pairs; none where there are
+    fewer pairs than `least`, or either's figure is 0."""
 
     def cell(ours: Launch, theirs: Launch, samples: Samples) -> Cell:
         one, other = samples.of(ours), samples.of(theirs)
@@ -182,7 +189,7 @@ def _pooled(which: int, least: int) -> Callable[[Launch, Launch, Samples], Cell]
         mine, others = mine[stepped], others[stepped]
         if len(mine) < least:
             return NO_CELL
-        numerator, denominator = one.tails_and_stalls(mine)[which], other.tails_and_stalls(others)[which]
+        numerator, denominator = figure(one.pooled(mine)), figure(other.pooled(others))
         there = (numerator > 0) & (denominator > 0)
         if not there[0]:
             return NO_CELL
@@ -206,8 +213,8 @@ def _of_launch(value: Callable[[Launch], int | None]) -> Callable[[Launch, Launc
 _CELLS: dict[str, Callable[[Launch, Launch, Samples], Cell]] = {
     "throughput": _by_median(lambda blocks: blocks.sample_ns),
     "step_p50": _by_median(lambda blocks: blocks.median_step_ns),
-    "step_p95": _pooled(0, least=1),
-    "stall_share": _pooled(1, least=2),
+    "step_p95": _by_pool(lambda pooled: pooled.tails_ns[0.95]),
+    "stall_share": _by_pool(lambda pooled: pooled.stall_share, least=2),
     "peak_host": _of_launch(lambda launch: launch.peak_host_bytes),
     "peak_device": _of_launch(lambda launch: launch.peak_device_allocated_bytes),
 }

@@ -34,16 +34,17 @@ def conclude(session: Session) -> Summary:
     """The summary of any session, with the recommendation of a tuned one."""
     summaries = Summaries(session)
     if session.command != "tune":
-        return summarise(summaries)
+        return summarise(session, summaries=summaries)
     winner = chosen(session)
     status, recommendation = None, None
     if winner is not None:
-        status, recommendation = _recommendation(summaries, winner)
+        status, recommendation = _recommendation(session, winner, summaries)
     return summarise(
-        summaries,
+        session,
+        summaries=summaries,
         recommendation=recommendation,
         recommendation_status=status,
-        rejected=rejected(summaries, winner or {}),
+        rejected=rejected(session, winner or {}, summaries),
         parity=parity_of(session),
     )
 
@@ -62,9 +63,9 @@ def parity_of(session: Session) -> LossParity | None:
     return loss_parity(losses_by_seed(session, 0), losses_by_seed(session, trained[-1]), steps=steps)
 
 
-def rejected(summaries: Summaries, winner: Settings) -> list[Rejected]:
+def rejected(session: Session, winner: Settings, summaries: Summaries | None = None) -> list[Rejected]:
     """Every setting that was considered and is not part of the winner, with what is known against it."""
-    session = summaries.session
+    summaries = summaries or Summaries(session)
     reasons: dict[tuple[str, str], list[str]] = {}
     for number, settings in enumerate(session.variants):
         if len(settings) == 1 and any(launch.variant == number for launch in session.launches):
@@ -93,11 +94,13 @@ def _against(alone: VariantSummary) -> str:
     return f"{words} alone, {ratio(throughput.ratio)}"
 
 
-def _recommendation(summaries: Summaries, winner: Settings) -> tuple[RecommendationStatus, Recommendation | None]:
+def _recommendation(
+    session: Session, winner: Settings, summaries: Summaries
+) -> tuple[RecommendationStatus, Recommendation | None]:
     if not winner:
         return "nothing_better", None
-    session = summaries.session
-    confirmed = summaries.of(session.variants.index(winner))
+    number = session.variants.index(winner)
+    confirmed = summaries.of(number)
     throughput = confirmed.versus_baseline.get("throughput")
     generations = {launch.generation for launch in session.launches if launch.stage == CONFIRM}
     if throughput is None or len(generations) < min(LOOKS) or throughput.low is None or throughput.high is None:
@@ -126,7 +129,7 @@ def _recommendation(summaries: Summaries, winner: Settings) -> tuple[Recommendat
             batch_size=session.workload.batch_size,
         ),
         per_setting=[_setting_effect(session, winner, name) for name in winner],
-        rejected=rejected(summaries, winner),
+        rejected=rejected(session, winner, summaries),
     )
 
 

@@ -100,16 +100,25 @@ class Summaries:
         )
 
 
+def variant_summary(session: Session, variant: int) -> VariantSummary:
+    """One variant; `Summaries` where several are wanted of a session."""
+    return Summaries(session).of(variant)
+
+
 def summarise(
-    summaries: Summaries,
+    session: Session,
     *,
+    summaries: Summaries | None = None,
     recommendation: Recommendation | None = None,
     recommendation_status: RecommendationStatus | None = None,
     rejected: Sequence[Rejected] = (),
     parity: LossParity | None = None,
 ) -> Summary:
-    """The whole summary; what is recommended is decided elsewhere and only passed through."""
-    session = summaries.session
+    """The whole summary; what is recommended is decided elsewhere and only passed through.
+
+    summaries: of this session, where somebody has them already.
+    """
+    summaries = summaries or Summaries(session)
     launched = {launch.variant for launch in session.launches} - {0}
     variants = [summaries.of(variant) for variant in sorted(launched)]
     baseline = summaries.of(0)

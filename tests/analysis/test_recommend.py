@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from perftool.analysis.recommend import PARITY, chosen, conclude, rejected
-from perftool.analysis.summary import CONFIRM, Summaries
+from perftool.analysis.summary import CONFIRM
 from perftool.records import Decision, Session, Settings, TrainingRun
 from tests.measure.fakes import make_session
 from tests.sessions import Timed, make_launch, timed_session
@@ -92,7 +92,7 @@ def test_what_was_rejected_has_its_reason() -> None:
     session.decisions.append(
         Decision(stage="together 1", settings={"batch_gather": "on"}, action="untested", reason="no time was left")
     )
-    reasons = {next(iter(one.settings)): one.reason for one in rejected(Summaries(session), WINNER)}
+    reasons = {next(iter(one.settings)): one.reason for one in rejected(session, WINNER)}
     assert reasons == {
         "batch_gather": "no time was left",
         "threads": "slower alone, 0.666x",
@@ -103,7 +103,7 @@ def test_what_was_rejected_has_its_reason() -> None:
 def test_numerics_that_train_differently_are_rejected_for_that() -> None:
     session = tuned()
     session.decisions.insert(0, Decision(stage=PARITY, settings=WINNER, action="dropped", reason="its loss differs"))
-    [amp] = [one for one in rejected(Summaries(session), FUSED) if one.settings == AMP]
+    [amp] = [one for one in rejected(session, FUSED) if one.settings == AMP]
     assert amp.reason == "its loss differs"
 
 

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from perftool.analysis import summary
-from perftool.analysis.summary import Summaries, all_decided, compare_all, pareto, summarise
+from perftool.analysis.summary import all_decided, compare_all, pareto, summarise, variant_summary
 from perftool.records import Comparison, Engaged, Settings, VariantSummary
 from perftool.report.wording import notes
 from tests.measure.fakes import make_session
@@ -20,7 +20,7 @@ SLOW: Settings = {"threads": "1"}
 
 def test_what_was_scripted_is_told() -> None:
     session = timed_session([({}, 10.0), (FAST, 5.0), (SLOW, 20.0)], noise=0.002)
-    told = summarise(Summaries(session))
+    told = summarise(session)
     fast, slow = told.variants
     assert (fast.settings, slow.settings) == (FAST, SLOW)
     assert fast.versus_baseline["throughput"].ratio == pytest.approx(2.0, rel=0.005)
@@ -36,11 +36,11 @@ def test_what_was_scripted_is_told() -> None:
 
 def test_the_baseline_carries_the_sessions_own_settings() -> None:
     session = timed_session([({"threads": "1"}, 10.0), (FAST, 5.0)])
-    assert Summaries(session).of(0).settings == {"threads": "1"}
+    assert variant_summary(session, 0).settings == {"threads": "1"}
 
 
 def test_quantiles_that_too_few_steps_tell_are_unknown() -> None:
-    few = Summaries(timed_session([({}, 10.0)], generations=1, rounds=5)).of(0)
+    few = variant_summary(timed_session([({}, 10.0)], generations=1, rounds=5), 0)
     assert few.step_ns is not None
     assert few.step_ns.p50 is not None
     assert (few.step_ns.p95, few.step_ns.p99) == (None, None)
@@ -64,14 +64,14 @@ def test_where_a_variant_was_confirmed_only_that_counts() -> None:
         session.launches.append(replace(launch, launch=launch.launch + 100, generation=launch.generation + 10))
     for block in confirming.blocks:
         session.blocks.append(replace(block, launch=block.launch + 100, round=block.round + 1000))
-    told = Summaries(session).of(1)
+    told = variant_summary(session, 1)
     assert told.versus_baseline["throughput"].ratio == pytest.approx(2.0, rel=0.01)
 
 
 def test_a_lost_variant_keeps_its_reason_and_is_not_compared() -> None:
     session = timed_session([({}, 10.0), (FAST, 5.0)], generations=3)
     session.launches.append(make_launch(99, 1, 4, status="failed", reason="its process died by SIGSEGV"))
-    told = Summaries(session).of(1)
+    told = variant_summary(session, 1)
     assert (told.status, told.reason) == ("failed", "its process died by SIGSEGV")
     assert not told.versus_baseline
 
@@ -79,24 +79,24 @@ def test_a_lost_variant_keeps_its_reason_and_is_not_compared() -> None:
 def test_a_launch_lost_beside_enough_others_is_a_note() -> None:
     session = timed_session([({}, 10.0), (FAST, 5.0)], generations=4)
     session.launches.append(make_launch(99, 1, 4, status="failed", reason="its process died by SIGSEGV"))
-    told = Summaries(session).of(1)
+    told = variant_summary(session, 1)
     assert (told.status, told.reason) == ("measured", "1 of its 5 launches was lost: its process died by SIGSEGV")
     assert told.versus_baseline["throughput"].launches == 4
-    assert ("amp=bf16", told.reason) in notes(summarise(Summaries(session)))
+    assert ("amp=bf16", told.reason) in notes(summarise(session))
 
 
 def test_settings_that_once_took_no_effect_are_not_measured_whatever_the_other_launches_say() -> None:
     session = timed_session([({}, 10.0), (FAST, 5.0)], generations=4)
     nothing = Engaged(ok=False, evidence="it ran in float32")
     session.launches.append(make_launch(99, 1, 4, status="skipped", reason="no effect", engaged=nothing))
-    told = Summaries(session).of(1)
+    told = variant_summary(session, 1)
     assert (told.status, told.versus_baseline) == ("skipped", {})
 
 
 def test_on_a_gpu_what_the_host_waits_is_no_data_wait() -> None:
     session = timed_session([({}, 10.0)])
     on_gpu = replace(session, machine=replace(session.machine, device="cuda:0"))
-    assert Summaries(on_gpu).of(0).data_wait_fraction is None
+    assert variant_summary(on_gpu, 0).data_wait_fraction is None
 
 
 def test_each_set_of_stages_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,16 +108,16 @@ def test_each_set_of_stages_is_compared_once(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(summary, "compare_all", counting)
     session = timed_session([({}, 10.0), (FAST, 5.0), (SLOW, 20.0)])
-    told = summarise(Summaries(session))
+    told = summarise(session)
     assert asked == [([1, 2], {"measure"})]
     assert [one.versus_baseline for one in told.variants] == list(compare_all(session, [1, 2], ["measure"]).values())
 
 
 def test_nothing_measured_is_not_a_result() -> None:
     session = make_session()
-    told = Summaries(session).of(0)
+    told = variant_summary(session, 0)
     assert (told.status, told.samples_per_second, told.step_ns, told.jitter) == ("failed", None, None, None)
-    assert summarise(Summaries(session)).measured_s == 0
+    assert summarise(session).measured_s == 0
 
 
 def test_memory_and_start_up_are_the_worst_and_the_first() -> None:
@@ -128,12 +128,12 @@ def test_memory_and_start_up_are_the_worst_and_the_first() -> None:
         else one
         for one in session.launches
     ]
-    told = Summaries(session).of(1)
+    told = variant_summary(session, 1)
     assert (told.cold_start_ns, told.warm_start_ns) == (9 * 10**9, 3 * 10**9)
     assert told.peak_host_bytes == 10**8 + 3
     # 7 s more than the baseline's 2 s, at 5 ms saved in each step
     assert told.break_even_steps == pytest.approx(7 / 0.005, rel=0.2)
-    assert Summaries(timed_session([({}, 10.0), (FAST, 5.0)])).of(1).break_even_steps == 0
+    assert variant_summary(timed_session([({}, 10.0), (FAST, 5.0)]), 1).break_even_steps == 0
 
 
 def test_decided_means_all_of_them() -> None:
@@ -154,6 +154,6 @@ def test_the_pareto_front_leaves_out_what_another_beats_in_everything() -> None:
 
 def test_the_baseline_is_on_the_pareto_front_unless_a_variant_beats_it() -> None:
     slower = timed_session([({"amp": "off"}, 10.0), (SLOW, 20.0)], noise=0.001)
-    assert summarise(Summaries(slower)).pareto == [{}]  # a megabyte less, and twice as fast
+    assert summarise(slower).pareto == [{}]  # a megabyte less, and twice as fast
     faster = timed_session([({}, 10.0), (FAST, 5.0)], noise=0.001)
-    assert summarise(Summaries(faster)).pareto == [{}, FAST]
+    assert summarise(faster).pareto == [{}, FAST]
