@@ -121,7 +121,9 @@ def test_the_peers_rows_answer_the_four_questions() -> None:
 
 def test_a_space_takes_the_first_that_fit() -> None:
     values = {"a": ["0", "1", "2"], "alone": ["0"], "b": ["0", "1"], "large": ["0", "1", "2"], "c": ["0", "1"]}
-    space = best_of.fitting(values, 12)
+    assert list(best_of.fitting(values, 13, 20)) == ["a", "b", "large"]
+    assert list(best_of.fitting(values, 30, 35)) == ["a", "b", "large"]  # 18, for want of 30
+    space = best_of.fitting(values, 10, 12)
     assert list(space) == ["a", "b", "c"]
     combinations = best_of.combinations_of(space, {"a": "1", "b": "0", "c": "0"})
     assert len(combinations) == 3 * 2 * 2 - 1

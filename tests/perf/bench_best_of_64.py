@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import compress, product
 from math import exp, nan, prod
 from pathlib import Path
 
@@ -34,7 +34,7 @@ WALL_LIMIT_S = 180.0
 REGRET = 0.01
 PRINTED_POINTS = 0.5
 
-# The first that fit between LEAST and MOST combinations: what costs little to start and matters on a CPU first.
+# In order of preference: what costs little to start and matters on a CPU first.
 NAMES = ("optimizer_kernel", "batch_gather", "malloc_retention", "threads", "amp")
 WITH_UNITS = ("matmul_precision",)  # does something only where the CPU has units for it
 LAST = ("torch_compile", "dataloader_workers")  # slow to start, or long blocks
@@ -128,7 +128,7 @@ def _space(session: Session, quick: bool) -> dict[str, list[str]]:
     context = Context(machine=session.machine, workload=session.workload)
     scenarios = discover()
     names = ("optimizer_kernel", "batch_gather") if quick else (*NAMES, *_with_units(session.machine), *LAST)
-    return fitting({name: scenarios[name].available(context) for name in names}, MOST)
+    return fitting({name: scenarios[name].available(context) for name in names}, LEAST, MOST)
 
 
 def _with_units(machine: Machine) -> Sequence[str]:
@@ -238,13 +238,23 @@ def near_best(truths: Sequence[Truth], within: float, most: int) -> list[Truth]:
 # ----------------------------------------------------------------------------------------------------------- the space
 
 
-def fitting(values: Mapping[str, Sequence[str]], most: int) -> dict[str, list[str]]:
-    """Those scenarios, in order, whose values make no more than so many combinations; none with a single value."""
-    chosen: dict[str, list[str]] = {}
-    for name, those in values.items():
-        if len(those) > 1 and prod(map(len, chosen.values())) * len(those) <= most:
-            chosen[name] = list(those)
-    return chosen
+def fitting(values: Mapping[str, Sequence[str]], least: int, most: int) -> dict[str, list[str]]:
+    """Scenarios whose values make between so many combinations, the earlier ones rather than the later; where nothing
+    does, those that make the most combinations below `most`. A scenario with a single value is left out."""
+    varied = {name: list(those) for name, those in values.items() if len(those) > 1}
+    fewer: dict[str, list[str]] = {}
+    for taken in product([True, False], repeat=len(varied)):
+        space = dict(compress(varied.items(), taken))
+        if least <= size(space) <= most:
+            return space
+        if size(fewer) < size(space) < least:
+            fewer = space
+    return fewer
+
+
+def size(space: Mapping[str, Sequence[str]]) -> int:
+    """How many combinations it has."""
+    return prod(map(len, space.values()))
 
 
 def combinations_of(space: Mapping[str, Sequence[str]], defaults: Settings) -> list[Settings]:
