@@ -5,10 +5,11 @@ Heavy imports stay inside the commands, so that `perftool --help` is immediate.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -73,10 +74,16 @@ class Format(StrEnum):
 
 def main() -> None:
     """Entry point of the `perftool` command."""
-    if sys.path and sys.path[0] == "":
-        # A folder `scenarios/` of the user's must not shadow the built-in one.
-        sys.path.append(sys.path.pop(0))
+    _search_working_directory_last()
     app()
+
+
+def _search_working_directory_last() -> None:
+    """A folder `scenarios/` of the user's must not shadow the built-in one. `python -m` puts the working directory
+    first, by its absolute path; with -P (safe_path) nobody does."""
+    with suppress(OSError):  # the working directory is gone
+        if not sys.flags.safe_path and sys.path and sys.path[0] in ("", os.getcwd()):
+            sys.path.append(sys.path.pop(0))
 
 
 def _version(wanted: bool) -> None:
@@ -195,8 +202,10 @@ def compare(
     """Measure each variant against the baseline."""
     from perftool.analysis.summary import all_decided
     from perftool.measure.repeat import measure_repeatedly
-    from perftool.scenario import variants_of
+    from perftool.scenario import names_in, names_variant, variants_of
 
+    if names_variant(workload, _discover(scenario)):
+        workload, variants = DEFAULT_WORKLOAD, [workload, *(variants or [])]
     wanted: list[Settings] = []
 
     def check(scenarios: Scenarios, context: Context) -> None:
@@ -208,7 +217,19 @@ def compare(
             lab, "measure", numbers, budget_s=budget, decided=lambda: all_decided(lab.session, numbers, ["measure"])
         )
 
-    run = _Run.fresh("compare", workload, device, budget, out, seed, settings, scenario, as_json, quiet)
+    run = _Run.fresh(
+        "compare",
+        workload,
+        device,
+        budget,
+        out,
+        seed,
+        settings,
+        scenario,
+        as_json,
+        quiet,
+        named=names_in(variants or []),
+    )
     run.check(check)
     run.go(measure)
 
@@ -303,6 +324,8 @@ class _Run:
     def __init__(self, store: SessionStore, scenario_files: Sequence[Path], as_json: bool, quiet: bool) -> None:
         self.store, self.as_json, self.quiet = store, as_json, quiet
         self.unwritten: str | None = None
+        self.keeps = False  # whether the folder holds a session already
+        self.lock = ExitStack()
         self.scenario_files = list(scenario_files)
         self.scenarios = _discover(self.scenario_files)
         self.session: Session
@@ -323,15 +346,21 @@ class _Run:
         as_json: bool,
         quiet: bool,
         goal: Goal | None = None,
+        named: Sequence[str] = (),
     ) -> _Run:
-        """A new session. Everything that can be wrong with the input is found before anything is measured."""
+        """A new session. Everything that can be wrong with the input is found before anything is measured.
+
+        named: scenarios that the command's own arguments name, to be told at once where there are none such.
+        """
         from perftool.measure.survey import new_session
+        from perftool.scenario import check_names
 
         files = list(scenario_files or [])
         _discover(files)
         moved = _parse_settings(settings or [])
         run = cls(_open_results(out, workload, command), files, as_json, quiet)
         with run._input():
+            check_names([*moved, *named], run.scenarios)
             described = run._look(workload, device, seed, budget_s)
             run.session = new_session(
                 described,
@@ -360,6 +389,7 @@ class _Run:
         if session.command != "tune":
             _fail(f"--resume {path}: that is a session of `perftool {session.command}`, not of a search", BAD_INPUT)
         run = cls(store, [Path(file) for file in session.scenario_files], as_json, quiet)
+        run.keeps = True
         described = run._look(session.workload.reference, session.machine.device, session.seed, session.budget_s)
         then, now = session.machine, described.machine
         for name in ("cpu_model", "usable_cores", "device_name", "torch_version"):
@@ -375,7 +405,7 @@ class _Run:
     def _look(self, workload: str, device: str, seed: int, budget_s: float) -> Described:
         from perftool.scenario import Context
 
-        described, self.launch_bytes = _survey(workload, device, seed, budget_s, self.quiet)
+        described, self.launch_bytes = _survey(workload, device, seed, budget_s, self.quiet, self.lock)
         self.context = Context(machine=described.machine, workload=described.workload)
         return described
 
@@ -392,11 +422,16 @@ class _Run:
         try:
             yield
         except ScenarioError as error:
-            self.store.discard()
+            self._leave()
             _fail(str(error), BAD_INPUT)
         except typer.Exit:
-            self.store.discard()
+            self._leave()
             raise
+
+    def _leave(self) -> None:
+        if not self.keeps:
+            self.store.discard()
+        self.lock.close()
 
     def go(self, measure: Measure) -> NoReturn:
         """Measure, write, print, exit. What was measured is kept whatever happens."""
@@ -431,7 +466,7 @@ class _Run:
 
     def _measure(self, measure: Measure, watcher: _Watcher) -> None:
         from perftool.measure.survey import open_lab
-        from perftool.store import StoreError, measuring_lock
+        from perftool.store import StoreError
 
         def append(record: Record) -> None:
             """A full disk ends the writing, not the measuring: the summary still goes to the terminal."""
@@ -441,7 +476,7 @@ class _Run:
                 except StoreError as error:
                     self.unwritten = str(error)
 
-        with measuring_lock(_say):
+        with self.lock:
             append(self.session)
             opened = open_lab(
                 self.session,
@@ -543,15 +578,27 @@ def _discover(files: Sequence[Path] | None) -> Scenarios:
         _fail(str(error), BAD_INPUT)
 
 
-def _survey(workload: str, device: str, seed: int, budget_s: float, quiet: bool) -> tuple[Described, int]:
+def _survey(
+    workload: str, device: str, seed: int, budget_s: float, quiet: bool, lock: ExitStack | None = None
+) -> tuple[Described, int]:
+    """What the workload and the machine are.
+
+    lock: gets the measuring lock before the machine is looked at, so that the memory that another perftool holds while
+        it measures is not taken for used, nor its measurements are disturbed.
+    """
     from perftool.measure.rounds import BaselineFailed
     from perftool.measure.survey import UnusableError, survey
+    from perftool.store import measuring_lock
+    from perftool.workload import WorkloadError, check_reference
 
     try:
+        check_reference(workload)
         with _progress(quiet) as watcher, _interruptible():
+            if lock is not None:
+                lock.enter_context(measuring_lock(_say))
             watcher.update(f"building {workload}", 0.0, 0.0)
             return survey(workload, device, seed, budget_s)
-    except UnusableError as error:
+    except (UnusableError, WorkloadError) as error:
         _fail(str(error), BAD_INPUT)
     except BaselineFailed as error:
         _fail(f"the baseline could not be measured: {error}", BASELINE_FAILED)
@@ -570,12 +617,16 @@ def _open_results(out: Path, workload: str, command: Command) -> SessionStore:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: everything stopped, what was measured kept."""
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: everything stopped, what was measured kept.
+
+    One that is ignored stays so: `nohup` wants a command that outlives its terminal.
+    """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heard = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ import msgspec
 SCHEMA_VERSION = "1.1"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
-# 1.1  goals of a search, its best so far, the losses of training runs, time to loss
+# 1.1  goals of a search, losses of training runs, time to loss, unsteady comparisons
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
@@ -283,6 +283,7 @@ class Comparison(Record, frozen=True, kw_only=True):
     pairs: int
     launches: int
     smallest_detectable: float | None  # relative effect that would have been seen in 80 % of such sessions
+    unsteady: bool = False  # launches differed far more than they should: the strict rule gave the verdict
 
 
 class Quantiles(Record, frozen=True, kw_only=True):

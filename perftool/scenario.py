@@ -261,6 +261,18 @@ def variants_of(wanted: Sequence[str], scenarios: Scenarios, context: Context, b
     return variants
 
 
+def names_variant(text: str, scenarios: Scenarios) -> bool:
+    """Whether this is a variant rather than a workload: a scenario, or settings whether there are such scenarios or
+    not. A workload has a colon."""
+    name, equals, _ = text.partition("=")
+    return name.strip() in scenarios or bool(equals and ":" not in text)
+
+
+def names_in(wanted: Iterable[str]) -> list[str]:
+    """The scenarios that variants of the command line name."""
+    return [part.partition("=")[0].strip() for text in wanted for part in text.split(",")]
+
+
 def other_values(scenario: Scenario, context: Context, baseline: Settings) -> list[str]:
     """Available values but for the one that the baseline has."""
     present = baseline.get(scenario.name, scenario.default(context))

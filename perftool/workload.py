@@ -70,12 +70,8 @@ def load_workload(reference: str) -> Workload:
     The attribute is a Workload, or a function without arguments that returns one. Runs the user's code.
     Raises WorkloadError, with a sentence that names the remedy, for anything that does not lead to one.
     """
-    place, colon, attribute = reference.rpartition(":")
-    if not colon or not place or not attribute:
-        raise WorkloadError(
-            f"'{reference}' names no workload; write path/to/file.py:attribute or package.module:attribute"
-        )
-    module = _import_file(Path(place)) if place.endswith(".py") or os.sep in place else _import_module(place)
+    place, attribute = check_reference(reference)
+    module = _import_file(Path(place)) if _is_path(place) else _import_module(place)
     if not hasattr(module, attribute):
         found = sorted(name for name, value in vars(module).items() if isinstance(value, Workload))
         hint = f"; it has {', '.join(found)}" if found else "; it defines no Workload"
@@ -93,9 +89,26 @@ def load_workload(reference: str) -> Workload:
     return value
 
 
+def check_reference(reference: str) -> tuple[str, str]:
+    """The place and the attribute of a reference. Runs no user code.
+
+    Raises WorkloadError for what cannot lead to a workload whatever the code says: no reference, no such file.
+    """
+    place, colon, attribute = reference.rpartition(":")
+    if not colon or not place or not attribute:
+        raise WorkloadError(
+            f"'{reference}' names no workload; write path/to/file.py:attribute or package.module:attribute"
+        )
+    if _is_path(place) and not Path(place).is_file():
+        raise WorkloadError(f"there is no file {place}; give a path from {Path.cwd()}, or an absolute one")
+    return place, attribute
+
+
+def _is_path(place: str) -> bool:
+    return place.endswith(".py") or os.sep in place
+
+
 def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise WorkloadError(f"there is no file {path}; give a path from {Path.cwd()}, or an absolute one")
     name = path.stem if path.stem not in sys.modules else f"{path.stem}_workload"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

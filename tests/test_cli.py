@@ -8,10 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
+from typer.testing import CliRunner
+
+from perftool import store
+from perftool.cli import _interruptible, app
+from perftool.measure import survey
 
 pytestmark = pytest.mark.process
 
@@ -81,6 +89,9 @@ def test_help_imports_nothing_heavy() -> None:
         (["tune", f"{WORKLOADS}:good", "--scenario", "missing.py"], 2, "there is no such file"),
         (["compare", f"{WORKLOADS}:good", "amp=fp99"], 2, "amp=fp99: it takes off, bf16 or fp16"),
         (["compare", f"{WORKLOADS}:good", "cuda_graphs"], 2, "there is no CUDA device"),
+        (["compare", f"{WORKLOADS}:good", "threads=1", "nonsense"], 2, "there is no scenario 'nonsense'"),
+        (["compare", "amp=fp99"], 2, "amp=fp99: it takes off, bf16 or fp16"),
+        (["compare", "nonsense=1"], 2, "there is no scenario 'nonsense'"),
         (["profile", f"{WORKLOADS}:good", "--device", "tpu"], 2, "--device takes auto, cpu, cuda or cuda:N"),
         (["profile", f"{WORKLOADS}:raising"], 4, "ValueError: row 3 is broken"),
         (["profile", f"{WORKLOADS}:exiting"], 4, "exit(3)"),
@@ -97,6 +108,68 @@ def test_bad_input_is_a_sentence_and_leaves_nothing(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not folders(tmp_path)
+
+
+def test_a_folder_of_the_users_shadows_no_scenario(tmp_path: Path) -> None:
+    (tmp_path / "scenarios").mkdir()
+    (tmp_path / "scenarios" / "__init__.py").write_text("raise SystemExit('shadowed')")
+    words = [sys.executable, "-m", "perftool", "compare", "nonsense=1"]  # without -P, as a user types it
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S)
+    assert "there is no scenario 'nonsense'; there are amp, " in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["profile", "nonsense"],
+        ["profile", "missing.py:workload"],
+        ["profile", "-s", "nonsense=1"],
+        ["compare", "nonsense=1"],
+        ["compare", f"{WORKLOADS}:good", "amp=bf16,nonsense=1"],
+    ],
+)
+def test_bad_input_does_not_wait_for_the_lock(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "measuring_lock", lambda _: pytest.fail("it waits"))
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2, done.output
+    assert not folders(tmp_path)
+
+
+def test_the_machine_is_looked_at_when_nobody_else_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    @contextmanager
+    def lock(_: object) -> Iterator[None]:
+        seen.append("locked")
+        yield
+        seen.append("released")
+
+    def look(*_: object) -> NoReturn:
+        seen.append("looked")
+        raise survey.UnusableError("no such device")
+
+    monkeypatch.setattr(store, "measuring_lock", lock)
+    monkeypatch.setattr(survey, "survey", look)
+    done = CliRunner().invoke(app, ["profile", f"{WORKLOADS}:good", "--out", str(tmp_path / "out")])
+    assert (done.exit_code, seen) == (2, ["locked", "looked", "released"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_that_is_ignored_stays_ignored(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    try:
+        signal.signal(number, signal.SIG_IGN)
+        with _interruptible():
+            signal.raise_signal(number)
+        assert signal.getsignal(number) == signal.SIG_IGN
+        signal.signal(number, signal.SIG_DFL)
+        with pytest.raises(KeyboardInterrupt), _interruptible():
+            signal.raise_signal(number)
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
 
 
 def test_an_out_that_is_a_file_is_told_at_once(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from perftool.scenario import (
     check_settings,
     discover,
     environment_of,
+    names_in,
+    names_variant,
     normalised,
     other_values,
     plan_of,
@@ -188,3 +190,12 @@ def test_the_order_of_settings_does_not_matter() -> None:
 def test_on_cuda_is_asked_of_the_facts() -> None:
     assert not CONTEXT.on_cuda
     assert Context(machine=replace(MACHINE, device="cuda:1"), workload=WORKLOAD).on_cuda
+
+
+def test_a_first_argument_that_is_no_workload_is_a_variant() -> None:
+    found = discover()
+    variants = ["amp", "amp=bf16", "amp=bf16,threads=1", "nonsense=1", "amp=a:b"]
+    assert [names_variant(text, found) for text in variants] == [True] * len(variants)
+    workloads = ["scenarios.reference:medium", "train.py:workload", "a=b/train.py:workload", "nonsense"]
+    assert [names_variant(text, found) for text in workloads] == [False] * len(workloads)
+    assert names_in(["amp", "amp=bf16, threads=1"]) == ["amp", "amp", "threads"]

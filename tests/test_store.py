@@ -17,7 +17,16 @@ import pytest
 from msgspec.structs import replace
 
 from perftool.records import Decision, Record, Session, TrainingRun, from_json, to_json
-from perftool.store import JOURNAL, SESSION, SessionStore, StoreError, load_session, measuring_lock, open_results
+from perftool.store import (
+    JOURNAL,
+    SESSION,
+    SessionStore,
+    StoreError,
+    load_session,
+    measuring_lock,
+    open_results,
+    reopen,
+)
 from tests.measure.fakes import make_session
 from tests.sessions import make_launch, timed_session
 

@@ -8,16 +8,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import log
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perftool.analysis.stats import median_half_width, paired_quantile_spread
+from perftool.analysis.jitter import STALL_FROM
+from perftool.analysis.stats import Resampled, median_half_width
 from perftool.records import Block, Launch, Session
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+QUANTILES = (0.5, 0.95, 0.99)  # of the steps, that are compared
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,65 @@ def blocks_by_launch(session: Session) -> dict[int, list[Block]]:
     return blocks
 
 
+class Pooled(NamedTuple):
+    """Figures of the steps of several blocks together, which cannot be had block by block, and of resamples of these
+    blocks: arrays of (1 + BOOTSTRAPS,)."""
+
+    tails_ns: dict[float, Floats]
+    stall_share: Floats
+
+
+class _Blocks:
+    """The blocks of one launch as arrays, in the order of their rounds."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.blocks = sorted(blocks, key=lambda block: block.round)
+        self.rounds = np.array([block.round for block in self.blocks], dtype=int)
+        self._pooled: dict[bytes, Pooled] = {}
+
+    @cached_property
+    def sample_ns(self) -> Floats:
+        """Wall time per sample of each block, data wait included; 0 where it has none."""
+        return np.array([block.wall_ns / block.samples if block.samples else 0.0 for block in self.blocks])
+
+    @cached_property
+    def mean_step_ns(self) -> Floats:
+        """Wall time per step of each block, whether or not single steps were timed."""
+        return np.array([block.wall_ns / block.steps for block in self.blocks])
+
+    @cached_property
+    def step_ns(self) -> list[Floats]:
+        """The steps of each block; empty where several run in one call."""
+        return [np.array(block.step_ns, dtype=float) for block in self.blocks]
+
+    @cached_property
+    def median_step_ns(self) -> Floats:
+        """The median step of each block; 0 where it has none."""
+        return np.array([np.median(steps) if len(steps) else 0.0 for steps in self.step_ns])
+
+    def pooled(self, chosen: Indices) -> Pooled:
+        """Of the steps of these blocks. The baseline's are asked for by every variant, hence kept."""
+        key = chosen.tobytes()
+        if key not in self._pooled:
+            resampled = Resampled.of([self.step_ns[index] for index in chosen])
+            self._pooled[key] = Pooled(
+                {q: resampled.quantile(q) for q in QUANTILES},
+                resampled.share_above(STALL_FROM * resampled.quantile(0.5)),
+            )
+        return self._pooled[key]
+
+
+class Samples:
+    """A session's blocks by launch, as arrays that are made once for all metrics and variants."""
+
+    def __init__(self, session: Session) -> None:
+        self._blocks = {launch: _Blocks(blocks) for launch, blocks in blocks_by_launch(session).items()}
+        self._none = _Blocks([])
+
+    def of(self, launch: Launch) -> _Blocks:
+        return self._blocks.get(launch.launch, self._none)
+
+
 def pair_effects(
     session: Session,
     metric: str,
@@ -66,12 +130,14 @@ def pair_effects(
     *,
     stages: Collection[str] | None = None,
     against: int = 0,
+    samples: Samples | None = None,
 ) -> PairMatrix:
     """All that the session says of these variants against the reference, by generation.
 
     stages: of the variants' launches; the reference's is the one of the same generation, whatever it was for.
+    samples: of this session, where several matrices are wanted of it.
     """
-    blocks = blocks_by_launch(session)
+    samples = samples or Samples(session)
     cell = _CELLS[metric]
     reference = {launch.generation: launch for launch in launches_of(session, against)}
     own = {
@@ -83,7 +149,7 @@ def pair_effects(
     generations = sorted({generation for _, generation in own})
     cells = [
         [
-            cell(own[variant, generation], reference[generation], blocks) if (variant, generation) in own else NO_CELL
+            cell(own[variant, generation], reference[generation], samples) if (variant, generation) in own else NO_CELL
             for generation in generations
         ]
         for variant in variants
@@ -98,85 +164,66 @@ def pair_effects(
     )
 
 
-Blocks = dict[int, list[Block]]
+def _paired(ours: _Blocks, theirs: _Blocks) -> tuple[Indices, Indices]:
+    """Where each has the blocks of the rounds that both have."""
+    _, mine, others = np.intersect1d(ours.rounds, theirs.rounds, return_indices=True)
+    return mine, others
 
 
-def paired(ours: Launch, theirs: Launch, blocks: Blocks) -> list[tuple[Block, Block]]:
-    """Blocks of the same round."""
-    partners = {block.round: block for block in blocks.get(theirs.launch, [])}
-    return [(block, partners[block.round]) for block in blocks.get(ours.launch, []) if block.round in partners]
-
-
-def _by_median(value: Callable[[Block], float]) -> Callable[[Launch, Launch, Blocks], Cell]:
+def _by_median(value: Callable[[_Blocks], Floats]) -> Callable[[Launch, Launch, Samples], Cell]:
     """The median over pairs of the log-ratio of a block's value."""
 
-    def cell(ours: Launch, theirs: Launch, blocks: Blocks) -> Cell:
-        pairs = [(value(one), value(other)) for one, other in paired(ours, theirs, blocks)]
-        d = [log(one / other) for one, other in pairs if one > 0 and other > 0]
-        return Cell(float(np.median(d)), median_half_width(d), len(d)) if d else NO_CELL
+    def cell(ours: Launch, theirs: Launch, samples: Samples) -> Cell:
+        one, other = samples.of(ours), samples.of(theirs)
+        mine, others = _paired(one, other)
+        numerator, denominator = value(one)[mine], value(other)[others]
+        there = (numerator > 0) & (denominator > 0)
+        d = np.log(numerator[there] / denominator[there])
+        return Cell(float(np.median(d)), median_half_width(d), len(d)) if len(d) else NO_CELL
 
     return cell
 
 
-def _tail(q: float) -> Callable[[Launch, Launch, Blocks], Cell]:
-    """A quantile of the pooled steps of the paired blocks: a tail cannot be had block by block."""
+def _by_pool(figure: Callable[[Pooled], Floats], least: int = 1) -> Callable[[Launch, Launch, Samples], Cell]:
+    """The log-ratio of a figure of all paired steps, its spread by a bootstrap over the pairs; none where there are
+    fewer pairs than `least`, or either's figure is 0."""
 
-    def cell(ours: Launch, theirs: Launch, blocks: Blocks) -> Cell:
-        pairs = [(one, other) for one, other in paired(ours, theirs, blocks) if one.step_ns and other.step_ns]
-        if not pairs:
+    def cell(ours: Launch, theirs: Launch, samples: Samples) -> Cell:
+        one, other = samples.of(ours), samples.of(theirs)
+        mine, others = _paired(one, other)
+        stepped = (one.median_step_ns[mine] > 0) & (other.median_step_ns[others] > 0)
+        mine, others = mine[stepped], others[stepped]
+        if len(mine) < least:
             return NO_CELL
-        d, spread = paired_quantile_spread(
-            [np.asarray(one.step_ns, dtype=float) for one, _ in pairs],
-            [np.asarray(other.step_ns, dtype=float) for _, other in pairs],
-            q,
-        )
-        return Cell(d, spread, len(pairs))
+        numerator, denominator = figure(one.pooled(mine)), figure(other.pooled(others))
+        there = (numerator > 0) & (denominator > 0)
+        if not there[0]:
+            return NO_CELL
+        d = np.log(numerator[there] / denominator[there])
+        spread = float(np.std(d[1:])) if len(mine) > 1 and len(d) > 1 else float("nan")
+        return Cell(float(d[0]), spread, len(mine))
 
     return cell
 
 
-def _unevenness(ours: Launch, theirs: Launch, blocks: Blocks) -> Cell:
-    """How p95/p50 of the step time differs."""
-    tail, middle = _CELLS["step_p95"](ours, theirs, blocks), _CELLS["step_p50"](ours, theirs, blocks)
-    return Cell(tail.d - middle.d, tail.half_width, tail.pairs)
-
-
-def _stalls(ours: Launch, theirs: Launch, blocks: Blocks) -> Cell:
-    """Log-ratio of the stall shares of the paired blocks; none where either never stalled."""
-    from perftool.analysis.jitter import stall_share
-
-    pairs = [(one, other) for one, other in paired(ours, theirs, blocks) if one.step_ns and other.step_ns]
-    if len(pairs) < 2:
-        return NO_CELL
-
-    def ratio(chosen: Sequence[int]) -> float:
-        one, other = (stall_share([pairs[index][side].step_ns for index in chosen]) for side in (0, 1))
-        return log(one / other) if one and other else float("nan")
-
-    generator = np.random.default_rng(0)
-    draws = [ratio(generator.integers(0, len(pairs), len(pairs)).tolist()) for _ in range(40)]
-    d = ratio(range(len(pairs)))
-    return NO_CELL if np.isnan(d) else Cell(d, float(np.nanstd(draws)), len(pairs))
-
-
-def _of_launch(value: Callable[[Launch], int | None]) -> Callable[[Launch, Launch, Blocks], Cell]:
+def _of_launch(value: Callable[[Launch], int | None]) -> Callable[[Launch, Launch, Samples], Cell]:
     """One figure per launch, known without noise."""
 
-    def cell(ours: Launch, theirs: Launch, blocks: Blocks) -> Cell:
+    def cell(ours: Launch, theirs: Launch, _: Samples) -> Cell:
         one, other = value(ours), value(theirs)
         return Cell(log(one / other), 0.0, 1) if one and other else NO_CELL
 
     return cell
 
 
-_CELLS: dict[str, Callable[[Launch, Launch, Blocks], Cell]] = {
-    "throughput": _by_median(lambda block: block.wall_ns / block.samples if block.samples else 0.0),
-    "step_p50": _by_median(lambda block: float(np.median(block.step_ns)) if block.step_ns else 0.0),
-    "step_p95": _tail(0.95),
-    "step_p99": _tail(0.99),
-    "step_mean": _by_median(lambda block: block.wall_ns / block.steps),
-    "jitter": _unevenness,
-    "stall_share": _stalls,
+_CELLS: dict[str, Callable[[Launch, Launch, Samples], Cell]] = {
+    "throughput": _by_median(lambda blocks: blocks.sample_ns),
+    "step_mean": _by_median(lambda blocks: blocks.mean_step_ns),
+    "step_p50": _by_median(lambda blocks: blocks.median_step_ns),
+    "step_p95": _by_pool(lambda pooled: pooled.tails_ns[0.95]),
+    "step_p99": _by_pool(lambda pooled: pooled.tails_ns[0.99]),
+    "jitter": _by_pool(lambda pooled: pooled.tails_ns[0.95] / pooled.tails_ns[0.5]),
+    "stall_share": _by_pool(lambda pooled: pooled.stall_share, least=2),
     "peak_host": _of_launch(lambda launch: launch.peak_host_bytes),
     "peak_device": _of_launch(lambda launch: launch.peak_device_allocated_bytes),
     "peak_memory": _of_launch(lambda launch: launch.peak_device_reserved_bytes or launch.peak_host_bytes),

@@ -11,7 +11,7 @@ from perftool.analysis.handover import script, to_paste
 from perftool.analysis.pairs import pair_effects
 from perftool.analysis.parity import parity_of, time_to_loss
 from perftool.analysis.stats import Effect, interval, launch_effects
-from perftool.analysis.summary import summarise, variant_summary
+from perftool.analysis.summary import Summaries, summarise
 from perftool.analysis.verdict import ALPHA, LOOKS
 from perftool.records import (
     CONFIRM,
@@ -32,17 +32,19 @@ from perftool.units import ratio
 
 def conclude(session: Session) -> Summary:
     """The summary of any session, with the recommendation of a tuned one."""
+    summaries = Summaries(session)
     if session.command != "tune":
-        return summarise(session)
+        return summarise(session, summaries=summaries)
     winner = chosen(session)
     status, recommendation = None, None
     if winner is not None:
-        status, recommendation = _recommendation(session, winner)
+        status, recommendation = _recommendation(session, winner, summaries)
     return summarise(
         session,
+        summaries=summaries,
         recommendation=recommendation,
         recommendation_status=status,
-        rejected=rejected(session, winner or {}),
+        rejected=rejected(session, winner or {}, summaries),
         parity=last_parity(session),
     )
 
@@ -58,12 +60,13 @@ def last_parity(session: Session) -> LossParity | None:
     return next(filter(None, compared), None)
 
 
-def rejected(session: Session, winner: Settings) -> list[Rejected]:
+def rejected(session: Session, winner: Settings, summaries: Summaries | None = None) -> list[Rejected]:
     """Every setting that was considered and is not part of the winner, with what is known against it."""
+    summaries = summaries or Summaries(session)
     reasons: dict[tuple[str, str], list[str]] = {}
     for number, settings in enumerate(session.variants):
         if len(settings) == 1 and any(launch.variant == number for launch in session.launches):
-            reasons[next(iter(settings.items()))] = [_against(variant_summary(session, number))]
+            reasons[next(iter(settings.items()))] = [_against(summaries.of(number))]
     for decision in session.decisions:
         if decision.action == "dropped" and decision.stage == PARITY:
             for name in set(decision.settings) - set(winner):
@@ -88,11 +91,13 @@ def _against(alone: VariantSummary) -> str:
     return f"{words} alone, {ratio(throughput.ratio)}"
 
 
-def _recommendation(session: Session, winner: Settings) -> tuple[RecommendationStatus, Recommendation | None]:
+def _recommendation(
+    session: Session, winner: Settings, summaries: Summaries
+) -> tuple[RecommendationStatus, Recommendation | None]:
     if not winner:
         return "nothing_better", None
     number = session.variants.index(winner)
-    confirmed = variant_summary(session, number)
+    confirmed = summaries.of(number)
     throughput = confirmed.versus_baseline.get("throughput")
     generations = {launch.generation for launch in session.launches if launch.stage == CONFIRM}
     if throughput is None or len(generations) < min(LOOKS) or throughput.low is None or throughput.high is None:
@@ -122,7 +127,7 @@ def _recommendation(session: Session, winner: Settings) -> tuple[RecommendationS
             batch_size=session.workload.batch_size,
         ),
         per_setting=[_setting_effect(session, winner, name) for name in winner],
-        rejected=rejected(session, winner),
+        rejected=rejected(session, winner, summaries),
     )
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, inf, log, sqrt
+from functools import cache
+from math import ceil, log, sqrt
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ PRIOR_DF = 4.0
 POOLED_DF_MOST = 8.0
 POWER = 0.8
 LAGS_MOST = 200
+BOOTSTRAPS = 40
 
 
 @dataclass(frozen=True)
@@ -182,18 +184,50 @@ def quantile_interval(step_ns: ArrayLike, q: float, confidence: float = 0.95) ->
     return at(low_rank), at(high_rank)
 
 
-def paired_quantile_spread(
-    ours: Sequence[NDArray[np.float64]], theirs: Sequence[NDArray[np.float64]], q: float
-) -> tuple[float, float]:
-    """Log-ratio of the pooled quantiles of paired blocks, and its standard deviation by a bootstrap over the pairs."""
+@dataclass(frozen=True)
+class Resampled:
+    """The values of some blocks pooled, as they are (row 0) and as a bootstrap over whole blocks draws them.
 
-    def ratio(chosen: Sequence[int]) -> float:
-        return log(
-            np.quantile(np.concatenate([ours[i] for i in chosen]), q)
-            / np.quantile(np.concatenate([theirs[i] for i in chosen]), q)
-        )
+    Only how often each value is drawn differs between rows, so that all of them share one sorting.
+    """
 
-    generator = np.random.default_rng(0)
-    count = len(ours)
-    draws = [ratio(generator.integers(0, count, count).tolist()) for _ in range(40)] if count > 1 else [inf]
-    return ratio(range(count)), float(np.std(draws)) if count > 1 else float("nan")
+    values: NDArray[np.float64]  # (values,), ascending
+    drawn: NDArray[np.int32]  # (1 + BOOTSTRAPS, values): how many are drawn of the first so many
+
+    @classmethod
+    def of(cls, blocks: Sequence[NDArray[np.float64]]) -> Resampled:
+        """blocks: at least one, none of them empty."""
+        pooled = np.concatenate(blocks)
+        order = np.argsort(pooled, kind="stable")
+        owner = np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])[order]
+        return cls(pooled[order], np.cumsum(_draws(len(blocks))[:, owner], axis=1, dtype=np.int32))
+
+    def quantile(self, q: float) -> NDArray[np.float64]:
+        """Of each row, interpolated between its order statistics as numpy's default does; (1 + BOOTSTRAPS,)."""
+        position = (self.drawn[:, -1] - 1) * q
+        below = np.floor(position)
+        low = self._ranked(below)
+        high = self._ranked(np.minimum(below + 1, self.drawn[:, -1] - 1))
+        found: NDArray[np.float64] = low + (high - low) * (position - below)
+        return found
+
+    def share_above(self, level: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum of (value - level)+ over the sum of all values, of each row; level and result: (1 + BOOTSTRAPS,)."""
+        weights = np.diff(self.drawn, axis=1, prepend=np.int32(0))
+        above = np.clip(self.values - level[:, None], 0.0, None)
+        shares: NDArray[np.float64] = np.einsum("rv,rv->r", weights, above) / (weights @ self.values)
+        return shares
+
+    def _ranked(self, ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The value of each row that has so many drawn below it."""
+        places = [np.searchsorted(row, rank, side="right") for row, rank in zip(self.drawn, ranks, strict=True)]
+        found: NDArray[np.float64] = self.values[np.array(places)]
+        return found
+
+
+@cache
+def _draws(blocks: int) -> NDArray[np.int32]:
+    """How often each block is drawn: once in row 0, at random with replacement in the others."""
+    chosen = np.random.default_rng(0).integers(0, blocks, (BOOTSTRAPS, blocks))
+    counts = [np.bincount(row, minlength=blocks) for row in chosen]
+    return np.array([np.ones(blocks), *counts], dtype=np.int32)

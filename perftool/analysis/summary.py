@@ -6,11 +6,12 @@ from collections.abc import Collection, Sequence
 from statistics import median
 
 import numpy as np
+from msgspec.structs import replace
 
 from perftool.analysis.jitter import jitter
-from perftool.analysis.pairs import blocks_by_launch, launches_of, pair_effects
+from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects
 from perftool.analysis.stats import launch_effects
-from perftool.analysis.verdict import comparison
+from perftool.analysis.verdict import LOOKS, comparison
 from perftool.records import (
     CONFIRM,
     METRICS,
@@ -26,22 +27,101 @@ from perftool.records import (
     Rejected,
     Session,
     Settings,
+    Status,
     Summary,
     VariantSummary,
 )
 
 
+class Summaries:
+    """What a session says of each variant, worked out once for whoever asks: comparisons take the most time."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._samples = Samples(session)
+        self._blocks = blocks_by_launch(session)
+        self._compared: dict[frozenset[str], dict[int, dict[str, Comparison]]] = {}
+        self._told: dict[int, VariantSummary] = {}
+
+    def of(self, variant: int) -> VariantSummary:
+        """One variant. Absolute figures are of this session's machine and hour; only `versus_baseline` travels."""
+        if variant not in self._told:
+            self._told[variant] = self._summary(variant)
+        return self._told[variant]
+
+    def _versus_baseline(self, variant: int, stages: Collection[str]) -> dict[str, Comparison]:
+        key = frozenset(stages)
+        if key not in self._compared:
+            peers = sorted({one.variant for one in self.session.launches if one.stage in key and one.variant})
+            self._compared[key] = compare_all(self.session, peers, key, samples=self._samples)
+        return self._compared[key][variant]
+
+    def _summary(self, variant: int) -> VariantSummary:
+        session = self.session
+        ended = [launch for launch in session.launches if launch.variant == variant]
+        stages = stages_that_count(session, variant)
+        measured = [one for one in launches_of(session, variant, stages or None) if self._blocks.get(one.launch)]
+        blocks = [block for launch in measured for block in self._blocks[launch.launch]]
+        lost = next((launch for launch in ended if launch.status != "measured"), None)
+        spared = lost is not None and _spared(ended, measured)
+        status: Status = "measured" if measured else "failed"
+        reason = None if measured else "it was not measured"
+        if lost is not None:
+            status = status if spared else lost.status
+            reason = _loss(ended, lost) if spared else lost.reason
+        settings = {**session.baseline, **session.variants[variant]} if variant == 0 else session.variants[variant]
+        wall_ns = sum(block.wall_ns for block in blocks)
+        runs = [block.step_ns for block in blocks if block.step_ns]
+        uneven = jitter(runs) if runs else None
+        versus = self._versus_baseline(variant, stages) if variant and measured and (not lost or spared) else {}
+        cold = next((one.start_up_ns for one in ended if one.cold and one.start_up_ns is not None), None)
+        warm = [one.start_up_ns for one in ended if not one.cold and one.start_up_ns is not None]
+        return VariantSummary(
+            settings=settings,
+            status=status,
+            reason=reason,
+            engaged=_engaged(ended),
+            samples_per_second=sum(block.samples for block in blocks) / wall_ns * 1e9 if wall_ns else None,
+            steps_per_call=1,
+            step_ns=_quantiles(runs, uneven) if uneven else None,
+            jitter=uneven,
+            peak_host_bytes=_most(one.peak_host_bytes for one in ended),
+            warmup_peak_host_bytes=_most(one.warmup_peak_host_bytes for one in ended),
+            peak_device_allocated_bytes=_most(one.peak_device_allocated_bytes for one in ended),
+            peak_device_reserved_bytes=_most(one.peak_device_reserved_bytes for one in ended),
+            peak_device_nvml_bytes=_most(one.peak_device_nvml_bytes for one in ended),
+            data_wait_fraction=_data_wait(session, blocks),
+            cold_start_ns=cold,
+            warm_start_ns=round(median(warm)) if warm else None,
+            break_even_steps=break_even_steps(session, cold, blocks, versus.get("throughput")) if variant else None,
+            warmup_class=next((one.warmup_class for one in ended if one.warmup_class), None),
+            versus_baseline=versus,
+        )
+
+
+def variant_summary(session: Session, variant: int) -> VariantSummary:
+    """One variant; `Summaries` where several are wanted of a session."""
+    return Summaries(session).of(variant)
+
+
 def summarise(
     session: Session,
     *,
+    summaries: Summaries | None = None,
     recommendation: Recommendation | None = None,
     recommendation_status: RecommendationStatus | None = None,
     rejected: Sequence[Rejected] = (),
     parity: LossParity | None = None,
 ) -> Summary:
-    """The whole summary; what is recommended is decided elsewhere and only passed through."""
+    """The whole summary; what is recommended is decided elsewhere and only passed through.
+
+    summaries: of this session, where somebody has them already.
+    """
+    summaries = summaries or Summaries(session)
     launched = {launch.variant for launch in session.launches} - {0}
-    variants = [variant_summary(session, variant) for variant in sorted(launched)]
+    variants = [summaries.of(variant) for variant in sorted(launched)]
+    baseline = summaries.of(0)
+    measured = [one for one in (replace(baseline, settings={}), *variants) if one.status == "measured"]
     return Summary(
         command=session.command,
         workload=session.workload.reference,
@@ -49,14 +129,14 @@ def summarise(
         seed=session.seed,
         arguments=session.arguments,
         machine=session.machine,
-        baseline=variant_summary(session, 0),
+        baseline=baseline,
         variants=variants,
         findings=[],
         recommendation_status="interrupted"
         if session.interrupted and session.command == "tune"
         else recommendation_status,
         objective="throughput",
-        pareto=pareto([variant for variant in variants if variant.status == "measured"]),
+        pareto=pareto(measured),
         recommendation=recommendation,
         rejected=list(rejected),
         parity=parity,
@@ -66,12 +146,18 @@ def summarise(
 
 
 def compare_all(
-    session: Session, variants: Sequence[int], stages: Collection[str] | None = None
+    session: Session,
+    variants: Sequence[int],
+    stages: Collection[str] | None = None,
+    *,
+    metrics: Sequence[str] = METRICS,
+    samples: Samples | None = None,
 ) -> dict[int, dict[str, Comparison]]:
-    """Every metric of these variants against the baseline, with intervals that hold for all of them together."""
+    """Metrics of these variants against the baseline, with intervals that hold for all of the variants together."""
+    samples = samples or Samples(session)
     compared: dict[int, dict[str, Comparison]] = {variant: {} for variant in variants}
-    for metric in METRICS:
-        matrix = pair_effects(session, metric, variants, stages=stages)
+    for metric in metrics:
+        matrix = pair_effects(session, metric, variants, stages=stages, samples=samples)
         for row, effect in enumerate(launch_effects(matrix.d, matrix.half_widths)):
             if effect is not None:
                 compared[variants[row]][metric] = comparison(
@@ -82,7 +168,7 @@ def compare_all(
 
 def all_decided(session: Session, variants: Sequence[int], stages: Collection[str] | None = None) -> bool:
     """Whether the throughput of each variant that was measured has a verdict."""
-    compared = compare_all(session, variants, stages)
+    compared = compare_all(session, variants, stages, metrics=["throughput"])
     return all(one["throughput"].verdict != "undecided" for one in compared.values() if "throughput" in one)
 
 
@@ -92,46 +178,29 @@ def stages_that_count(session: Session, variant: int) -> set[str]:
     return {CONFIRM} if CONFIRM in stages else stages
 
 
-def variant_summary(session: Session, variant: int) -> VariantSummary:
-    """One variant. Absolute figures are of this session's machine and hour; only `versus_baseline` travels."""
-    ended = [launch for launch in session.launches if launch.variant == variant]
-    by_launch = blocks_by_launch(session)
-    stages = stages_that_count(session, variant)
-    measured = [one for one in launches_of(session, variant, stages or None) if by_launch.get(one.launch)]
-    blocks = [block for launch in measured for block in by_launch[launch.launch]]
-    lost = next((launch for launch in ended if launch.status != "measured"), None)
-    settings = {**session.baseline, **session.variants[variant]} if variant == 0 else session.variants[variant]
-    wall_ns = sum(block.wall_ns for block in blocks)
-    runs = [block.step_ns for block in blocks if block.step_ns]
-    uneven = jitter(runs) if runs else None
-    waits_ns = sum(sum(block.wait_ns) for block in blocks if block.step_ns)
-    versus = {}
-    if variant and measured and not lost:
-        peers = sorted({one.variant for one in session.launches if one.stage in stages and one.variant})
-        versus = compare_all(session, peers, stages)[variant]
-    cold = next((one.start_up_ns for one in ended if one.cold and one.start_up_ns is not None), None)
-    warm = [one.start_up_ns for one in ended if not one.cold and one.start_up_ns is not None]
-    return VariantSummary(
-        settings=settings,
-        status=lost.status if lost else "measured" if measured else "failed",
-        reason=lost.reason if lost else None if measured else "it was not measured",
-        engaged=_engaged(ended),
-        samples_per_second=sum(block.samples for block in blocks) / wall_ns * 1e9 if wall_ns else None,
-        steps_per_call=1,
-        step_ns=_quantiles(runs, uneven) if uneven else None,
-        jitter=uneven,
-        peak_host_bytes=_most(one.peak_host_bytes for one in ended),
-        warmup_peak_host_bytes=_most(one.warmup_peak_host_bytes for one in ended),
-        peak_device_allocated_bytes=_most(one.peak_device_allocated_bytes for one in ended),
-        peak_device_reserved_bytes=_most(one.peak_device_reserved_bytes for one in ended),
-        peak_device_nvml_bytes=_most(one.peak_device_nvml_bytes for one in ended),
-        data_wait_fraction=waits_ns / sum(map(sum, runs)) if runs else None,
-        cold_start_ns=cold,
-        warm_start_ns=round(median(warm)) if warm else None,
-        break_even_steps=break_even_steps(session, cold, blocks, versus.get("throughput")) if variant else None,
-        warmup_class=next((one.warmup_class for one in ended if one.warmup_class), None),
-        versus_baseline=versus,
+def _spared(ended: Sequence[Launch], measured: Sequence[Launch]) -> bool:
+    """Whether enough of a variant's launches were measured for a verdict although others were lost. Not where its
+    settings ever failed to take effect: what is advised must always do something."""
+    return len(measured) >= min(LOOKS) and all(one.engaged is None or one.engaged.ok for one in ended)
+
+
+def _loss(ended: Sequence[Launch], lost: Launch) -> str:
+    """A note on launches that were lost of a variant that was measured all the same."""
+    count = sum(launch.status != "measured" for launch in ended)
+    return (
+        f"{count} of its {len(ended)} launches was lost: {lost.reason}"
+        if count == 1
+        else (f"{count} of its {len(ended)} launches were lost, the first: {lost.reason}")
     )
+
+
+def _data_wait(session: Session, blocks: Sequence[Block]) -> float | None:
+    """Share of the step time in which the training waited for a batch. None on a GPU: the host fetches while the GPU
+    still works on earlier steps, so what it waits there costs nothing until the GPU has nothing left to do."""
+    stepped = [block for block in blocks if block.step_ns]
+    if not stepped or session.machine.device.startswith("cuda"):
+        return None
+    return sum(sum(block.wait_ns) for block in stepped) / sum(sum(block.step_ns) for block in stepped)
 
 
 def break_even_steps(
@@ -151,7 +220,10 @@ def break_even_steps(
 
 
 def pareto(variants: Sequence[VariantSummary]) -> list[Settings]:
-    """Settings of the variants that no other one beats in throughput, host memory and stalls together."""
+    """Settings of the variants that no other one beats in throughput, host memory and stalls together.
+
+    The baseline is to be among them, as {}: what is slower and hungrier than it is no choice at all.
+    """
 
     def costs(one: VariantSummary) -> tuple[float, ...]:
         faster = one.versus_baseline.get("throughput")

@@ -69,6 +69,7 @@ def comparison(
         pairs=pairs,
         launches=effect.launches,
         smallest_detectable=known(_exp(detectable) - 1),
+        unsteady=effect.unsteady,
     )
 
 

@@ -316,7 +316,8 @@ class Lab:
         )
         began_s = self._clock()
         try:
-            block = running.live.ask(request, max(ANSWER_LIMIT_S, 20 * running.block_s))
+            # A batch of another shape may be compiled for in the midst of a block.
+            block = running.live.ask(request, max(self.start_limit_s, 20 * running.block_s))
         finally:
             self.spent_s += self._clock() - began_s
         assert isinstance(block, Block)

@@ -19,7 +19,7 @@ def render(summary: Summary) -> str:
     """The whole report. Whatever users named is escaped and shows as text."""
     advice = summary.recommendation
     parts = [f"### {_escaped(wording.headline(summary))}"]
-    parts += [f"**Warning:** {_escaped(warning)}" for warning in summary.warnings]
+    parts += [f"**Warning:** {_escaped(warning)}" for warning in wording.warnings(summary)]
     parts += [_escaped(" ".join(wording.how_sure(summary)))] if summary.command != "profile" else []
     if advice is not None:
         parts.append(_table(("cost", ""), wording.costs(advice)))

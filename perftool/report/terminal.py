@@ -91,7 +91,7 @@ def render(summary: Summary, *, width: int = 80, colour: bool = False) -> str:
         case "profile":
             page.line()
             page.pairs(wording.profile_lines(summary.baseline))
-    for warning in summary.warnings:
+    for warning in wording.warnings(summary):
         page.line()
         page.line(f"Warning: {warning}", style="yellow")
     page.line()

@@ -87,6 +87,19 @@ def standing_ratio(standing: Standing) -> tuple[float, float, float]:
     )
 
 
+def warnings(summary: Summary) -> list[str]:
+    """What to know before believing the figures: of the session, and of launches that differed too much."""
+    unsteady = [one for one in summary.variants if (found := throughput_of(one)) and found.unsteady]
+    if not unsteady:
+        return list(summary.warnings)
+    names = "; ".join(settings_text(one.settings) for one in unsteady)
+    return [
+        *summary.warnings,
+        f"the launches of {names} differ more than launches of one program should, so a verdict of faster or slower "
+        "was given only where the whole interval clears the margin; end other programs and measure again",
+    ]
+
+
 # ------------------------------------------------------------------------------------------------------ the answer
 
 
@@ -261,6 +274,8 @@ def _notes(variant: VariantSummary) -> list[str]:
         told.append(f"start-up {start_up(variant.break_even_steps)}")
     if variant.warmup_class in WARMUP_NOTES:
         told.append(WARMUP_NOTES[variant.warmup_class])
+    if variant.reason is not None:
+        told.append(variant.reason)
     return told
 
 

@@ -13,13 +13,14 @@ from scipy import stats as scipy_stats
 from scipy.special import betaln
 
 from perftool.analysis.stats import (
+    BOOTSTRAPS,
     Effect,
+    Resampled,
     correlation_length,
     effective_steps,
     interval,
     launch_effects,
     median_half_width,
-    paired_quantile_spread,
     quantile_interval,
     sign_test_log_e,
     smallest_detectable,
@@ -231,9 +232,16 @@ def test_a_quantile_interval_scales_with_the_times(times: np.ndarray, factor: fl
     assert scaled == pytest.approx((ours[0] * factor, ours[1] * factor))
 
 
-def test_paired_tails_of_the_same_steps_do_not_differ() -> None:
-    blocks = [np.random.default_rng(index).lognormal(size=20) for index in range(30)]
-    ratio, spread = paired_quantile_spread(blocks, [2 * block for block in blocks], 0.95)
-    assert ratio == pytest.approx(-log(2))
-    assert spread == pytest.approx(0, abs=1e-9)
-    assert np.isnan(paired_quantile_spread(blocks[:1], blocks[:1], 0.95)[1])
+@given(
+    st.lists(arrays(float, st.integers(1, 12), elements=st.integers(1, 50)), min_size=1, max_size=8), st.floats(0, 1)
+)
+@PROPERTY
+def test_resamples_are_what_pooling_the_drawn_blocks_gives(blocks: list[np.ndarray], q: float) -> None:
+    resampled = Resampled.of(blocks)
+    quantiles, stalls = resampled.quantile(q), resampled.share_above(1.5 * resampled.quantile(0.5))
+    generator = np.random.default_rng(0)
+    drawn = [np.arange(len(blocks)), *(generator.integers(0, len(blocks), len(blocks)) for _ in range(BOOTSTRAPS))]
+    for row, chosen in enumerate(drawn):
+        pooled = np.concatenate([blocks[index] for index in chosen])
+        assert quantiles[row] == pytest.approx(np.quantile(pooled, q))
+        assert stalls[row] == pytest.approx(np.clip(pooled - 1.5 * np.median(pooled), 0, None).sum() / pooled.sum())

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
+from perftool.analysis import summary
 from perftool.analysis.summary import all_decided, compare_all, pareto, summarise, variant_summary
-from perftool.records import Settings, VariantSummary
+from perftool.records import Comparison, Engaged, Settings, VariantSummary
+from perftool.report.wording import notes
 from tests.measure.fakes import make_session
 from tests.sessions import make_comparison, make_launch, make_variant, timed_session
 
@@ -65,11 +69,48 @@ def test_where_a_variant_was_confirmed_only_that_counts() -> None:
 
 
 def test_a_lost_variant_keeps_its_reason_and_is_not_compared() -> None:
-    session = timed_session([({}, 10.0), (FAST, 5.0)])
+    session = timed_session([({}, 10.0), (FAST, 5.0)], generations=3)
     session.launches.append(make_launch(99, 1, 4, status="failed", reason="its process died by SIGSEGV"))
     told = variant_summary(session, 1)
     assert (told.status, told.reason) == ("failed", "its process died by SIGSEGV")
     assert not told.versus_baseline
+
+
+def test_a_launch_lost_beside_enough_others_is_a_note() -> None:
+    session = timed_session([({}, 10.0), (FAST, 5.0)], generations=4)
+    session.launches.append(make_launch(99, 1, 4, status="failed", reason="its process died by SIGSEGV"))
+    told = variant_summary(session, 1)
+    assert (told.status, told.reason) == ("measured", "1 of its 5 launches was lost: its process died by SIGSEGV")
+    assert told.versus_baseline["throughput"].launches == 4
+    assert ("amp=bf16", told.reason) in notes(summarise(session))
+
+
+def test_settings_that_once_took_no_effect_are_not_measured_whatever_the_other_launches_say() -> None:
+    session = timed_session([({}, 10.0), (FAST, 5.0)], generations=4)
+    nothing = Engaged(ok=False, evidence="it ran in float32")
+    session.launches.append(make_launch(99, 1, 4, status="skipped", reason="no effect", engaged=nothing))
+    told = variant_summary(session, 1)
+    assert (told.status, told.versus_baseline) == ("skipped", {})
+
+
+def test_on_a_gpu_what_the_host_waits_is_no_data_wait() -> None:
+    session = timed_session([({}, 10.0)])
+    on_gpu = replace(session, machine=replace(session.machine, device="cuda:0"))
+    assert variant_summary(on_gpu, 0).data_wait_fraction is None
+
+
+def test_each_set_of_stages_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def counting(*arguments: Any, **named: Any) -> dict[int, dict[str, Comparison]]:
+        asked.append(arguments[1:])
+        return compare_all(*arguments, **named)
+
+    monkeypatch.setattr(summary, "compare_all", counting)
+    session = timed_session([({}, 10.0), (FAST, 5.0), (SLOW, 20.0)])
+    told = summarise(session)
+    assert asked == [([1, 2], {"measure"})]
+    assert [one.versus_baseline for one in told.variants] == list(compare_all(session, [1, 2], ["measure"]).values())
 
 
 def test_nothing_measured_is_not_a_result() -> None:
@@ -109,3 +150,10 @@ def test_the_pareto_front_leaves_out_what_another_beats_in_everything() -> None:
 
     front = pareto([variant("fast", 2.0, 300), variant("small", 1.0, 100), variant("beaten", 1.5, 400)])
     assert front == [{"fast": "on"}, {"small": "on"}]
+
+
+def test_the_baseline_is_on_the_pareto_front_unless_a_variant_beats_it() -> None:
+    slower = timed_session([({"amp": "off"}, 10.0), (SLOW, 20.0)], noise=0.001)
+    assert summarise(slower).pareto == [{}]  # a megabyte less, and twice as fast
+    faster = timed_session([({}, 10.0), (FAST, 5.0)], noise=0.001)
+    assert summarise(faster).pareto == [{}, FAST]

@@ -77,6 +77,7 @@ def test_unsteady_launches_are_judged_strictly() -> None:
     calm = comparison("throughput", effect(-0.025), 240)
     wild = comparison("throughput", effect(-0.025, unsteady=True), 240)
     assert (calm.verdict, wild.verdict) == ("better", "undecided")
+    assert (calm.unsteady, wild.unsteady) == (False, True)
     assert wild.smallest_detectable is not None
     assert calm.smallest_detectable is not None
     assert wild.smallest_detectable > calm.smallest_detectable

@@ -81,6 +81,7 @@ class Script:
     alive: set[int] = field(default_factory=set)
     started: list[Settings] = field(default_factory=list)
     ran: list[tuple[int, int]] = field(default_factory=list)  # (round, launch) in the order run
+    limits: list[tuple[type[Any], float]] = field(default_factory=list)  # of each request, in seconds
 
     def start(self, spec: messages.LaunchSpec, environment: dict[str, str]) -> ScriptedLaunch:
         self.started.append(spec.settings)
@@ -97,6 +98,7 @@ class ScriptedLaunch:
 
     def ask(self, request: messages.Request, limit_s: float) -> messages.Reply:
         script, spec = self.script, self.spec
+        script.limits.append((type(request), limit_s))
         for setting in spec.settings.items():
             failure = script.failures.get(("=".join(setting), type(request)))
             if failure is not None:

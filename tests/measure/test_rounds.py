@@ -61,6 +61,15 @@ def test_rounds_end_when_the_budget_is_spent() -> None:
     assert lab.spent_s == pytest.approx(13 * 0.08)
 
 
+def test_a_block_has_time_for_a_compilation_within_it() -> None:
+    script = Script(step_s=lambda settings: 30.0 if settings else 0.001)
+    lab, _ = make_lab(script, make_session(budget_s=90.0))
+    lab.generation("measure", [lab.variant({"amp": "slow"})], budget_s=90, rounds=1)
+    short, long = sorted(limit_s for kind, limit_s in script.limits if kind is messages.Run)
+    assert short == lab.start_limit_s == 90.0
+    assert long == 20 * (30.0 + 30.0)  # one step dropped, one measured
+
+
 def test_a_launch_that_dies_costs_only_its_variant() -> None:
     session = make_session()
     script = Script(failures={("amp=bf16", messages.Run): LaunchFailed("died", "its process died by SIGSEGV")})

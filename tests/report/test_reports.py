@@ -235,3 +235,14 @@ def test_a_long_reason_is_cut() -> None:
     shown = terminal.render(make_summary("compare", [make_lost({"amp": "bf16"}, "x" * 5000, "failed")]))
     assert shown.count("x") < wording.LONGEST_TEXT
     assert "…" in shown
+
+
+def test_launches_that_differ_too_much_are_a_warning() -> None:
+    unsteady = make_variant({"amp": "bf16"}, throughput=make_comparison(1.2, unsteady=True))
+    steady = make_variant({"threads": "1"}, throughput=make_comparison(1.2))
+    summary = make_summary("compare", [unsteady, steady], warnings=["another one"])
+    for render in (terminal.render, markdown.render):
+        text = " ".join(render(summary).split())
+        assert "the launches of amp=bf16 differ more than" in text
+        assert "another one" in text
+    assert wording.warnings(make_summary("compare", [steady])) == []
