@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from perftool.analysis.handover import script
-from tests.measure.fakes import MACHINE
+from tests.measure.fakes import MACHINE, Script, make_lab, make_session
 from tests.perf import bench_best_of_64 as best_of
 from tests.perf import bench_peer, peer
 from tests.perf.__main__ import main, names
@@ -152,6 +152,19 @@ def test_those_that_went_on_are_judged_by_that_alone() -> None:
     session.blocks.extend(replace(one, launch=one.launch + 100, round=one.round + 1000) for one in further.blocks)
     ratios = {tuple(one.settings): one.ratio for one in best_of.truths_of(session)}
     assert ratios == pytest.approx({("a",): 1.25, ("b",): 10 / 5.5}, rel=0.01)
+
+
+def test_generations_end_in_time_but_there_is_always_one() -> None:
+    def generations(end_s: float) -> int:
+        session = make_session(budget_s=1000.0)
+        lab, _ = make_lab(Script(start_s=10.0), session)
+        best_of._generations(lab, best_of.ALL, [lab.variant({"a": "on"})], rounds=2, end_s=end_s)
+        return len({launch.generation for launch in session.launches})
+
+    # Two starts of 10 s, a warm-up and two rounds each: less than 25 s a generation.
+    assert generations(1.0) == 1
+    assert generations(75.0) == 3
+    assert generations(10_000.0) == best_of.GENERATIONS_MOST
 
 
 def test_regret_is_what_is_missed_of_the_best() -> None:
