@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from math import exp
 
-from perftool.analysis.handover import script, to_paste
+from perftool.analysis.handover import lines_to_change, script, to_paste
 from perftool.analysis.pairs import pair_effects
 from perftool.analysis.parity import loss_parity
 from perftool.analysis.stats import Effect, interval, launch_effects
@@ -103,6 +103,7 @@ def _recommendation(session: Session, winner: Settings) -> tuple[RecommendationS
     if throughput.verdict != "better":
         return "not_confirmed", None
     memory = confirmed.versus_baseline.get("peak_device") or confirmed.versus_baseline.get("peak_host")
+    measured = {**session.baseline, **winner}
     return "confirmed", Recommendation(
         settings=winner,
         speedup=Estimate(ratio=throughput.ratio, low=throughput.low, high=throughput.high),
@@ -115,13 +116,10 @@ def _recommendation(session: Session, winner: Settings) -> tuple[RecommendationS
         loss_parity=parity_of(session),
         time_to_loss=None,
         changes_optimisation=any(session.scenario_changes.get(name) == "optimisation" for name in winner),
-        code=to_paste(session.codes, winner),
-        script=script(
-            session.codes,
-            winner,
-            workload=session.workload.reference,
-            device=session.machine.device,
-            batch_size=session.workload.batch_size,
+        code=to_paste(session.codes, measured, session.baseline),
+        script=script(session.codes, measured, workload=session.workload, device=session.machine.device),
+        diff=lines_to_change(
+            session.codes, measured, session.baseline, workload=session.workload, device=session.machine.device
         ),
         per_setting=[_setting_effect(session, winner, name) for name in winner],
         rejected=rejected(session, winner),
