@@ -501,8 +501,9 @@ class _Run:
             self.store.write("summary.json", to_json(summary, indent=2))
             self.store.write("report.md", markdown.render(summary))
             if summary.recommendation is not None:
-                chosen = summary.recommendation.settings
-                recommended = RecommendedSettings(workload=summary.workload, settings=chosen)
+                # All that was measured: the baseline may have been moved by -s, or by the workload.
+                measured = {**summary.baseline.settings, **summary.recommendation.settings}
+                recommended = RecommendedSettings(workload=summary.workload, settings=measured)
                 self.store.write("recommended.json", to_json(recommended, indent=2))
                 self.store.write("recommended.py", summary.recommendation.script)
         except StoreError as error:

@@ -15,7 +15,8 @@ import msgspec
 SCHEMA_VERSION = "1.1"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
-# 1.1  goals of a search, losses of training runs, time to loss, unsteady comparisons
+# 1.1  goals of a search, losses of training runs, time to loss, unsteady comparisons, how batches are drawn and where
+#      Python finds the workload, the lines to change
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
@@ -24,6 +25,7 @@ Command = Literal["tune", "compare", "profile"]
 Status = Literal["measured", "skipped", "failed"]
 VerdictWord = Literal["better", "worse", "same", "undecided"]
 DatasetKind = Literal["tensors", "map", "iterable"]
+BatchForm = Literal["tensor", "list", "tuple", "dict", "nested"]
 WarmupClass = Literal["flat", "warm-up", "slowdown", "no steady state"]
 
 ALONE, TOGETHER, CONFIRM = "alone", "together", "confirm"
@@ -128,6 +130,12 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     optimizer_options: dict[str, bool | None]  # those of foreach, fused, capturable, differentiable that it has
     settings: Settings  # what the workload says that it does already
     target_loss: float | None = None
+    shuffle: bool = True
+    drop_last: bool = False
+    tensor_dataset: bool = False  # in-memory tensors come in a TensorDataset, not in a tuple
+    batch_form: BatchForm = "nested"  # a tensor, a plain list, tuple or dict of nothing but tensors, or anything else
+    is_function: bool = False  # the reference names a function that returns the workload
+    search_path: str | None = None  # the folder to look in for what the reference names; None: it is installed
 
 
 class ScenarioDescription(Record, frozen=True, kw_only=True):
@@ -400,6 +408,7 @@ class Recommendation(Record, frozen=True, kw_only=True):
     changes_optimisation: bool
     code: str  # lines to paste
     script: str  # the same as a script that runs
+    diff: str = ""  # unified, from that script with the baseline's settings to the one with these
     per_setting: list[SettingEffect]
     rejected: list[Rejected]
 

@@ -48,27 +48,43 @@ class Context:
 class Code:
     """Lines of plain PyTorch for the places of an ordinary training script; empty where nothing changes.
 
-    The lines may use `model`, `optimizer`, `dataset`, `batch_size`, `batch`, `loss` and `device`.
+    The lines may use `model`, `optimizer`, `dataset`, `workload`, `batch_size`, and on a GPU `device`. All settings of
+    a training are put into one script, so that each place holds what is its own, whatever the others are.
+    imports: imports of one line each that any of the lines need; those that are not used in the end are left out.
     setup: once, after the imports and before anything is built.
+    batch_size: the number of samples in a batch.
+    dataset: defines `dataset` anew, as what a DataLoader is to load.
+    sampling: arguments of the DataLoader in place of batch_size, shuffle and drop_last.
+    loader_arguments: further keyword arguments of the DataLoader.
+    batches: a function `batches()` yielding the batches of one epoch, in place of the DataLoader. Where another
+        setting needs a DataLoader, `dataset` and `sampling` of the same code are taken instead.
+    batch_calls: what does for batches without a DataLoader what `loader_arguments` of the same code do with one: calls
+        on each tensor (".pin_memory()"). Loader arguments without it need a DataLoader.
     model: after the model is on its device.
     optimizer_arguments: further keyword arguments of the optimizer ("fused=True").
-    loader_arguments: further keyword arguments of the DataLoader.
-    batches: a function `batches()` yielding the batches of one epoch, in place of the DataLoader.
     copy_arguments: further keyword arguments of the copy to the device.
     loss_context: a context manager around the computation of the loss.
     update: in place of `loss.backward()` and `optimizer.step()`.
-    step: in place of the whole step.
+    step: a function `step(batch)`, of a batch on the device, in place of the whole step; it may call
+        `loss_of(model, batch)`, which is the workload's loss within all loss contexts. Returns the detached loss.
+    around_step: defines `step` anew from the function `step(batch)`.
     """
 
+    imports: str = ""
     setup: str = ""
-    model: str = ""
-    optimizer_arguments: str = ""
+    batch_size: str = ""
+    dataset: str = ""
+    sampling: str = ""
     loader_arguments: str = ""
     batches: str = ""
+    batch_calls: str = ""
+    model: str = ""
+    optimizer_arguments: str = ""
     copy_arguments: str = ""
     loss_context: str = ""
     update: str = ""
     step: str = ""
+    around_step: str = ""
 
     def filled(self) -> dict[str, str]:
         """Place to lines, where there are lines."""
@@ -131,6 +147,11 @@ class Scenario:
         """Values that can be tried here."""
         return [value for value in self.values(context) if self.refusal(value, context) is None]
 
+    def lines(self, value: str, context: Context) -> dict[str, str]:
+        """Place to lines of a value's code, and under "environment" the variables that it needs, if it needs any."""
+        needed = " ".join(f"{key}={text}" for key, text in self.environment(value).items())
+        return self.code(value, context).filled() | ({"environment": needed} if needed else {})
+
     def described(self, context: Context) -> ScenarioDescription:
         """Everything that is shown of it, for this workload and machine."""
         available = self.available(context)
@@ -143,7 +164,7 @@ class Scenario:
             default=self.default(context),
             available=available,
             refused={value: reason for value, reason in refusals.items() if reason is not None},
-            codes={value: self.code(value, context).filled() for value in available},
+            codes={value: self.lines(value, context) for value in available},
         )
 
 

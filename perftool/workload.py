@@ -64,20 +64,42 @@ class Workload:
             raise WorkloadError(f"Workload(settings=...) must map scenario names to values, not {self.settings!r}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A workload, and how Python comes by it.
+
+    reference: what names it, as it was given.
+    is_function: the reference names a function that returned it.
+    search_path: the folder to look in for the reference's module, absolute; None where it is installed.
+    """
+
+    workload: Workload
+    reference: str
+    is_function: bool = False
+    search_path: str | None = None
+
+
 def load_workload(reference: str) -> Workload:
-    """The workload that `path/to/file.py:attribute` or `package.module:attribute` names.
+    """The workload that `path/to/file.py:attribute` or `package.module:attribute` names; see `load`."""
+    return load(reference).workload
+
+
+def load(reference: str) -> Loaded:
+    """The workload that `path/to/file.py:attribute` or `package.module:attribute` names, with how it was found.
 
     The attribute is a Workload, or a function without arguments that returns one. Runs the user's code.
     Raises WorkloadError, with a sentence that names the remedy, for anything that does not lead to one.
     """
     place, attribute = check_reference(reference)
-    module = _import_file(Path(place)) if _is_path(place) else _import_module(place)
+    is_file = _is_path(place)
+    module = _import_file(Path(place)) if is_file else _import_module(place)
     if not hasattr(module, attribute):
         found = sorted(name for name, value in vars(module).items() if isinstance(value, Workload))
         hint = f"; it has {', '.join(found)}" if found else "; it defines no Workload"
         raise WorkloadError(f"{place} has no attribute '{attribute}'{hint}")
     value = getattr(module, attribute)
-    if callable(value) and not isinstance(value, Workload):
+    is_function = callable(value) and not isinstance(value, Workload)
+    if is_function:
         try:
             value = value()
         except WorkloadError:
@@ -86,7 +108,16 @@ def load_workload(reference: str) -> Workload:
             raise WorkloadError(f"{reference}() raised {where(error)}") from error
     if not isinstance(value, Workload):
         raise WorkloadError(f"{reference} is a {type(value).__name__}, not a Workload or a function that returns one")
-    return value
+    folder = Path(place).resolve().parent if is_file else _not_installed(module)
+    search_path = None if folder is None else str(folder)
+    return Loaded(workload=value, reference=reference, is_function=is_function, search_path=search_path)
+
+
+def _not_installed(module: ModuleType) -> Path | None:
+    """The working directory where the module was found in it, otherwise None."""
+    here, file = Path.cwd(), getattr(module, "__file__", None)
+    in_it = file is not None and Path(file).resolve().is_relative_to(here.resolve())
+    return here if in_it and str(here) in sys.path else None
 
 
 def check_reference(reference: str) -> tuple[str, str]:

@@ -113,17 +113,46 @@ def proof(training: Training, value: str) -> Engaged:
     )
 
 
-def code(value: str, _: Context) -> Code:
-    return Code(batches=_BATCHES) if value == "on" else Code()
+def code(value: str, context: Context) -> Code:
+    if value == "off":
+        return Code()
+    facts = context.workload
+    tensors = "dataset.tensors" if facts.tensor_dataset else "dataset"
+    order = "randperm" if facts.shuffle else "arange"
+    sampler = "RandomSampler" if facts.shuffle else "SequentialSampler"
+    return Code(
+        imports=f"from torch.utils.data import BatchSampler, Dataset, {sampler}",
+        dataset=_DATASET.format(tensors=tensors),
+        sampling=f"sampler=BatchSampler({sampler}(dataset), batch_size, drop_last={facts.drop_last}), batch_size=None",
+        batches=(_FULL_BATCHES if facts.drop_last else _BATCHES).format(order=order, tensors=tensors),
+    )
 
 
 _BATCHES = """\
-tensors = dataset if isinstance(dataset, tuple) else dataset.tensors
-
-
 def batches():
-    for rows in torch.randperm(len(tensors[0])).split(batch_size):
-        yield [tensor.index_select(0, rows) for tensor in tensors]"""
+    for rows in torch.{order}(len({tensors}[0])).split(batch_size):
+        yield [tensor.index_select(0, rows) for tensor in {tensors}]"""
+_FULL_BATCHES = """\
+def batches():
+    for rows in torch.{order}(len({tensors}[0])).split(batch_size):
+        if len(rows) == batch_size:
+            yield [tensor.index_select(0, rows) for tensor in {tensors}]"""
+_DATASET = '''\
+class RowsByTheBatch(Dataset):
+    """Its index is a list of rows."""
+
+    def __init__(self, tensors):
+        self.tensors = tensors
+
+    def __len__(self):
+        return len(self.tensors[0])
+
+    def __getitem__(self, rows):
+        index = torch.tensor(rows)
+        return [tensor.index_select(0, index) for tensor in self.tensors]
+
+
+dataset = RowsByTheBatch({tensors})'''
 
 
 scenario = Scenario(

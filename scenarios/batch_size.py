@@ -63,7 +63,7 @@ def proof(training: Training, value: str) -> Engaged:
 
 
 def code(value: str, context: Context) -> Code:
-    return Code() if value == default(context) else Code(setup=f"batch_size = {value}")
+    return Code() if value == default(context) else Code(batch_size=value)
 
 
 scenario = Scenario(

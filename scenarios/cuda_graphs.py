@@ -113,40 +113,70 @@ def proof(training: Training, value: str) -> Engaged:
     return Engaged(ok=bool(launches) == (value == "on"), evidence=f"two steps launched {launches} graphs")
 
 
-def code(value: str, _: Context) -> Code:
+def code(value: str, context: Context) -> Code:
     if value == "off":
         return Code()
-    return Code(optimizer_arguments="capturable=True", step=_STEP)
+    facts = context.workload
+    helpers = _TENSORS_OF if facts.batch_form == "nested" else ""
+    return Code(
+        optimizer_arguments="capturable=True" if "capturable" in facts.optimizer_options else "",
+        around_step=helpers + _AROUND_STEP.format(**_FORMS[facts.batch_form], warm_steps=WARM_STEPS),
+    )
 
 
-_STEP = """\
-static_batch = [part.to(device) for part in next(iter(batches()))]
+_FORMS = {
+    "tensor": {"clone": "batch.clone()", "static_tensors": "[static_batch]", "tensors": "[batch]"},
+    "list": {"clone": "[part.clone() for part in batch]", "static_tensors": "static_batch", "tensors": "batch"},
+    "tuple": {"clone": "tuple(part.clone() for part in batch)", "static_tensors": "static_batch", "tensors": "batch"},
+    "dict": {
+        "clone": "{key: part.clone() for key, part in batch.items()}",
+        "static_tensors": "static_batch.values()",
+        "tensors": "batch.values()",
+    },
+    "nested": {
+        "clone": "map_tensors(torch.clone, batch)",
+        "static_tensors": "tensors_of(static_batch)",
+        "tensors": "tensors_of(batch)",
+    },
+}
+_TENSORS_OF = """\
+def tensors_of(batch):
+    found = []
+    map_tensors(found.append, batch)
+    return found
 
 
-def plain_step():
-    optimizer.zero_grad()
-    loss = workload.loss(model, static_batch)
-    loss.backward()
-    optimizer.step()
-    return loss
+"""
+_AROUND_STEP = '''\
+def graphed(step):
+    """The step as a CUDA graph, captured at the first batch. A batch of other shapes runs without it."""
+    graph = torch.cuda.CUDAGraph()
+    static_batch = static_loss = None
+
+    def replay(batch):  # the loss that it returns is overwritten by the next step
+        nonlocal static_batch, static_loss
+        if static_batch is None:
+            static_batch = {clone}
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range({warm_steps}):
+                    step(static_batch)
+            torch.cuda.current_stream().wait_stream(side)
+            # Other threads, such as one that pins batches, may use CUDA meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                static_loss = step(static_batch)
+        if [part.shape for part in {tensors}] != [part.shape for part in {static_tensors}]:
+            return step(batch)
+        for static, part in zip({static_tensors}, {tensors}):
+            static.copy_(part, non_blocking=True)
+        graph.replay()
+        return static_loss
+
+    return replay
 
 
-side = torch.cuda.Stream()
-side.wait_stream(torch.cuda.current_stream())
-with torch.cuda.stream(side):
-    for _ in range(3):
-        plain_step()
-torch.cuda.current_stream().wait_stream(side)
-graph = torch.cuda.CUDAGraph()
-with torch.cuda.graph(graph):
-    static_loss = plain_step()
-
-
-def step(batch):  # batches of one shape: drop_last=True
-    for static, part in zip(static_batch, batch):
-        static.copy_(part, non_blocking=True)
-    graph.replay()
-    return static_loss"""
+step = graphed(step)'''
 
 
 scenario = Scenario(

@@ -90,12 +90,10 @@ def mapped_blocks() -> int:
 
 
 def code(value: str, _: Context) -> Code:
-    return Code(setup=_SETUP) if value == "on" else Code()
+    return Code(imports="import ctypes", setup=_SETUP) if value == "on" else Code()
 
 
 _SETUP = f"""\
-import ctypes
-
 libc = ctypes.CDLL("libc.so.6")  # or start with MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592
 libc.mallopt({M_MMAP_MAX}, 0)  # M_MMAP_MAX: no mappings of single blocks
 libc.mallopt({M_TRIM_THRESHOLD}, -1)  # M_TRIM_THRESHOLD: never give the top of the heap back"""

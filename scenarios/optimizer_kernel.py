@@ -69,9 +69,9 @@ def proof(training: Training, value: str) -> Engaged:
 def code(value: str, context: Context) -> Code:
     if value == default(context):
         return Code()
-    return Code(
-        optimizer_arguments={"for-loop": "foreach=False", "foreach": "foreach=True", "fused": "fused=True"}[value]
-    )
+    # Both, since what the user's own optimizer says about the other one would stand against it.
+    options = [option for option in ("foreach", "fused") if option in context.workload.optimizer_options]
+    return Code(optimizer_arguments=", ".join(f"{option}={option == value}" for option in options))
 
 
 scenario = Scenario(

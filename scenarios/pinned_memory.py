@@ -58,7 +58,9 @@ def proof(training: Training, value: str) -> Engaged:
 
 
 def code(value: str, _: Context) -> Code:
-    return Code(loader_arguments="pin_memory=True", copy_arguments="non_blocking=True") if value == "on" else Code()
+    if value == "off":
+        return Code()
+    return Code(loader_arguments="pin_memory=True", batch_calls=".pin_memory()", copy_arguments="non_blocking=True")
 
 
 scenario = Scenario(

@@ -92,7 +92,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["compare", f"{WORKLOADS}:good", "threads=1", "nonsense"], 2, "there is no scenario 'nonsense'"),
         (["compare", "amp=fp99"], 2, "amp=fp99: it takes off, bf16 or fp16"),
         (["compare", "nonsense=1"], 2, "there is no scenario 'nonsense'"),
-        (["profile", f"{WORKLOADS}:good", "--device", "tpu"], 2, "--device takes auto, cpu, cuda or cuda:N"),
+        (["profile", f"{WORKLOADS}:good", "--device", "tpu"], 2, "a device is auto, cpu, cuda or cuda:N"),
         (["profile", f"{WORKLOADS}:raising"], 4, "ValueError: row 3 is broken"),
         (["profile", f"{WORKLOADS}:exiting"], 4, "exit(3)"),
         (["profile", f"{WORKLOADS}:dying"], 4, "exit code 7"),

@@ -9,18 +9,16 @@ import sys
 from functools import cache
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from msgspec.structs import replace
 
-from perftool.analysis.handover import script
 from perftool.measure.worker import describe_workload
 from perftool.records import Engaged, Settings
 from perftool.scenario import DOCUMENTED, Context, discover, plan_of
 from perftool.training import SettingError, Training
-from perftool.workload import load_workload
+from perftool.workload import load, load_workload
 from tests.measure.fakes import MACHINE
 
 SCENARIOS = discover()
@@ -36,9 +34,10 @@ ON_GPU = replace(
 @cache
 def context(reference: str = REFERENCE, *, gpu: bool = False) -> Context:
     """What a scenario is told of a workload, here or on a scripted GPU."""
-    training = Training(plan_of(load_workload(reference), {}, SCENARIOS, device="cpu", seed=0))
+    loaded = load(reference)
+    training = Training(plan_of(loaded.workload, {}, SCENARIOS, device="cpu", seed=0))
     here = replace(MACHINE, torch_threads=torch.get_num_threads(), usable_cores=max(2, torch.get_num_threads()))
-    return Context(machine=ON_GPU if gpu else here, workload=describe_workload(reference, training))
+    return Context(machine=ON_GPU if gpu else here, workload=describe_workload(loaded, training, training.fetch()))
 
 
 def trained(settings: Settings, reference: str = REFERENCE, steps: int = 3) -> Training:
@@ -228,30 +227,6 @@ def test_kernels_of_the_optimizer_train_alike() -> None:
         losses.append([training.step(training.fetch()).item() for _ in range(10)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0] == pytest.approx(losses[2], rel=1e-4)
-
-
-# --------------------------------------------------------------------------------------------------------------- code
-
-
-@pytest.mark.parametrize("gpu", [False, True])
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_code_to_paste_is_python(name: str, gpu: bool) -> None:
-    facts = context(gpu=gpu)
-    for value in SCENARIOS[name].available(facts):
-        codes = {name: {value: SCENARIOS[name].code(value, facts).filled()}}
-        text = script(codes, {name: value}, workload=REFERENCE, device=facts.machine.device, batch_size=8)
-        compile(text, name, "exec")
-
-
-@pytest.mark.usefixtures("torch_as_before")
-@pytest.mark.parametrize(("name", "value"), settings_here(but=(*SLOW, "malloc_retention")))
-def test_the_script_with_a_setting_trains(name: str, value: str) -> None:
-    facts = context()
-    codes = {name: {value: SCENARIOS[name].code(value, facts).filled()}}
-    text = script(codes, {name: value}, workload=REFERENCE, device="cpu", batch_size=facts.workload.batch_size)
-    places: dict[str, Any] = {"__name__": "recommended"}
-    exec(compile(text, "recommended.py", "exec"), places)
-    assert all(math.isfinite(loss.item()) for loss in places["train"](3))
 
 
 # ---------------------------------------------------------------------------------------------------------------- GPU

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from math import exp
 
-from perftool.analysis.handover import script, to_paste
+from perftool.analysis.handover import lines_to_change, script, to_paste
 from perftool.analysis.pairs import pair_effects
 from perftool.analysis.parity import parity_of, time_to_loss
 from perftool.analysis.stats import Effect, interval, launch_effects
@@ -106,6 +106,7 @@ def _recommendation(
         return "not_confirmed", None
     speedup = Estimate(ratio=throughput.ratio, low=throughput.low, high=throughput.high)
     memory = confirmed.versus_baseline.get("peak_device") or confirmed.versus_baseline.get("peak_host")
+    measured = {**session.baseline, **winner}
     return "confirmed", Recommendation(
         settings=winner,
         speedup=speedup,
@@ -118,13 +119,10 @@ def _recommendation(
         loss_parity=parity_of(session, winner),
         time_to_loss=time_to_loss(session, winner, speedup),
         changes_optimisation=any(session.scenario_changes.get(name) == "optimisation" for name in winner),
-        code=to_paste(session.codes, winner),
-        script=script(
-            session.codes,
-            winner,
-            workload=session.workload.reference,
-            device=session.machine.device,
-            batch_size=session.workload.batch_size,
+        code=to_paste(session.codes, measured, session.baseline),
+        script=script(session.codes, measured, workload=session.workload, device=session.machine.device),
+        diff=lines_to_change(
+            session.codes, measured, session.baseline, workload=session.workload, device=session.machine.device
         ),
         per_setting=[_setting_effect(session, winner, name) for name in winner],
         rejected=rejected(session, winner, summaries),

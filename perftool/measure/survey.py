@@ -74,7 +74,10 @@ def new_session(
         workload=described.workload,
         scenario_changes={name: scenario.changes for name, scenario in scenarios.items()},
         codes={
-            name: {value: scenario.code(value, context).filled() for value in scenario.available(context)}
+            name: {
+                value: scenario.lines(value, context)
+                for value in {*scenario.available(context), baseline.get(name, scenario.default(context))}
+            }
             for name, scenario in scenarios.items()
         },
         defaults={name: scenario.default(context) for name, scenario in scenarios.items()} | baseline,

@@ -20,11 +20,12 @@ from time import monotonic_ns, perf_counter
 from typing import TYPE_CHECKING, Any
 
 from perftool.measure import messages
-from perftool.records import Block, WorkloadFacts, known
+from perftool.records import BatchForm, Block, WorkloadFacts, known
 
 if TYPE_CHECKING:
     from perftool.scenario import Scenarios
     from perftool.training import Plan, Training
+    from perftool.workload import Batch, Loaded
 
 PR_SET_PDEATHSIG = 1
 
@@ -43,6 +44,7 @@ class Worker:
         self.spec = spec
         self.device = "cpu"
         self.scenarios: Scenarios = {}
+        self.loaded: Loaded | None = None
         self.plan: Plan | None = None
         self.training: Training | None = None
         self.steps_done = 0
@@ -69,17 +71,15 @@ class Worker:
                 return self.finish()
 
     def _load(self) -> Plan:
-        import torch
-
         from perftool.scenario import discover, plan_of
-        from perftool.workload import load_workload
+        from perftool.workload import load
 
-        self.device = resolve_device(self.spec.device)
-        if self.device.startswith("cuda"):
-            torch.cuda.set_device(self.device)
+        self.device = take_device(self.spec.device)
         self.scenarios = discover([Path(file) for file in self.spec.scenario_files])
-        workload = load_workload(self.spec.reference)
-        plan = plan_of(workload, self.spec.settings, self.scenarios, device=self.device, seed=self.spec.seed)
+        self.loaded = load(self.spec.reference)
+        plan = plan_of(
+            self.loaded.workload, self.spec.settings, self.scenarios, device=self.device, seed=self.spec.seed
+        )
         if plan.loader.get("num_workers"):
             plan = replace(plan, loader={**plan.loader, "worker_init_fn": _worker_init(plan)})
         self.plan = plan
@@ -96,10 +96,12 @@ class Worker:
         threads = torch.get_num_threads()
         plan = self._load()
         training = Training(plan)
-        training.step(training.fetch())
+        batch = training.fetch()
+        training.step(batch)
+        assert self.loaded is not None
         return messages.Described(
             machine=describe_machine(self.device, threads_before=threads),
-            workload=describe_workload(self.spec.reference, training),
+            workload=describe_workload(self.loaded, training, batch),
             peak_host_bytes=high_water_bytes(os.getpid()),
             peak_device_reserved_bytes=read_peaks(training.device).reserved_bytes,
         )
@@ -274,6 +276,16 @@ class DeviceError(ValueError):
     """A device that is not there; the text says which are."""
 
 
+def take_device(device: str) -> str:
+    """Resolve the device, and make it the current one of this process where it is a GPU."""
+    import torch
+
+    resolved = resolve_device(device)
+    if resolved.startswith("cuda"):
+        torch.cuda.set_device(resolved)
+    return resolved
+
+
 def resolve_device(device: str) -> str:
     """ "auto", "cpu", "cuda" or "cuda:N" as "cpu" or "cuda:N". Raises DeviceError for one that is not there."""
     import torch
@@ -285,22 +297,34 @@ def resolve_device(device: str) -> str:
         return device
     kind, _, number = device.partition(":")
     if kind != "cuda" or not (number or "0").isdigit():
-        raise DeviceError(f"--device takes auto, cpu, cuda or cuda:N, not '{device}'")
+        raise DeviceError(f"a device is auto, cpu, cuda or cuda:N, not '{device}'")
     if not count:
-        raise DeviceError(f"--device {device}: torch {torch.__version__} finds no CUDA device here; use --device cpu")
+        raise DeviceError(f"device {device}: torch {torch.__version__} finds no CUDA device here; use cpu")
     if int(number or 0) >= count:
-        raise DeviceError(f"--device {device}: there are {count} CUDA devices, numbered from 0")
+        raise DeviceError(f"device {device}: there are {count} CUDA devices, numbered from 0")
     return f"cuda:{number or 0}"
 
 
-def describe_workload(reference: str, training: Training) -> WorkloadFacts:
-    """The facts of a training that has been built."""
+def batch_form(batch: Batch) -> BatchForm:
+    """What a script has to know of a batch to move it: a tensor, a plain container of tensors, or anything else."""
+    import torch
+
+    if isinstance(batch, torch.Tensor):
+        return "tensor"
+    kinds: dict[type, BatchForm] = {list: "list", tuple: "tuple", dict: "dict"}
+    form = kinds.get(type(batch), "nested")
+    parts = batch.values() if form == "dict" else batch if form != "nested" else ()
+    return form if all(isinstance(part, torch.Tensor) for part in parts) else "nested"
+
+
+def describe_workload(loaded: Loaded, training: Training, batch: Batch) -> WorkloadFacts:
+    """The facts of a training that has been built, and of one of its batches."""
     import torch
     from torch.utils.data import IterableDataset, TensorDataset
 
     from perftool.scenario import normalised
 
-    workload, dataset = training.plan.workload, training.dataset
+    workload, dataset = loaded.workload, training.dataset
     tensors = dataset.tensors if isinstance(dataset, TensorDataset) else dataset if isinstance(dataset, tuple) else ()
     parameters = list(training.module.parameters())
     options = ("foreach", "fused", "capturable", "differentiable")
@@ -311,8 +335,8 @@ def describe_workload(reference: str, training: Training) -> WorkloadFacts:
     else:
         kind, rows = "map", len(dataset)
     return WorkloadFacts(
-        name=workload.name or reference.rpartition(":")[2],
-        reference=reference,
+        name=workload.name or loaded.reference.rpartition(":")[2],
+        reference=loaded.reference,
         batch_size=workload.batch_size,
         dataset_kind=kind,  # type: ignore[arg-type]
         dataset_rows=rows,
@@ -327,6 +351,12 @@ def describe_workload(reference: str, training: Training) -> WorkloadFacts:
         },
         settings=normalised(workload.settings),
         target_loss=workload.target_loss,
+        shuffle=workload.shuffle,
+        drop_last=workload.drop_last,
+        tensor_dataset=isinstance(dataset, TensorDataset),
+        batch_form=batch_form(batch),
+        is_function=loaded.is_function,
+        search_path=loaded.search_path,
     )
 
 

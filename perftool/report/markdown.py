@@ -24,6 +24,8 @@ def render(summary: Summary) -> str:
     if advice is not None:
         parts.append(_table(("cost", ""), wording.costs(advice)))
         parts.append(_folded("Code to paste", _fenced(advice.code)))
+        if advice.diff:
+            parts.append(_folded("Lines to change", _fenced(advice.diff, "diff")))
         if len(advice.per_setting) > 1:
             parts.append(_folded("What each setting buys", _table(("setting", ""), wording.contributions(advice))))
     elif summary.parity is not None:
@@ -66,11 +68,11 @@ def _folded(title: str, content: str) -> str:
     return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>"
 
 
-def _fenced(code: str) -> str:
+def _fenced(code: str, language: str = "python") -> str:
     """A code block whose fence is longer than any run of backticks in it."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
     lines = "\n".join(wording.printable(line) for line in code.splitlines())
-    return f"{fence}python\n{lines}\n{fence}"
+    return f"{fence}{language}\n{lines}\n{fence}"
 
 
 def _escaped(text: str) -> str:

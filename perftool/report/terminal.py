@@ -109,6 +109,8 @@ def _tuned(page: _Page, summary: Summary) -> None:
         page.pairs(wording.costs(advice))
         page.title("Paste into your training")
         page.code(advice.code)
+        if advice.diff:
+            page.line("Where each line goes: 'Lines to change' in report.md, and recommended.py, which runs.")
         if len(advice.per_setting) > 1:
             page.title("What each setting buys, in samples per second")
             page.pairs(wording.contributions(advice))
