@@ -34,7 +34,7 @@ LEAVE_ONE_OUT, PARITY, TIME_TO_LOSS = "leave one out", "loss parity", "time to l
 
 Objective = Literal["throughput", "step-time", "jitter", "memory", "time-to-loss"]
 
-METRICS = ("throughput", "step_p50", "step_p95", "stall_share", "peak_host", "peak_device")
+METRICS = ("throughput", "step_p50", "step_p95", "jitter", "stall_share", "peak_host", "peak_device")
 """The metrics a variant is compared by. In all but throughput, less is better."""
 
 
@@ -383,6 +383,8 @@ class SettingEffect(Record, frozen=True, kw_only=True):
     value: str
     alone: Estimate | None  # throughput ratio
     together: Estimate | None
+    partners: Settings = {}  # the fewest with which it surely does more or less than alone
+    with_partners: Estimate | None = None
 
 
 class Rejected(Record, frozen=True, kw_only=True):
@@ -411,6 +413,23 @@ class Recommendation(Record, frozen=True, kw_only=True):
     diff: str = ""  # unified, from that script with the baseline's settings to the one with these
     per_setting: list[SettingEffect]
     rejected: list[Rejected]
+    metric: str = "throughput"  # that the goal is about
+    gain: Estimate | None = None  # in that metric
+
+
+class SoFar(Record, frozen=True, kw_only=True):
+    """The best that a search knew when it ended without a confirmation. The gain is expected, and flattering."""
+
+    settings: Settings
+    gain: Estimate  # in the metric of the goal, as a ratio of the baseline to it
+
+
+class SmallestBatch(Record, frozen=True, kw_only=True):
+    """The smallest batch that is nearly as fast as the best one."""
+
+    batch_size: int
+    of_best: float  # its samples per second over those of the fastest
+    largest_batch_size: int  # of those measured
 
 
 RecommendationStatus = Literal["confirmed", "nothing_better", "not_confirmed", "interrupted"]
@@ -435,6 +454,9 @@ class Summary(Record, frozen=True, kw_only=True):
     recommendation: Recommendation | None
     rejected: list[Rejected]
     parity: LossParity | None
+    goal: Goal = Goal()
+    so_far: SoFar | None = None
+    smallest_batch: SmallestBatch | None = None
     measured_s: float  # wall time of all blocks
     warnings: list[str]
 

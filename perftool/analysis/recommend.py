@@ -5,12 +5,10 @@ Pure: records in, records out.
 
 from __future__ import annotations
 
-from math import exp
-
+from perftool.analysis.contributions import setting_effects
 from perftool.analysis.handover import lines_to_change, script, to_paste
-from perftool.analysis.pairs import pair_effects
 from perftool.analysis.parity import parity_of, time_to_loss
-from perftool.analysis.stats import Effect, interval, launch_effects
+from perftool.analysis.search import Offer, believe
 from perftool.analysis.summary import Summaries, summarise
 from perftool.analysis.verdict import ALPHA, LOOKS
 from perftool.records import (
@@ -22,9 +20,10 @@ from perftool.records import (
     RecommendationStatus,
     Rejected,
     Session,
-    SettingEffect,
     Settings,
+    SoFar,
     Summary,
+    TimeToLoss,
     VariantSummary,
 )
 from perftool.units import ratio
@@ -46,6 +45,7 @@ def conclude(session: Session) -> Summary:
         recommendation_status=status,
         rejected=rejected(session, winner or {}, summaries),
         parity=last_parity(session),
+        so_far=so_far(session) if recommendation is None and status != "nothing_better" else None,
     )
 
 
@@ -96,15 +96,17 @@ def _recommendation(
 ) -> tuple[RecommendationStatus, Recommendation | None]:
     if not winner:
         return "nothing_better", None
-    number = session.variants.index(winner)
-    confirmed = summaries.of(number)
+    confirmed = summaries.of(session.variants.index(winner))
     throughput = confirmed.versus_baseline.get("throughput")
     generations = {launch.generation for launch in session.launches if launch.stage == CONFIRM}
     if throughput is None or len(generations) < min(LOOKS) or throughput.low is None or throughput.high is None:
         return "not_confirmed", None
-    if throughput.verdict != "better":
-        return "not_confirmed", None
     speedup = Estimate(ratio=throughput.ratio, low=throughput.low, high=throughput.high)
+    learning = time_to_loss(session, winner, speedup)
+    metric = metric_of_goal(session)
+    gain, is_better = _gain(metric, confirmed, learning)
+    if not is_better and not _is_needed(session, summaries.of(0), confirmed):
+        return "not_confirmed", None
     memory = confirmed.versus_baseline.get("peak_device") or confirmed.versus_baseline.get("peak_host")
     measured = {**session.baseline, **winner}
     return "confirmed", Recommendation(
@@ -114,48 +116,82 @@ def _recommendation(
         pairs=throughput.pairs,
         launches=throughput.launches,
         peak_memory_ratio=memory.ratio if memory else None,
-        jitter_ratio=_jitter_ratio(confirmed),
+        jitter_ratio=ratio_of(confirmed, "jitter"),
         break_even_steps=confirmed.break_even_steps,
         loss_parity=parity_of(session, winner),
-        time_to_loss=time_to_loss(session, winner, speedup),
+        time_to_loss=learning,
         changes_optimisation=any(session.scenario_changes.get(name) == "optimisation" for name in winner),
         code=to_paste(session.codes, measured, session.baseline),
         script=script(session.codes, measured, workload=session.workload, device=session.machine.device),
         diff=lines_to_change(
             session.codes, measured, session.baseline, workload=session.workload, device=session.machine.device
         ),
-        per_setting=[_setting_effect(session, winner, name) for name in winner],
+        per_setting=setting_effects(session, winner),
         rejected=rejected(session, winner, summaries),
+        metric=metric,
+        gain=gain,
     )
 
 
-def _jitter_ratio(confirmed: VariantSummary) -> float | None:
-    """How p95/p50 changed, both compared pair by pair."""
-    tail, middle = (confirmed.versus_baseline.get(metric) for metric in ("step_p95", "step_p50"))
-    return tail.ratio / middle.ratio if tail and middle else None
+def metric_of_goal(session: Session) -> str:
+    """The metric by which the goal is judged: one of METRICS, or "time_to_loss"."""
+    on_device = session.machine.device.startswith("cuda")
+    return {
+        "throughput": "throughput",
+        "step-time": "step_p50",
+        "jitter": "jitter",
+        "memory": "peak_device" if on_device else "peak_host",
+        "time-to-loss": "time_to_loss",
+    }[session.goal.objective]
 
 
-def _setting_effect(session: Session, winner: Settings, name: str) -> SettingEffect:
-    without = {key: value for key, value in winner.items() if key != name}
-    alone = {name: winner[name]}
-    return SettingEffect(
-        name=name,
-        value=winner[name],
-        alone=_throughput(session, alone, {}),
-        # Measured as what is lost without it, in the last pass that had both.
-        together=_throughput(session, winner, without) if without else None,
+def _gain(metric: str, confirmed: VariantSummary, learning: TimeToLoss | None) -> tuple[Estimate | None, bool]:
+    """The gain in the goal's metric, and whether it is one."""
+    if metric == "time_to_loss" and learning is not None:
+        if learning.ratio is None or learning.low is None or learning.high is None:
+            return None, False
+        return Estimate(ratio=learning.ratio, low=learning.low, high=learning.high), learning.high < 1
+    # What changes neither numerics nor the optimisation needs as many samples: only its speed counts.
+    found = confirmed.versus_baseline.get("throughput" if metric == "time_to_loss" else metric)
+    if found is None or found.low is None or found.high is None:
+        return None, False
+    return Estimate(ratio=found.ratio, low=found.low, high=found.high), found.verdict == "better"
+
+
+def _is_needed(session: Session, baseline: VariantSummary, confirmed: VariantSummary) -> bool:
+    """Whether the baseline breaks a limit that these settings keep."""
+    goal = session.goal
+
+    def kept(one: VariantSummary) -> bool:
+        p99_ns = one.step_ns.p99 if one.step_ns else None
+        figures = (
+            (one.peak_host_bytes, goal.max_host_bytes),
+            (one.peak_device_reserved_bytes, goal.max_device_bytes),
+            (p99_ns, goal.max_p99_ns),
+        )
+        return all(figure is not None and figure <= limit for figure, limit in figures if limit is not None)
+
+    return kept(confirmed) and not kept(baseline)
+
+
+def so_far(session: Session) -> SoFar | None:
+    """The best combination measured, where the search ended before a confirmation; None where none was better."""
+    offer = Offer(
+        values={
+            name: [value for value in codes if value != session.defaults.get(name)]
+            for name, codes in session.codes.items()
+        },
+        defaults=session.defaults,
     )
-
-
-def _throughput(session: Session, settings: Settings, against: Settings) -> Estimate | None:
-    """Ratio of samples per second of one variant to another, from the passes in which both took turns."""
-    if settings not in session.variants or against not in session.variants:
+    belief = believe(session, offer)
+    best = belief.best()
+    if not belief.is_worthwhile(best):
         return None
-    matrix = pair_effects(
-        session, "throughput", [session.variants.index(settings)], against=session.variants.index(against)
-    )
-    effects: list[Effect | None] = launch_effects(matrix.d, matrix.half_widths)
-    if effects[0] is None:
-        return None
-    low, high = interval(effects[0], ALPHA)
-    return Estimate(ratio=exp(-effects[0].theta), low=exp(-high), high=exp(-low))
+    [standing] = [one for one in belief.standings(most=len(belief.combinations)) if one.settings == best]
+    return SoFar(settings=best, gain=standing.gain())
+
+
+def ratio_of(variant: VariantSummary, metric: str) -> float | None:
+    """The variant over the baseline in one metric."""
+    found = variant.versus_baseline.get(metric)
+    return found.ratio if found else None

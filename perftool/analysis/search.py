@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from math import log, prod
+from math import exp, log, prod
 from statistics import median
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from perftool.analysis.pairs import launches_of, pair_effects
 from perftool.analysis.parity import log_samples_ratio, settings_that
 from perftool.analysis.stats import LAUNCH_SD_UNPINNED, sign_test_log_e
 from perftool.analysis.surrogate import Observation, Posterior, posterior
-from perftool.records import ALONE, PARITY, Session, Settings
+from perftool.records import ALONE, PARITY, Estimate, Session, Settings
 
 WORTHWHILE = 0.01  # smaller gains are not advised
 EARNS = 0.003  # what a setting must bring for a place among the others
@@ -201,6 +201,11 @@ class Standing(NamedTuple):
     settings: Settings
     log_ratio: float
     sd: float
+
+    def gain(self) -> Estimate:
+        """As a ratio of the baseline to it, with two standard deviations each way."""
+        ends = (exp(-self.log_ratio - 2 * self.sd), exp(-self.log_ratio + 2 * self.sd))
+        return Estimate(ratio=exp(-self.log_ratio), low=ends[0], high=ends[1])
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from perftool.analysis.jitter import jitter
 from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects
 from perftool.analysis.stats import launch_effects
+from perftool.analysis.tradeoffs import pareto, smallest_batch
 from perftool.analysis.verdict import LOOKS, comparison
 from perftool.records import (
     CONFIRM,
@@ -26,7 +27,7 @@ from perftool.records import (
     RecommendationStatus,
     Rejected,
     Session,
-    Settings,
+    SoFar,
     Status,
     Summary,
     VariantSummary,
@@ -112,6 +113,7 @@ def summarise(
     recommendation_status: RecommendationStatus | None = None,
     rejected: Sequence[Rejected] = (),
     parity: LossParity | None = None,
+    so_far: SoFar | None = None,
 ) -> Summary:
     """The whole summary; what is recommended is decided elsewhere and only passed through.
 
@@ -135,11 +137,14 @@ def summarise(
         recommendation_status="interrupted"
         if session.interrupted and session.command == "tune"
         else recommendation_status,
-        objective="throughput",
+        objective=session.goal.objective,
         pareto=pareto(measured),
         recommendation=recommendation,
         rejected=list(rejected),
         parity=parity,
+        goal=session.goal,
+        so_far=so_far,
+        smallest_batch=smallest_batch(session, measured),
         measured_s=sum(block.wall_ns for block in session.blocks) / 1e9,
         warnings=list(session.warnings),
     )
@@ -217,27 +222,6 @@ def break_even_steps(
     step_ns = sum(block.wall_ns for block in blocks) / sum(block.steps for block in blocks)
     saved_ns = step_ns * (throughput.ratio - 1)
     return max(0.0, lost_ns / saved_ns)
-
-
-def pareto(variants: Sequence[VariantSummary]) -> list[Settings]:
-    """Settings of the variants that no other one beats in throughput, host memory and stalls together.
-
-    The baseline is to be among them, as {}: what is slower and hungrier than it is no choice at all.
-    """
-
-    def costs(one: VariantSummary) -> tuple[float, ...]:
-        faster = one.versus_baseline.get("throughput")
-        stalls = one.jitter.stall_share if one.jitter and one.jitter.stall_share is not None else 0.0
-        return (-(faster.ratio if faster else 1.0), float(one.peak_host_bytes or 0), stalls)
-
-    def beaten(one: VariantSummary) -> bool:
-        mine = costs(one)
-        return any(
-            costs(other) != mine and all(theirs <= own for theirs, own in zip(costs(other), mine, strict=True))
-            for other in variants
-        )
-
-    return [one.settings for one in variants if not beaten(one)]
 
 
 def _engaged(launches: Sequence[Launch]) -> Engaged | None:

@@ -20,6 +20,7 @@ MARGINS = {
     "throughput": 0.01,
     "step_p50": 0.01,
     "step_p95": 0.05,  # a tail rests on a twentieth of the steps
+    "jitter": 0.05,  # p95/p50
     "stall_share": 0.25,  # rests on the few slow steps there are
     "peak_host": 0.02,  # allocators keep a page more or less
     "peak_device": 0.01,

@@ -42,7 +42,10 @@ def _variants(summary: Summary, *, fold: bool) -> list[str]:
     measured = wording.measured(summary)
     table = _table(wording.VARIANT_HEADINGS, (wording.variant_cells(one, summary) for one in measured))
     metrics = [(wording.settings_text(one.settings), *row) for one in measured for row in wording.comparison_rows(one)]
+    if summary.smallest_batch is not None:
+        table += f"\n\n{_escaped(wording.smallest_batch(summary.smallest_batch))}"
     folded = (
+        ("Trade-offs: nothing beats these in everything", wording.TRADEOFF_HEADINGS, wording.tradeoffs(summary)),
         ("Notes", ("settings", "note"), wording.notes(summary)),
         ("Not advised", ("settings", "reason"), wording.rejected(summary.rejected)),
         ("Not measured", ("settings", "reason"), wording.lost(summary)),

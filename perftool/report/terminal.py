@@ -120,6 +120,9 @@ def _tuned(page: _Page, summary: Summary) -> None:
     _variants(page, summary, [one for one in shown if one.status == "measured"])
     told = [one.settings for one in shown]
     _reasons(page, "Not advised", wording.rejected([one for one in summary.rejected if one.settings not in told]))
+    if summary.smallest_batch is not None:
+        page.line()
+        page.line(wording.smallest_batch(summary.smallest_batch))
     if summary.parity is not None and advice is None:
         page.line()
         page.line(f"Numerics: {wording.parity(summary.parity)}.")
@@ -158,9 +161,7 @@ def standings_table(standings: Sequence[Standing]) -> Table:
     table.add_column("best so far", overflow="fold")
     table.add_column("expected, not confirmed", no_wrap=True)
     for one in standings:
-        table.add_row(
-            _text(wording.settings_text(one.settings)), _text(units.ratio_interval(*wording.standing_ratio(one)))
-        )
+        table.add_row(_text(wording.settings_text(one.settings)), _text(wording.estimate_text(one.gain())))
     return table
 
 

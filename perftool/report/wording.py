@@ -7,7 +7,6 @@ renderer escapes it for its own form.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp
 from shlex import join
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from perftool import units
 from perftool.analysis.verdict import ALPHA
 from perftool.records import (
     Comparison,
+    Estimate,
     Jitter,
     LossParity,
     Machine,
@@ -22,7 +22,9 @@ from perftool.records import (
     Rejected,
     SettingEffect,
     Settings,
+    SmallestBatch,
     Summary,
+    TimeToLoss,
     VariantSummary,
     VerdictWord,
 )
@@ -34,9 +36,18 @@ METRIC_NAMES = {
     "throughput": "samples/s",
     "step_p50": "median step",
     "step_p95": "p95 step",
+    "jitter": "p95/p50",
     "stall_share": "stalled time",
     "peak_host": "peak host memory",
     "peak_device": "peak device memory",
+}
+GOAL_NAMES = {
+    "throughput": "samples per second",
+    "step_p50": "step time",
+    "jitter": "p95/p50 of the step time",
+    "peak_host": "peak host memory",
+    "peak_device": "peak device memory",
+    "time_to_loss": "time to the target loss",
 }
 TIMES_AND_RATES = ("throughput", "step_p50", "step_p95")
 WARMUP_NOTES = {
@@ -45,6 +56,7 @@ WARMUP_NOTES = {
 }
 LONGEST_TEXT = 500  # of a reason or warning: exceptions of users' code can be pages long
 
+TRADEOFF_HEADINGS = ("settings", "samples/s", "memory", "p95/p50")
 VARIANT_HEADINGS = ("settings", "samples/s", "verdict", "p50", "memory")
 
 Pairs = list[tuple[str, str]]
@@ -74,17 +86,11 @@ def baseline_text(baseline: VariantSummary) -> str:
 
 def standing_text(standing: Standing) -> str:
     """A combination as the search sees it: "amp=bf16, threads=1: about 1.34x (1.29 to 1.39), not confirmed"."""
-    about = units.ratio_interval(*standing_ratio(standing))
-    return f"{settings_text(standing.settings)}: about {about}, not confirmed"
+    return f"{settings_text(standing.settings)}: about {estimate_text(standing.gain())}, not confirmed"
 
 
-def standing_ratio(standing: Standing) -> tuple[float, float, float]:
-    """The gain that the search expects, as a ratio of the baseline to it, with two standard deviations each way."""
-    return (
-        exp(-standing.log_ratio),
-        exp(-standing.log_ratio - 2 * standing.sd),
-        exp(-standing.log_ratio + 2 * standing.sd),
-    )
+def estimate_text(estimate: Estimate) -> str:
+    return units.ratio_interval(estimate.ratio, estimate.low, estimate.high)
 
 
 def warnings(summary: Summary) -> list[str]:
@@ -121,17 +127,24 @@ def _answer(summary: Summary) -> str:
         gain, best = max(faster, key=lambda pair: pair[0].ratio)
         return f"fastest is {settings_text(best.settings)}, {comparison_text(gain)} the samples per second"
     if advice is not None:
-        speedup = units.ratio_interval(advice.speedup.ratio, advice.speedup.low, advice.speedup.high)
-        return f"{settings_text(advice.settings)} gives {speedup} the samples per second"
+        gained = estimate_text(advice.gain or advice.speedup)
+        return f"{settings_text(advice.settings)} gives {gained} the {GOAL_NAMES[advice.metric]}"
     match summary.recommendation_status:
         case "nothing_better":
             return "nothing that was tried is faster; keep it as it is"
         case "not_confirmed":
-            return "what the search chose was not confirmed in fresh launches; keep it as it is"
+            return f"what the search chose was not confirmed in fresh launches; keep it as it is{_so_far(summary)}"
         case "interrupted":
-            return "interrupted before anything was confirmed; no advice"
+            return f"interrupted before anything was confirmed{_so_far(summary)}"
         case _:
             return "no advice"
+
+
+def _so_far(summary: Summary) -> str:
+    found = summary.so_far
+    if found is None:
+        return ""
+    return f"; best so far: {settings_text(found.settings)}, about {estimate_text(found.gain)}, unconfirmed"
 
 
 def costs(advice: Recommendation) -> Pairs:
@@ -142,8 +155,12 @@ def costs(advice: Recommendation) -> Pairs:
         ("jitter", jitter),
         ("start-up", start_up(advice.break_even_steps)),
     ]
+    if advice.metric != "throughput":
+        lines.insert(0, ("speed", f"{estimate_text(advice.speedup)} the samples per second"))
     if advice.loss_parity is not None:
         lines.append(("numerics", parity(advice.loss_parity)))
+    if advice.time_to_loss is not None:
+        lines.append(("time to loss", time_to_loss(advice.time_to_loss)))
     if advice.changes_optimisation:
         lines.append(
             ("optimisation", "another batch size is another training: check what it learns, and its learning rate")
@@ -178,10 +195,56 @@ def parity(checked: LossParity) -> str:
             )
 
 
+def time_to_loss(found: TimeToLoss) -> str:
+    """How soon it learns as much, or that it does not."""
+    target = f"a loss of {units.decimal(found.target_loss)}"
+    if found.ratio is None:
+        return f"{target} was reached by {found.reached} of {units.counted(found.seeds, 'seed')}, so it is not known"
+    ratio = units.ratio_interval(found.ratio, found.low, found.high)
+    return f"{ratio} the time to {target}, over {units.counted(found.seeds, 'seed')}"
+
+
 def contribution(effect: SettingEffect) -> str:
-    """What one setting did alone, and on top of the others."""
-    alone = "not measured alone" if effect.alone is None else f"{units.ratio(effect.alone.ratio)} alone"
-    return alone if effect.together is None else f"{alone}, {units.ratio(effect.together.ratio)} on top of the others"
+    """What one setting did alone, what is lost without it, and with whom it does more or less."""
+    told = ["not measured alone" if effect.alone is None else f"{_bought(effect.alone)} alone"]
+    if effect.together is not None:
+        told.append(f"{_bought(effect.together)} on top of the others")
+    if effect.with_partners is not None:
+        told.append(f"{_bought(effect.with_partners)} with {settings_text(effect.partners)}")
+    return ", ".join(told)
+
+
+def _bought(estimate: Estimate) -> str:
+    """ "+22 %", or "nothing" where the interval holds 0."""
+    if estimate.low <= 1 <= estimate.high:
+        return f"nothing sure ({units.percent(estimate.ratio - 1)})"
+    return units.percent(estimate.ratio - 1)
+
+
+def tradeoffs(summary: Summary) -> list[tuple[str, str, str, str]]:
+    """The variants that no other one beats in throughput, memory and jitter together, fastest first."""
+    rows = []
+    for one in measured(summary):
+        settings = {} if one is summary.baseline else one.settings
+        if settings in summary.pareto:
+            faster, uneven = throughput_of(one), one.versus_baseline.get("jitter")
+            rows.append(
+                (
+                    name_of(one, summary),
+                    units.ratio(faster.ratio if faster else 1.0),
+                    units.size(peak_memory_bytes(one)),
+                    units.ratio(uneven.ratio if uneven else 1.0),
+                )
+            )
+    return rows
+
+
+def smallest_batch(found: SmallestBatch) -> str:
+    """The batch that is enough."""
+    return (
+        f"A batch of {units.count(found.batch_size)} gives {units.share(found.of_best)} of the samples per second of "
+        f"the fastest up to {units.count(found.largest_batch_size)}, with nothing else changed."
+    )
 
 
 def contributions(advice: Recommendation) -> Pairs:
