@@ -19,7 +19,7 @@ from scenarios.reference import small
 from tests.generate_readme import README
 from tests.handed_over import made
 
-SETTINGS = {"amp": "bf16", "batch_gather": True, "optimizer_kernel": "fused"}
+SETTINGS: dict[str, str | int | bool] = {"amp": "bf16", "batch_gather": True, "optimizer_kernel": "fused"}
 
 
 def test_it_is_the_training_that_was_measured(tmp_path: Path) -> None:

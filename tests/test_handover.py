@@ -146,9 +146,11 @@ def test_a_script_in_order_has_the_losses_of_the_training(name: str, settings: S
         return  # never measured, so never handed over
     measured = [training.step(training.fetch()).item() for _ in range(STEPS)]
     del training
+    gc.collect()  # ends its loader's processes
     ran = run(written(settings, context(name)))
+    ran.places.clear()
+    gc.collect()
     assert ran.losses == pytest.approx(measured, rel=1e-5)
-    gc.collect()  # ends the loaders' processes
 
 
 @pytest.mark.parametrize(("name", "settings"), named_pairs(SHUFFLED))
@@ -159,6 +161,7 @@ def test_a_shuffled_script_has_all_rows_in_batches_as_measured_and_every_setting
     training = Training(plan_of(load(f"{FILE}:{name}").workload, settings, SCENARIOS, device="cpu", seed=0))
     measured = [training.fetch() for _ in range(STEPS)]
     del training
+    gc.collect()
     ran = run(written(settings, facts))
     assert ran.shapes == [[part.shape for part in batch] for batch in measured]
     assert [type(batch) for batch in ran.batches] == [type(batch) for batch in measured]
@@ -176,7 +179,8 @@ def test_a_shuffled_script_has_all_rows_in_batches_as_measured_and_every_setting
             continue  # see below
         proof = SCENARIOS[scenario].proof(live, value)
         assert proof.ok, f"{scenario}={value}: {proof.evidence}"
-    del live, ran
+    ran.places.clear()
+    del live
     gc.collect()
 
 
