@@ -211,6 +211,14 @@ def tuned_summary() -> Summary:
             "# around the computation of the loss\nwith torch.autocast(\"cpu\", dtype=torch.bfloat16):"
         ),
         script="print('trains')\n",
+        diff=(
+            "--- before\n+++ recommended\n@@ -14,9 +14,11 @@\n optimizer = workload.optimizer(model.parameters())\n"
+            "+for group in optimizer.param_groups:  # better written in the optimizer's constructor\n"
+            "+    group.update(foreach=False, fused=True)\n \n \n def step(batch):\n     optimizer.zero_grad()\n"
+            "-    loss = workload.loss(model, batch)\n"
+            "+    with torch.autocast(\"cpu\", dtype=torch.bfloat16):\n+        loss = workload.loss(model, batch)\n"
+            "     loss.backward()\n     optimizer.step()"
+        ),
         per_setting=[
             SettingEffect(
                 name="amp",

@@ -130,7 +130,7 @@ def to_paste(codes: Codes, settings: Settings, baseline: Settings) -> str:
 def _shown(place: str, lines: Sequence[str], all_pieces: Pieces) -> str:
     if place == "imports":
         used = "\n".join(line for other, found in all_pieces.items() if other != "imports" for line in found)
-        return _imports(lines, used)
+        return _imports([line for one in lines for line in one.splitlines()], used)
     text = _joined(place, lines)
     return f"with {text}:" if place == "loss_context" else text
 

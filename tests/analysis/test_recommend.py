@@ -54,6 +54,18 @@ def test_only_the_confirmed_number_is_the_gain() -> None:
     compile(advised.script, "recommended.py", "exec")
 
 
+def test_what_is_handed_over_is_what_was_measured_the_baselines_settings_too() -> None:
+    session = tuned()
+    codes = {**CODES, "threads": {"1": {"setup": "torch.set_num_threads(1)"}}}
+    advised = conclude(replace(session, codes=codes, baseline=THREADS)).recommendation
+    assert advised is not None
+    assert advised.settings == WINNER
+    assert "torch.set_num_threads(1)" in advised.script
+    assert "set_num_threads" not in advised.code
+    assert not [line for line in advised.diff.splitlines() if "set_num_threads" in line and line[0] in "+-"]
+    assert "+    group.update(fused=True)" in advised.diff.splitlines()
+
+
 def test_each_setting_has_its_own_effect_alone_and_together() -> None:
     advised = conclude(tuned()).recommendation
     assert advised is not None
