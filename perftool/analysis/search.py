@@ -23,7 +23,7 @@ from perftool.analysis.surrogate import Observation, Posterior, posterior
 from perftool.records import ALONE, PARITY, Estimate, Session, Settings
 
 WORTHWHILE = 0.01  # smaller gains are not advised
-EARNS = 0.003  # what a setting must bring for a place among the others
+EARNS = 0.005  # log-ratio that a setting must bring for a place among the others
 HOPELESS = 0.15  # what loses more than this, surely, is not tried in company
 GROSS = log(2.0)  # what loses this much in each of its first rounds leaves at once
 GROSS_ROUNDS = 3

@@ -135,7 +135,7 @@ def _answer(summary: Summary) -> str:
         case "not_confirmed":
             return f"what the search chose was not confirmed in fresh launches; keep it as it is{_so_far(summary)}"
         case "interrupted":
-            return f"interrupted before anything was confirmed{_so_far(summary)}"
+            return f"interrupted before anything was confirmed; no advice{_so_far(summary)}"
         case _:
             return "no advice"
 
