@@ -40,6 +40,7 @@ Judge = Callable[[str], float]
 
 
 def run(quick: bool) -> Table:
+    budget_s = BUDGET_S / 4 if quick else BUDGET_S
     rows: list[Row] = []
     told: list[str] = []
     try:
@@ -55,7 +56,7 @@ def run(quick: bool) -> Table:
                         if peers_turn:
                             theirs.append(_loadtune(command, reference, batch_size, judge, stress))
                         else:
-                            ours.append(_perftool(reference, number, judge, stress, quick))
+                            ours.append(_perftool(reference, number, judge, stress, budget_s))
                 rows += rows_of(reference, theirs, ours)
                 told += [_told(reference, "loadtune", theirs), _told(reference, "perftool", ours)]
     except peer.UnavailableError:
@@ -64,7 +65,7 @@ def run(quick: bool) -> Table:
         COLUMNS,
         rows,
         [
-            f"`loadtune tune` with its defaults and `perftool tune --budget {BUDGET_S:.0f}`, in alternation, every "
+            f"`loadtune tune` with its defaults and `perftool tune --budget {budget_s:.0f}`, in alternation, every "
             "second run of both beside a process that comes and goes. The truth: plain PyTorch scripts with and "
             "without the advice, in processes of their own, taking turns in drawn order on the quiet machine. Reached: "
             "perftool does at least as well.",
@@ -99,9 +100,8 @@ def _loadtune(command: Path, reference: str, batch_size: int | None, judge: Judg
     return Run(advice.label, advice.claim, true, gain, wall_s, stress)
 
 
-def _perftool(reference: str, seed: int, judge: Judge, stress: bool, quick: bool) -> Run:
+def _perftool(reference: str, seed: int, judge: Judge, stress: bool, budget_s: float) -> Run:
     with beside(stress):
-        budget_s = BUDGET_S / 4 if quick else BUDGET_S
         tuned = measured("tune", reference, "--device", "cpu", "--budget", str(budget_s), "--seed", str(seed))
     advised = tuned.summary.recommendation
     if advised is None:
