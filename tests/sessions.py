@@ -231,6 +231,8 @@ def tuned_summary() -> Summary:
                 value="fused",
                 alone=Estimate(ratio=1.34, low=1.31, high=1.37),
                 together=Estimate(ratio=1.40, low=1.35, high=1.45),
+                partners={"amp": "bf16"},
+                with_partners=Estimate(ratio=1.40, low=1.38, high=1.42),
             ),
         ],
         rejected=rejected,

@@ -29,6 +29,7 @@ GROSS = log(2.0)  # what loses this much in each of its first rounds leaves at o
 GROSS_ROUNDS = 3
 HALVE_AFTER_ROUNDS = (20, 40)
 RACE_ALPHA = 0.05
+STARTS_DIFFER = 0.25  # of a start-up, between launches of one program
 LIKELY = 0.5  # to keep the limits
 BEYOND = 10.0  # a score that stands for what breaks a limit
 REGRET = 0.003  # the search may end when it expects to gain less
@@ -275,11 +276,10 @@ def believe(session: Session, offer: Offer, *, seed: int = 0) -> Belief:
     offset = _samples_to_loss(session, combinations)
     mean, scores = main.mean + offset, main.draws + offset
     if goal.planned_steps is not None:
-        starts, base_start_ns, step_ns = _starts(session, combinations)
+        slower_ns, step_ns = _slower_starts(session, combinations)
         if step_ns:
-            total_ns = goal.planned_steps * step_ns
-            mean = np.log((starts + total_ns * np.exp(mean)) / (base_start_ns + total_ns))
-            scores = np.log((starts + total_ns * np.exp(scores)) / (base_start_ns + total_ns))
+            slower = slower_ns / (goal.planned_steps * step_ns)
+            mean, scores = np.log(slower + np.exp(mean)), np.log(slower + np.exp(scores))
     likely = np.ones(len(combinations))
     for metric, limit, own in limits_of(session):
         measure = _posterior(session, combinations, metric, seed)
@@ -311,22 +311,25 @@ def limits_of(session: Session) -> list[tuple[str, float, float]]:
     return [(name, float(limit), float(own[name])) for name, limit in limits.items() if limit is not None and own[name]]
 
 
-def _starts(session: Session, combinations: Sequence[Settings]) -> tuple[NDArray[np.float64], float, float]:
-    """Expected start-up of each combination (ns), the baseline's, and the baseline's step (ns).
+def _slower_starts(session: Session, combinations: Sequence[Settings]) -> tuple[NDArray[np.float64], float]:
+    """How much slower each combination is expected to start than the baseline (ns), and the baseline's step (ns).
 
-    A setting's share is what its first launch took longer alone than the baseline's.
+    A setting's share is what its first launch took longer alone, where that is more than start-ups differ anyway.
     """
     base = [one.start_up_ns for one in launches_of(session, 0) if one.start_up_ns is not None]
     base_ns = float(median(base)) if base else 0.0
-    extra: dict[Change, float] = {}
+    slower: dict[Change, float] = {}
     for launch in session.launches:
         settings = session.variants[launch.variant]
         if len(settings) == 1 and launch.start_up_ns is not None:
-            extra.setdefault(next(iter(settings.items())), max(0.0, launch.start_up_ns - base_ns))
-    starts = np.array([base_ns + sum(extra.get(change, 0.0) for change in one.items()) for one in combinations])
+            extra_ns = launch.start_up_ns - base_ns
+            slower.setdefault(next(iter(settings.items())), extra_ns if extra_ns > STARTS_DIFFER * base_ns else 0.0)
     numbers = {one.launch for one in launches_of(session, 0)}
     steps = [block.wall_ns / block.steps for block in session.blocks if block.launch in numbers]
-    return starts, base_ns, float(median(steps)) if steps else 0.0
+    return (
+        np.array([sum(slower.get(change, 0.0) for change in one.items()) for one in combinations]),
+        float(median(steps)) if steps else 0.0,
+    )
 
 
 def _samples_to_loss(session: Session, combinations: Sequence[Settings]) -> NDArray[np.float64]:

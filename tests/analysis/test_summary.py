@@ -8,11 +8,11 @@ import pytest
 from msgspec.structs import replace
 
 from perftool.analysis import summary
-from perftool.analysis.summary import all_decided, compare_all, pareto, summarise, variant_summary
-from perftool.records import Comparison, Engaged, Settings, VariantSummary
+from perftool.analysis.summary import all_decided, compare_all, summarise, variant_summary
+from perftool.records import Comparison, Engaged, Settings
 from perftool.report.wording import notes
 from tests.measure.fakes import make_session
-from tests.sessions import make_comparison, make_launch, make_variant, timed_session
+from tests.sessions import make_launch, timed_session
 
 FAST: Settings = {"amp": "bf16"}
 SLOW: Settings = {"threads": "1"}
@@ -142,14 +142,6 @@ def test_decided_means_all_of_them() -> None:
     faint = timed_session([({}, 10.0), (FAST, 5.0), (SLOW, 9.8)], noise=0.05)
     assert not all_decided(faint, [1, 2])
     assert all_decided(make_session(), [])
-
-
-def test_the_pareto_front_leaves_out_what_another_beats_in_everything() -> None:
-    def variant(name: str, ratio: float, peak_bytes: int) -> VariantSummary:
-        return make_variant({name: "on"}, throughput=make_comparison(ratio), peak_host_bytes=peak_bytes)
-
-    front = pareto([variant("fast", 2.0, 300), variant("small", 1.0, 100), variant("beaten", 1.5, 400)])
-    assert front == [{"fast": "on"}, {"small": "on"}]
 
 
 def test_the_baseline_is_on_the_pareto_front_unless_a_variant_beats_it() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from perftool.analysis.handover import script
+from perftool.records import WorkloadFacts
 from tests.perf.table import Row, Table
-from tests.perf.trials import Measured, measured, plain_speedup
+from tests.perf.trials import measured, plain_speedup
 
 TITLE = "`tune` on the medium reference training, against a plain PyTorch loop"
 
@@ -23,7 +24,9 @@ def run(quick: bool) -> Table:
         if advised is None:
             rows.append(Row(["nothing", "-", "-", f"{tuned.wall_s:.0f} s"], reached=False))
             continue
-        plain = plain_speedup(baseline_script(tuned), tuned.script, launches=1 if quick else 4, rounds=60)
+        plain = plain_speedup(
+            baseline_script(tuned.session.workload), tuned.script, launches=1 if quick else 4, rounds=60
+        )
         rows.append(
             Row(
                 [
@@ -47,6 +50,6 @@ def run(quick: bool) -> Table:
     )
 
 
-def baseline_script(tuned: Measured) -> str:
+def baseline_script(workload: WorkloadFacts) -> str:
     """The plain training without any setting."""
-    return script({}, {}, workload=tuned.session.workload, device="cpu")
+    return script({}, {}, workload=workload, device="cpu")

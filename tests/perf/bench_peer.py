@@ -8,7 +8,10 @@ from functools import cache
 from pathlib import Path
 from statistics import mean, median
 
-from perftool.workload import load_workload
+from msgspec.structs import replace
+
+from perftool.measure.survey import survey
+from perftool.records import WorkloadFacts
 from tests.perf import peer
 from tests.perf.bench_medium import baseline_script
 from tests.perf.table import Row, Table
@@ -46,15 +49,15 @@ def run(quick: bool) -> Table:
     try:
         with peer.installed() as command:
             for reference in REFERENCES[:1] if quick else REFERENCES:
-                batch_size = load_workload(reference).batch_size
-                judge = _judge(reference, batch_size, quick)
+                facts = survey(reference, "cpu", seed=0)[0].workload
+                judge = _judge(facts, quick)
                 theirs: list[Run] = []
                 ours: list[Run] = []
                 for number in range(2 if quick else RUNS):
                     stress = bool(number % 2)
                     for peers_turn in (False, True) if number // 2 % 2 else (True, False):
                         if peers_turn:
-                            theirs.append(_loadtune(command, reference, batch_size, judge, stress))
+                            theirs.append(_loadtune(command, facts, judge, stress))
                         else:
                             ours.append(_perftool(reference, number, judge, stress, budget_s))
                 rows += rows_of(reference, theirs, ours)
@@ -74,8 +77,8 @@ def run(quick: bool) -> Table:
     )
 
 
-def _judge(reference: str, batch_size: int | None, quick: bool) -> Judge:
-    baseline = baseline_script(reference, batch_size)
+def _judge(facts: WorkloadFacts, quick: bool) -> Judge:
+    baseline = baseline_script(facts)
 
     @cache
     def judge(changed: str) -> float:
@@ -87,16 +90,17 @@ def _judge(reference: str, batch_size: int | None, quick: bool) -> Judge:
     return judge
 
 
-def _loadtune(command: Path, reference: str, batch_size: int | None, judge: Judge, stress: bool) -> Run:
+def _loadtune(command: Path, facts: WorkloadFacts, judge: Judge, stress: bool) -> Run:
+    batch_size = facts.batch_size
     with beside(stress):
-        advice, wall_s = peer.tune(command, reference)
+        advice, wall_s = peer.tune(command, facts.reference)
     if advice is None:
         return Run(NOTHING, None, 1.0, 1.0, wall_s, stress)
     size = peer.advised_batch_size(advice, batch_size)
-    gain = judge(peer.advised_script(advice, reference, batch_size))
+    gain = judge(peer.advised_script(advice, facts))
     true = gain
     if size != batch_size and size is not None and batch_size is not None:
-        true = judge(peer.advised_script(advice, reference, size)) * size / batch_size
+        true = judge(peer.advised_script(advice, replace(facts, batch_size=size))) * size / batch_size
     return Run(advice.label, advice.claim, true, gain, wall_s, stress)
 
 

@@ -23,7 +23,7 @@ def run(quick: bool) -> Table:
             context = Context(machine=tuned.session.machine, workload=tuned.session.workload)
             fused = {"optimizer_kernel": {"fused": discover()["optimizer_kernel"].code("fused", context).filled()}}
             changed = script(fused, {"optimizer_kernel": "fused"}, workload=context.workload, device="cpu")
-            plain = plain_speedup(baseline_script(tuned), changed, launches=2 if quick else 8, rounds=60)
+            plain = plain_speedup(baseline_script(context.workload), changed, launches=2 if quick else 8, rounds=60)
         advised = tuned.summary.recommendation
         settings = advised.settings if advised else {}
         overlaps = advised is not None and advised.speedup.low <= plain.high and plain.low <= advised.speedup.high

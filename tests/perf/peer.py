@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from perftool.analysis.handover import script
+from perftool.records import WorkloadFacts
 
 VERSION = "0.3.0"
 WORKLOAD = Path(__file__).with_name("peer_workload.py")
@@ -101,10 +102,10 @@ def advice_in(output: str) -> Advice | None:
     return Advice(found["label"], float(found["ratio"]), {name: value for name, _, value in parts})
 
 
-def advised_script(advice: Advice, reference: str, batch_size: int | None, device: str = "cpu") -> str:
-    """The plain training with what loadtune advises, but for its batch size."""
+def advised_script(advice: Advice, workload: WorkloadFacts, device: str = "cpu") -> str:
+    """The plain training with what loadtune advises, but for its batch size, which is the workload's."""
     codes = {"loadtune": {advice.label: places(advice.knobs, device)}}
-    return script(codes, {"loadtune": advice.label}, workload=reference, device=device, batch_size=batch_size)
+    return script(codes, {"loadtune": advice.label}, workload=workload, device=device)
 
 
 def advised_batch_size(advice: Advice, batch_size: int | None) -> int | None:
