@@ -145,6 +145,8 @@ def test_the_truth_is_what_the_session_was_made_of() -> None:
     assert all(one.halves == pytest.approx((one.theta, one.theta), abs=0.01) for one in found)
     assert [one.settings for one in best_of.near_best(found, 0.05, 12)] == [made[3][0], made[2][0]]
     assert len(best_of.near_best(found, 0.05, 1)) == 1
+    unsure = [best_of.Truth(one.settings, one.theta, 0.4, 1, one.halves) for one in found]
+    assert len(best_of.near_best(unsure, 0.05, 12)) == 3
 
 
 def test_those_that_went_on_are_judged_by_that_alone() -> None:

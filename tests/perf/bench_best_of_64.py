@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress, product
-from math import exp, nan, prod
+from math import exp, hypot, nan, prod
 from pathlib import Path
 
 import msgspec
@@ -234,9 +234,11 @@ def _truths_in(session: Session, samples: Samples, stage: str, variants: Sequenc
 
 
 def near_best(truths: Sequence[Truth], within: float, most: int) -> list[Truth]:
-    """The fastest, and those that are not slower than it by more than `within` on the log scale."""
-    ordered = sorted(truths, key=lambda one: one.theta)
-    return [one for one in ordered if one.theta <= ordered[0].theta + within][:most]
+    """The fastest, and those that are not slower than it by more than `within` on the log scale, or than what twice the
+    standard error of the difference hides."""
+    best, *rest = sorted(truths, key=lambda one: one.theta)
+    hidden = (one for one in rest if one.theta - best.theta <= max(within, 2 * hypot(best.se, one.se)))
+    return [best, *hidden][:most]
 
 
 # ----------------------------------------------------------------------------------------------------------- the space
