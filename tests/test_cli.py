@@ -8,18 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import psutil
 import pytest
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from perftool import store
 from perftool.cli import _interruptible, app
 from perftool.measure import survey
+from perftool.records import to_json
+from perftool.store import SessionStore, load_session
 
 pytestmark = pytest.mark.process
 
@@ -40,16 +43,24 @@ def compare_arguments(budget_s: float = 2) -> list[str]:
     return ["compare", f"{WORKLOADS}:good", "threads=1", "--budget", str(budget_s), "--out", "out"]
 
 
-def started(cwd: Path, words: str = "taking turns") -> subprocess.Popen[str]:
-    """A long command that has begun to measure."""
+def started(cwd: Path, words: str = "taking turns", arguments: Sequence[str] | None = None) -> subprocess.Popen[str]:
+    """A long command, `compare` unless others are given, that has begun to measure."""
     command = subprocess.Popen(
-        [*COMMAND, *compare_arguments(budget_s=60)], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *(arguments or compare_arguments(budget_s=60))],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert command.stderr is not None
     for line in command.stderr:
         if words in line:
             return command
     raise AssertionError("the command ended before it measured")
+
+
+def tune_arguments(budget_s: float) -> list[str]:
+    return ["tune", f"{WORKLOADS}:good", "--only", "threads", "--budget", str(budget_s), "--out", "out"]
 
 
 def workers_of(command: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -96,6 +107,12 @@ def test_help_imports_nothing_heavy() -> None:
         (["profile", f"{WORKLOADS}:raising"], 4, "ValueError: row 3 is broken"),
         (["profile", f"{WORKLOADS}:exiting"], 4, "exit(3)"),
         (["profile", f"{WORKLOADS}:dying"], 4, "exit code 7"),
+        (["tune", f"{WORKLOADS}:good", "--objective", "beauty"], 2, "--objective takes throughput, step-time, jitter"),
+        (["tune", f"{WORKLOADS}:good", "--max-host-memory", "lots"], 2, "'lots' is no size; write 800MB or 1.5GB"),
+        (["tune", f"{WORKLOADS}:good", "--max-device-memory", "8GB"], 2, "there is no CUDA device here"),
+        (["tune", f"{WORKLOADS}:good", "--only", "nonsense"], 2, "there is no scenario 'nonsense'"),
+        (["tune", f"{WORKLOADS}:good", "--keep", "amp=bf16"], 2, "the baseline has amp=off; move it with -s amp=bf16"),
+        (["tune", "--resume", "missing"], 2, "there is no missing"),
         (["report", "missing"], 2, "there is no missing"),
     ],
 )
@@ -227,6 +244,39 @@ def test_an_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
     assert all_gone(workers)
     [folder] = folders(tmp_path)
     assert {"session.json", "summary.json", "report.md"} <= {path.name for path in folder.iterdir()}
+
+
+def test_an_interrupted_search_says_what_it_knows_and_goes_on(tmp_path: Path) -> None:
+    command = started(tmp_path, arguments=tune_arguments(budget_s=120))
+    command.send_signal(signal.SIGINT)
+    output, _ = command.communicate(timeout=LIMIT_S)
+    assert command.returncode == 130
+    assert "interrupted before anything was confirmed" in output
+    [folder] = folders(tmp_path)
+    before = load_session(folder)
+    assert before.interrupted
+    # What is left of the budget would take minutes; a session that says less has less left.
+    store = SessionStore(folder)
+    store.write("session.json", to_json(replace(before, budget_s=3.0)))
+
+    done = run("tune", "--resume", str(folder), "--quiet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert folders(tmp_path) == [folder]
+    after = load_session(folder)
+    assert not after.interrupted
+    assert after.blocks[: len(before.blocks)] == before.blocks
+    assert [one.action for one in after.decisions][-1] == "chosen"
+    assert not list(folder.glob("journal*"))
+
+
+def test_only_a_search_can_be_gone_on_with(tmp_path: Path) -> None:
+    assert run(*compare_arguments(), cwd=tmp_path).returncode == 0
+    [folder] = folders(tmp_path)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    done = run("tune", "--resume", str(folder), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "a session of `perftool compare`, not of a search" in done.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_killing_the_command_leaves_a_readable_journal_and_no_process(tmp_path: Path) -> None:
