@@ -12,9 +12,10 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
+# 1.1  WorkloadFacts.optimizer_step
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
@@ -120,6 +121,7 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     optimizer: str  # class name
     optimizer_options: dict[str, bool | None]  # those of foreach, fused, capturable, differentiable that it has
     settings: Settings  # what the workload says that it does already
+    optimizer_step: str | None = None  # class of torch.optim whose step it runs; None where the step is its own
 
 
 class ScenarioDescription(Record, frozen=True, kw_only=True):

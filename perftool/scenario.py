@@ -48,7 +48,8 @@ class Context:
 class Code:
     """Lines of plain PyTorch for the places of an ordinary training script; empty where nothing changes.
 
-    The lines may use `model`, `optimizer`, `dataset`, `batch_size`, `batch`, `loss` and `device`.
+    The lines may use `model`, `optimizer`, `dataset`, `batch_size`, `batch`, `loss` and `device`, and those of `step`
+    the functions `compute_loss(model, batch)` and `to_device(batch)`.
     setup: once, after the imports and before anything is built.
     model: after the model is on its device.
     optimizer_arguments: further keyword arguments of the optimizer ("fused=True").
@@ -79,6 +80,14 @@ def _no_environment(_value: str) -> Mapping[str, str]:
     return {}
 
 
+def _nothing_against(_value: str, _context: Context) -> str | None:
+    return None
+
+
+def _no_clash(_value: str, _others: Settings) -> str | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One lever.
@@ -87,12 +96,18 @@ class Scenario:
     default: the value that the workload runs with if nothing is set, on this machine.
     values: those worth trying here, the default among them; unavailable ones may be listed.
     refusal: why a value cannot be had here, as a sentence, or None. Called for values that are not listed, too.
+    discouraged: why a value that can be had is not tried unless somebody asks for it, as a sentence, or None.
+        Called only for values that are not refused.
+    clash: why a value cannot be had together with the other settings, as a sentence, or None. It is enough that one
+        of two scenarios says so.
     apply: changes a plan for a value. Runs in the worker; may raise SettingError.
     proof: whether the value took effect on a live training that is warmed up. Runs in the worker, outside of all
         timing; may do a step.
     code: what a user pastes to have the same.
     environment: variables of the process that the value needs set before it starts.
     changes: "numerics" (other rounding than the default's), "optimisation" (another training) or just "speed".
+    typical_gain: ratio of throughput that it brings where it helps, from the literature; decides only what is tried
+        first when time is short.
     """
 
     module: str
@@ -104,7 +119,10 @@ class Scenario:
     proof: Callable[[Training, str], Engaged] = field(kw_only=True)
     code: Callable[[str, Context], Code] = field(kw_only=True)
     environment: Callable[[str], Mapping[str, str]] = field(kw_only=True, default=_no_environment)
+    discouraged: Callable[[str, Context], str | None] = field(kw_only=True, default=_nothing_against)
+    clash: Callable[[str, Settings], str | None] = field(kw_only=True, default=_no_clash)
     changes: Changes = field(kw_only=True, default="speed")
+    typical_gain: float = field(kw_only=True, default=1.0)
 
     def __post_init__(self) -> None:
         missing = [heading for heading in DOCUMENTED if f"{heading}:" not in (self.doc or "")]
@@ -127,13 +145,17 @@ class Scenario:
         return " ".join(after[: min(ends)].split() if ends else after.split())
 
     def available(self, context: Context) -> list[str]:
-        """Values that can be tried here."""
-        return [value for value in self.values(context) if self.refusal(value, context) is None]
+        """Values to try here."""
+        return [value for value in self.values(context) if self.why_not(value, context) is None]
+
+    def why_not(self, value: str, context: Context) -> str | None:
+        """Why a value is not tried here, as a sentence; None where it is."""
+        return self.refusal(value, context) or self.discouraged(value, context)
 
     def described(self, context: Context) -> ScenarioDescription:
         """Everything that is shown of it, for this workload and machine."""
         available = self.available(context)
-        refusals = {value: self.refusal(value, context) for value in self.values(context)}
+        refusals = {value: self.why_not(value, context) for value in self.values(context)}
         return ScenarioDescription(
             name=self.name,
             summary=self.summary,
@@ -225,34 +247,51 @@ def check_names(names: Iterable[str], scenarios: Scenarios) -> None:
 
 
 def check_settings(settings: Settings, scenarios: Scenarios, context: Context) -> None:
-    """Raise ScenarioError, with the remedy, for the first setting that cannot be had here."""
+    """Raise ScenarioError, with the remedy, for the first setting that cannot be had here, or not with the others."""
     check_names(settings, scenarios)
     for name, value in settings.items():
         reason = scenarios[name].refusal(value, context)
         if reason is not None:
             raise ScenarioError(f"{name}={value}: {reason}")
+    clash = clashes(settings, scenarios)
+    if clash is not None:
+        raise ScenarioError(clash)
+
+
+def clashes(settings: Settings, scenarios: Scenarios) -> str | None:
+    """Why these settings cannot be had together: 'NAME=VALUE: reason', from the first that says so, or None."""
+    for name, value in settings.items():
+        reason = scenarios[name].clash(value, {other: text for other, text in settings.items() if other != name})
+        if reason is not None:
+            return f"{name}={value}: {reason}"
+    return None
 
 
 def variants_of(wanted: Sequence[str], scenarios: Scenarios, context: Context, baseline: Settings) -> list[Settings]:
     """The variants that the command line names, in order; every available value of every scenario where it names none.
 
     `amp` stands for each of its other values, `amp=bf16` for one, `amp=bf16,optimizer_kernel=fused` for one variant of
-    two settings. Raises ScenarioError for what cannot be had here.
+    two settings. Raises ScenarioError for what cannot be had here, or not together with the baseline's settings.
     """
     variants: list[Settings] = []
     for text in wanted or list(scenarios):
         if "=" in text:
             parts = [part.partition("=") for part in text.split(",")]
             settings = {name.strip(): value.strip() for name, _, value in parts}
-            check_settings(settings, scenarios, context)
+            check_settings({**baseline, **settings}, scenarios, context)
             variants.append(settings)
             continue
         check_names([text], scenarios)
-        other = other_values(scenarios[text], context, baseline)
-        if wanted and not other:
-            reasons = (scenarios[text].refusal(value, context) for value in scenarios[text].values(context))
+        scenario = scenarios[text]
+        other = [{text: value} for value in other_values(scenario, context, baseline)]
+        possible = [settings for settings in other if clashes({**baseline, **settings}, scenarios) is None]
+        if wanted and not possible:
+            reasons = [
+                *(clashes({**baseline, **settings}, scenarios) for settings in other),
+                *(scenario.why_not(value, context) for value in scenario.values(context)),
+            ]
             raise ScenarioError(f"{text}: {next(filter(None, reasons), 'there is no other value to try here')}")
-        variants.extend({text: value} for value in other)
+        variants.extend(possible)
     return variants
 
 

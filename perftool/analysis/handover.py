@@ -75,6 +75,7 @@ def script(codes: Codes, settings: Settings, *, workload: str, device: str, batc
         optimizer,
         at.get("batches") or _batches(at, size),
         _to_device(at),
+        _compute_loss(at),
         step,
         "def train(steps):\n"
         '    """Yields the loss of each step, as a tensor."""\n'
@@ -117,15 +118,21 @@ def _to_device(at: Mapping[str, str]) -> str:
     )
 
 
+def _compute_loss(at: Mapping[str, str]) -> str:
+    return (
+        "def compute_loss(model, batch):\n"
+        f"    with {at.get('loss_context', 'contextlib.nullcontext()')}:\n"
+        "        return workload.loss(model, batch)"
+    )
+
+
 def _step(at: Mapping[str, str]) -> str:
-    context = at.get("loss_context", "contextlib.nullcontext()")
     update = at.get("update", "loss.backward()\noptimizer.step()")
     return (
         "def step(batch):\n"
         "    batch = to_device(batch)\n"
         "    optimizer.zero_grad()\n"
-        f"    with {context}:\n"
-        "        loss = workload.loss(model, batch)\n"
+        "    loss = compute_loss(model, batch)\n"
         f"{_indented(update, 4)}\n"
         "    return loss.detach()"
     )

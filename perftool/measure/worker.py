@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import inspect
 import math
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic_ns, perf_counter
@@ -23,6 +24,8 @@ from perftool.measure import messages
 from perftool.records import Block, WorkloadFacts
 
 if TYPE_CHECKING:
+    import torch
+
     from perftool.scenario import Scenarios
     from perftool.training import Plan, Training
 
@@ -201,7 +204,8 @@ class Worker:
         plan = self.plan or self._load()
         training = Training(with_seed(plan, request.seed))
         tail = max(1, request.steps // 10)
-        losses = [training.step(training.fetch()) for _ in range(request.steps)][-tail:]
+        # Cloned, since a graph writes every loss into the same place.
+        losses = [training.step(training.fetch()).clone() for _ in range(request.steps)][-tail:]
         loss = sum(value.item() for value in losses) / tail
         return messages.Trained(loss=loss if math.isfinite(loss) else None)
 
@@ -288,12 +292,12 @@ def resolve_device(device: str) -> str:
 def describe_workload(reference: str, training: Training) -> WorkloadFacts:
     """The facts of a training that has been built."""
     import torch
-    from torch.utils.data import IterableDataset, TensorDataset
+    from torch.utils.data import IterableDataset
 
     from perftool.scenario import normalised
 
     workload, dataset = training.plan.workload, training.dataset
-    tensors = dataset.tensors if isinstance(dataset, TensorDataset) else dataset if isinstance(dataset, tuple) else ()
+    tensors = _tensors_in_memory(dataset)
     parameters = list(training.module.parameters())
     options = ("foreach", "fused", "capturable", "differentiable")
     if tensors:
@@ -318,7 +322,24 @@ def describe_workload(reference: str, training: Training) -> WorkloadFacts:
             name: training.optimizer.defaults[name] for name in options if name in training.optimizer.defaults
         },
         settings=normalised(workload.settings),
+        optimizer_step=_torch_class_of_step(training.optimizer),
     )
+
+
+def _tensors_in_memory(dataset: Any) -> Sequence[torch.Tensor]:
+    """The tensors whose rows are the samples; none where the dataset does something of its own with them."""
+    from torch.utils.data import TensorDataset
+
+    if isinstance(dataset, tuple):
+        return dataset
+    plain = type(dataset).__getitem__ is TensorDataset.__getitem__ if isinstance(dataset, TensorDataset) else False
+    return dataset.tensors if plain and not hasattr(dataset, "__getitems__") else ()
+
+
+def _torch_class_of_step(optimizer: torch.optim.Optimizer) -> str | None:
+    # Unwrapped: torch replaces `step` of each class, once there is an instance, by one that runs hooks.
+    step = inspect.unwrap(type(optimizer).step)
+    return step.__qualname__.partition(".")[0] if step.__module__.startswith("torch.optim.") else None
 
 
 def failure(error: BaseException) -> messages.Failed:
