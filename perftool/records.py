@@ -15,7 +15,7 @@ import msgspec
 SCHEMA_VERSION = "1.1"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
-# 1.1  WorkloadFacts.optimizer_step
+# 1.1  WorkloadFacts.optimizer_step and changes_buffers, Block.waited_ns, Launch.steps_per_call
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
@@ -122,6 +122,7 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     optimizer_options: dict[str, bool | None]  # those of foreach, fused, capturable, differentiable that it has
     settings: Settings  # what the workload says that it does already
     optimizer_step: str | None = None  # class of torch.optim whose step it runs; None where the step is its own
+    changes_buffers: bool = False  # the forward pass does, as BatchNorm its running statistics
 
 
 class ScenarioDescription(Record, frozen=True, kw_only=True):
@@ -164,6 +165,7 @@ class Block(Record, frozen=True, kw_only=True, tag="block"):
     samples: int
     step_ns: list[int] = []  # one per step, end to end; empty where several steps run in one call
     wait_ns: list[int] = []  # one per step: waiting for the next batch, part of step_ns
+    waited_ns: int | None = None  # in all, for batches; part of wall_ns
     labels: BlockLabels = BlockLabels()
 
 
@@ -187,7 +189,8 @@ class Launch(Record, frozen=True, kw_only=True, tag="launch"):
     cold: bool = False  # first launch of its variant, with an empty compile cache
     start_up_ns: int | None = None  # from exec to the end of the first step
     warmup_class: WarmupClass | None = None
-    warmup_step_ns: list[int] = []
+    warmup_step_ns: list[int] = []  # one per call
+    steps_per_call: int = 1
     peak_host_bytes: int | None = None  # after warm-up: the process's high-water mark and its children's PSS
     warmup_peak_host_bytes: int | None = None
     peak_device_allocated_bytes: int | None = None

@@ -105,7 +105,6 @@ def variant_summary(session: Session, variant: int) -> VariantSummary:
     wall_ns = sum(block.wall_ns for block in blocks)
     runs = [block.step_ns for block in blocks if block.step_ns]
     uneven = jitter(runs) if runs else None
-    waits_ns = sum(sum(block.wait_ns) for block in blocks if block.step_ns)
     versus = {}
     if variant and measured and not lost:
         peers = sorted({one.variant for one in session.launches if one.stage in stages and one.variant})
@@ -118,7 +117,7 @@ def variant_summary(session: Session, variant: int) -> VariantSummary:
         reason=lost.reason if lost else None if measured else "it was not measured",
         engaged=_engaged(ended),
         samples_per_second=sum(block.samples for block in blocks) / wall_ns * 1e9 if wall_ns else None,
-        steps_per_call=1,
+        steps_per_call=next((one.steps_per_call for one in measured), 1),
         step_ns=_quantiles(runs, uneven) if uneven else None,
         jitter=uneven,
         peak_host_bytes=_most(one.peak_host_bytes for one in ended),
@@ -126,7 +125,7 @@ def variant_summary(session: Session, variant: int) -> VariantSummary:
         peak_device_allocated_bytes=_most(one.peak_device_allocated_bytes for one in ended),
         peak_device_reserved_bytes=_most(one.peak_device_reserved_bytes for one in ended),
         peak_device_nvml_bytes=_most(one.peak_device_nvml_bytes for one in ended),
-        data_wait_fraction=waits_ns / sum(map(sum, runs)) if runs else None,
+        data_wait_fraction=_data_wait_fraction(blocks),
         cold_start_ns=cold,
         warm_start_ns=round(median(warm)) if warm else None,
         break_even_steps=break_even_steps(session, cold, blocks, versus.get("throughput")) if variant else None,
@@ -177,6 +176,15 @@ def pareto(variants: Sequence[VariantSummary]) -> list[Settings]:
 def _engaged(launches: Sequence[Launch]) -> Engaged | None:
     proofs = [launch.engaged for launch in launches if launch.engaged is not None]
     return next((proof for proof in proofs if not proof.ok), proofs[0] if proofs else None)
+
+
+def _data_wait_fraction(blocks: Sequence[Block]) -> float | None:
+    """Share of the steps, or of blocks without times of single steps, spent waiting for batches."""
+    single = [block for block in blocks if block.step_ns]
+    if single:
+        return sum(sum(block.wait_ns) for block in single) / sum(sum(block.step_ns) for block in single)
+    told = [block for block in blocks if block.waited_ns is not None]
+    return sum(block.waited_ns or 0 for block in told) / sum(block.wall_ns for block in told) if told else None
 
 
 def _quantiles(runs: Sequence[Sequence[int]], uneven: Jitter) -> Quantiles:

@@ -48,8 +48,8 @@ class Worker:
         self.scenarios: Scenarios = {}
         self.plan: Plan | None = None
         self.training: Training | None = None
-        self.steps_done = 0
-        self.last_event_step: int | None = None
+        self.calls_done = 0
+        self.last_event_call: int | None = None
         self.events_seen: tuple[int, ...] = ()
         self.last_loss: Any = None
 
@@ -99,10 +99,12 @@ class Worker:
         threads = torch.get_num_threads()
         plan = self._load()
         training = Training(plan)
+        versions = [buffer._version for buffer in training.module.buffers()]
         training.step(training.fetch())
+        changed = versions != [buffer._version for buffer in training.module.buffers()]
         return messages.Described(
             machine=describe_machine(self.device, threads_before=threads),
-            workload=describe_workload(self.spec.reference, training),
+            workload=describe_workload(self.spec.reference, training, changes_buffers=changed),
             peak_host_bytes=high_water_bytes(os.getpid()),
             peak_device_reserved_bytes=read_peaks(training.device).reserved_bytes,
         )
@@ -115,7 +117,9 @@ class Worker:
         self._steps(1)
         self._synchronise()
         queued = int(plan.loader.get("num_workers", 0)) * int(plan.loader.get("prefetch_factor") or 2)
-        return messages.Started(started_ns=monotonic_ns(), queued_batches=queued)
+        return messages.Started(
+            started_ns=monotonic_ns(), queued_batches=queued, steps_per_call=self.training.steps_per_call
+        )
 
     def warm(self, request: messages.Warm) -> messages.Warmed:
         from perftool.measure.probes.clock import step_clock
@@ -127,12 +131,12 @@ class Worker:
         for _ in range(request.steps):
             self.last_loss = training.step(training.fetch())
             clock.mark()
-            self.steps_done += 1
+            self.calls_done += 1
             self._note_events()
             if perf_counter() > deadline:
                 break
         _, step_ns = clock.finish()
-        since = None if self.last_event_step is None else self.steps_done - self.last_event_step
+        since = None if self.last_event_call is None else self.calls_done - self.last_event_call
         self._check_loss()
         return messages.Warmed(step_ns=step_ns, steps_since_event=since)
 
@@ -162,6 +166,7 @@ class Worker:
         from perftool.training import count_samples
 
         training = self._live()
+        single = training.steps_per_call == 1
         clock = step_clock(training.device)
         self._steps(request.drop)
         fetch, step, mark, now = training.fetch, training.step, clock.mark, monotonic_ns
@@ -175,13 +180,13 @@ class Worker:
             asked_ns = now()
             batch = fetch()
             wait_ns.append(now() - asked_ns)
-            samples += count_samples(batch)
+            samples += count_samples(batch) if single else sum(map(count_samples, batch))
             loss = step(batch)
             mark()
         wall_ns, step_ns = clock.finish()
         after = read_counters()
         self.last_loss = loss
-        self.steps_done += request.steps
+        self.calls_done += request.steps
         self._check_loss()
         return Block(
             launch=self.spec.launch,
@@ -189,10 +194,11 @@ class Worker:
             position=request.position,
             started_ns=started_ns,
             wall_ns=wall_ns,
-            steps=request.steps,
+            steps=request.steps * training.steps_per_call,
             samples=samples,
-            step_ns=step_ns,
-            wait_ns=wait_ns,
+            step_ns=step_ns if single else [],
+            wait_ns=wait_ns if single else [],
+            waited_ns=sum(wait_ns),
             labels=labels(before, after),
         )
 
@@ -204,15 +210,17 @@ class Worker:
         plan = self.plan or self._load()
         training = Training(with_seed(plan, request.seed))
         tail = max(1, request.steps // 10)
+        calls = math.ceil(request.steps / training.steps_per_call)
         # Cloned, since a graph writes every loss into the same place.
-        losses = [training.step(training.fetch()).clone() for _ in range(request.steps)][-tail:]
-        loss = sum(value.item() for value in losses) / tail
+        per_call = [training.step(training.fetch()).clone() for _ in range(calls)]
+        losses = [loss for one in per_call for loss in one.reshape(-1).tolist()][: request.steps]
+        loss = sum(losses[-tail:]) / tail
         return messages.Trained(loss=loss if math.isfinite(loss) else None)
 
     def finish(self) -> messages.Finished:
         from perftool.measure.probes.device import read_peaks
 
-        loss = None if self.last_loss is None else float(self.last_loss)
+        loss = None if self.last_loss is None else self._loss()
         peaks = read_peaks(self._live().device) if self.training else None
         return messages.Finished(
             last_loss=loss if loss is not None and math.isfinite(loss) else None,
@@ -229,7 +237,7 @@ class Worker:
         training = self._live()
         for _ in range(count):
             self.last_loss = training.step(training.fetch())
-        self.steps_done += count
+        self.calls_done += count
 
     def _synchronise(self) -> None:
         import torch
@@ -245,13 +253,18 @@ class Worker:
         compiled = sum(dynamo.counters["frames"].values()) if dynamo else 0
         events = (compiled, allocator_retries(self._live().device))
         if self.events_seen and events != self.events_seen:
-            self.last_event_step = self.steps_done
+            self.last_event_call = self.calls_done
         self.events_seen = events
 
+    def _loss(self) -> float:
+        """Of the last step; waits for the device."""
+        return float(self.last_loss.reshape(-1)[-1])
+
     def _check_loss(self) -> None:
-        loss = float(self.last_loss)
+        loss = self._loss()
         if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss became {loss} within {self.steps_done} steps")
+            steps = self.calls_done * self._live().steps_per_call
+            raise FloatingPointError(f"the loss became {loss} within {steps} steps")
 
 
 def _worker_init(plan: Plan) -> Callable[[int], None]:
@@ -289,8 +302,8 @@ def resolve_device(device: str) -> str:
     return f"cuda:{number or 0}"
 
 
-def describe_workload(reference: str, training: Training) -> WorkloadFacts:
-    """The facts of a training that has been built."""
+def describe_workload(reference: str, training: Training, *, changes_buffers: bool = False) -> WorkloadFacts:
+    """The facts of a training that has been built; what its first step changed was seen by who ran it."""
     import torch
     from torch.utils.data import IterableDataset
 
@@ -323,6 +336,7 @@ def describe_workload(reference: str, training: Training) -> WorkloadFacts:
         },
         settings=normalised(workload.settings),
         optimizer_step=_torch_class_of_step(training.optimizer),
+        changes_buffers=changes_buffers,
     )
 
 
