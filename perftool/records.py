@@ -15,7 +15,8 @@ import msgspec
 SCHEMA_VERSION = "1.1"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
-# 1.1  WorkloadFacts.optimizer_step and changes_buffers, Block.waited_ns, Launch.steps_per_call
+# 1.1  WorkloadFacts.optimizer_step, changes_buffers, python_objects and denormal_values, Machine.huge_pages,
+#      Block.waited_ns, Launch.steps_per_call
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
@@ -69,6 +70,7 @@ class Machine(Record, frozen=True, kw_only=True):
     driver_version: str | None = None
     triton: bool = False  # torch.compile needs it for CUDA
     cpu_fp16_matrix: bool = False  # fp16 on this CPU runs on matrix units rather than by emulation
+    huge_pages: str | None = None  # "always", "madvise" or "never"; None where the kernel has none
     environment: dict[str, str] = {}  # OMP_*, MKL_*, MALLOC_*, TORCH*, PYTORCH_*, CUDA_*, THP_* found set
     git_commit: str | None = None  # of the folder the command ran in
     git_dirty: bool | None = None
@@ -123,6 +125,8 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     settings: Settings  # what the workload says that it does already
     optimizer_step: str | None = None  # class of torch.optim whose step it runs; None where the step is its own
     changes_buffers: bool = False  # the forward pass does, as BatchNorm its running statistics
+    python_objects: int | None = None  # that the garbage collector looks at, after the first step
+    denormal_values: int | None = None  # in the first batch and, after its step, in the parameters
 
 
 class ScenarioDescription(Record, frozen=True, kw_only=True):

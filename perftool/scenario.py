@@ -59,6 +59,7 @@ class Code:
     loss_context: a context manager around the computation of the loss.
     update: in place of `loss.backward()` and `optimizer.step()`.
     step: in place of the whole step.
+    warmed_up: once, after the first few steps.
     """
 
     setup: str = ""
@@ -70,6 +71,7 @@ class Code:
     loss_context: str = ""
     update: str = ""
     step: str = ""
+    warmed_up: str = ""
 
     def filled(self) -> dict[str, str]:
         """Place to lines, where there are lines."""

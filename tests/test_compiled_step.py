@@ -4,8 +4,8 @@ cannot do."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from dataclasses import replace as dataclass_replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,7 +206,7 @@ def test_what_cannot_be_compiled_says_why(changes: dict[str, Any], words: str | 
 def test_what_is_known_beforehand_is_refused() -> None:
     plain = training_of(workload(lambda parameters: torch.optim.Adam(parameters)), "off")
     facts = describe_workload("mine.py:mine", plain)
-    running = describe_workload("mine.py:mine", plain, changes_buffers=True)
+    running = replace(facts, changes_buffers=True)
     here = Context(machine=MACHINE, workload=facts)
     assert SCENARIO.available(here) == ["off", "1", "10"]
     for context, words in (

@@ -22,7 +22,9 @@ TITLES = {
     "loss_context": "around the computation of the loss",
     "update": "in place of loss.backward() and optimizer.step()",
     "step": "in place of the whole step",
+    "warmed_up": "once, after the first few steps",
 }
+WARM_STEPS = 3  # after which what is to be done once the training is warm is done
 _ARGUMENTS = ("optimizer_arguments", "loader_arguments", "copy_arguments", "loss_context")
 
 
@@ -77,11 +79,7 @@ def script(codes: Codes, settings: Settings, *, workload: str, device: str, batc
         _to_device(at),
         _compute_loss(at),
         step,
-        "def train(steps):\n"
-        '    """Yields the loss of each step, as a tensor."""\n'
-        "    epochs = itertools.chain.from_iterable(batches() for _ in itertools.count())\n"
-        "    for batch in itertools.islice(epochs, steps):\n"
-        "        yield step(batch)",
+        _train(at),
         'if __name__ == "__main__":\n'
         "    for number, loss in enumerate(train(1000), 1):\n"
         "        if number % 100 == 0:\n"
@@ -115,6 +113,24 @@ def _to_device(at: Mapping[str, str]) -> str:
         "    if isinstance(batch, (list, tuple)):\n"
         "        return type(batch)(map(to_device, batch))\n"
         "    return batch"
+    )
+
+
+def _train(at: Mapping[str, str]) -> str:
+    after = ""
+    if "warmed_up" in at:
+        after = f"        if number == {WARM_STEPS}:\n{_indented(at['warmed_up'], 12)}\n"
+    return (
+        "def train(steps):\n"
+        '    """Yields the loss of each step, as a tensor."""\n'
+        "    epochs = itertools.chain.from_iterable(batches() for _ in itertools.count())\n"
+        + (
+            "    for number, batch in enumerate(itertools.islice(epochs, steps)):\n"
+            if after
+            else "    for batch in itertools.islice(epochs, steps):\n"
+        )
+        + after
+        + "        yield step(batch)"
     )
 
 

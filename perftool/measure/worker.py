@@ -20,6 +20,8 @@ from pathlib import Path
 from time import monotonic_ns, perf_counter
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace as replace_fields
+
 from perftool.measure import messages
 from perftool.records import Block, WorkloadFacts
 
@@ -94,17 +96,23 @@ class Worker:
         from perftool.measure.probes.device import read_peaks
         from perftool.measure.probes.machine import describe_machine
         from perftool.measure.probes.memory import high_water_bytes
-        from perftool.training import Training
+        from perftool.training import Training, tensors_of
 
         threads = torch.get_num_threads()
         plan = self._load()
         training = Training(plan)
         versions = [buffer._version for buffer in training.module.buffers()]
-        training.step(training.fetch())
-        changed = versions != [buffer._version for buffer in training.module.buffers()]
+        batch = training.fetch()
+        training.step(batch)
+        facts = replace_fields(
+            describe_workload(self.spec.reference, training),
+            changes_buffers=versions != [buffer._version for buffer in training.module.buffers()],
+            python_objects=len(gc.get_objects()),
+            denormal_values=count_denormal([*tensors_of(batch), *training.module.parameters()]),
+        )
         return messages.Described(
             machine=describe_machine(self.device, threads_before=threads),
-            workload=describe_workload(self.spec.reference, training, changes_buffers=changed),
+            workload=facts,
             peak_host_bytes=high_water_bytes(os.getpid()),
             peak_device_reserved_bytes=read_peaks(training.device).reserved_bytes,
         )
@@ -302,8 +310,8 @@ def resolve_device(device: str) -> str:
     return f"cuda:{number or 0}"
 
 
-def describe_workload(reference: str, training: Training, *, changes_buffers: bool = False) -> WorkloadFacts:
-    """The facts of a training that has been built; what its first step changed was seen by who ran it."""
+def describe_workload(reference: str, training: Training) -> WorkloadFacts:
+    """The facts of a training that has been built, without those that only a step shows."""
     import torch
     from torch.utils.data import IterableDataset
 
@@ -336,8 +344,19 @@ def describe_workload(reference: str, training: Training, *, changes_buffers: bo
         },
         settings=normalised(workload.settings),
         optimizer_step=_torch_class_of_step(training.optimizer),
-        changes_buffers=changes_buffers,
     )
+
+
+def count_denormal(tensors: Sequence[torch.Tensor]) -> int:
+    """Numbers in float32 and float64 tensors that are too small for full precision, and not zero."""
+    import torch
+
+    found = 0
+    for tensor in tensors:
+        if tensor.dtype in (torch.float32, torch.float64):
+            sizes = tensor.detach().abs()
+            found += int(((sizes > 0) & (sizes < torch.finfo(tensor.dtype).tiny)).sum())
+    return found
 
 
 def _tensors_in_memory(dataset: Any) -> Sequence[torch.Tensor]:

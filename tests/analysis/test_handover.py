@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from typing import Any
 
 import pytest
 
@@ -50,3 +51,12 @@ def test_the_batch_size_of_the_settings_wins() -> None:
     text = script(CODES, {"batch_size": "512"}, workload="a.py:w", device="cpu", batch_size=64)
     assert "batch_size = 512" in text
     assert "batch_size = 64" not in text
+
+
+def test_what_waits_for_a_warm_training_is_done_once() -> None:
+    codes = {"made": {"on": {"setup": "done = []", "warmed_up": "done.append(number)"}}}
+    text = script(codes, {"made": "on"}, workload="scenarios.reference:seed", device="cpu", batch_size=None)
+    found: dict[str, Any] = {"__name__": "recommended"}
+    exec(compile(text, "recommended.py", "exec"), found)
+    assert len(list(found["train"](6))) == 6
+    assert found["done"] == [3]

@@ -70,12 +70,15 @@ class Script:
     engaged: Callable[[Settings], bool] = lambda settings: True
     loss: Callable[[Settings, int], float | None] = lambda settings, seed: 0.5
     start_s: float = 1.0
+    steps_per_call: int = 1
+    queued_batches: int = 0
     now_s: float = 0.0
     running: int = 0
     most_alive: int = 0
     alive: set[int] = field(default_factory=set)
     started: list[Settings] = field(default_factory=list)
     ran: list[tuple[int, int]] = field(default_factory=list)  # (round, launch) in the order run
+    dropped: set[int] = field(default_factory=set)  # calls before a block
 
     def start(self, spec: messages.LaunchSpec, environment: dict[str, str]) -> ScriptedLaunch:
         self.started.append(spec.settings)
@@ -100,7 +103,11 @@ class ScriptedLaunch:
         match request:
             case messages.Start():
                 script.now_s += script.start_s
-                return messages.Started(started_ns=round(script.now_s * 1e9), queued_batches=0)
+                return messages.Started(
+                    started_ns=round(script.now_s * 1e9),
+                    queued_batches=script.queued_batches,
+                    steps_per_call=script.steps_per_call,
+                )
             case messages.Warm(steps=steps):
                 script.now_s += steps * step_s
                 return messages.Warmed(step_ns=[round(step_s * 1e9)] * steps, steps_since_event=None)
@@ -110,6 +117,7 @@ class ScriptedLaunch:
             case messages.Run():
                 script.now_s += (request.drop + request.steps) * step_s
                 script.ran.append((request.round, spec.launch))
+                script.dropped.add(request.drop)
                 return Block(
                     launch=spec.launch,
                     round=request.round,
