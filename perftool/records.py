@@ -16,7 +16,7 @@ SCHEMA_VERSION = "1.1"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
 # 1.1  goals of a search, losses of training runs, time to loss, unsteady comparisons, how batches are drawn and where
-#      Python finds the workload, the lines to change
+#      Python finds the workload, the lines to change, several steps per call, further facts of workload and machine
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
@@ -77,6 +77,7 @@ class Machine(Record, frozen=True, kw_only=True):
     driver_version: str | None = None
     triton: bool = False  # torch.compile needs it for CUDA
     cpu_fp16_matrix: bool = False  # fp16 on this CPU runs on matrix units rather than by emulation
+    huge_pages: str | None = None  # "always", "madvise" or "never"; None where the kernel has none
     environment: dict[str, str] = {}  # OMP_*, MKL_*, MALLOC_*, TORCH*, PYTORCH_*, CUDA_*, THP_* found set
     git_commit: str | None = None  # of the folder the command ran in
     git_dirty: bool | None = None
@@ -136,6 +137,10 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     batch_form: BatchForm = "nested"  # a tensor, a plain list, tuple or dict of nothing but tensors, or anything else
     is_function: bool = False  # the reference names a function that returns the workload
     search_path: str | None = None  # the folder to look in for what the reference names; None: it is installed
+    optimizer_step: str | None = None  # class of torch.optim whose step it runs; None where the step is its own
+    changes_buffers: bool = False  # the forward pass does, as BatchNorm its running statistics
+    python_objects: int | None = None  # that the garbage collector looks at, after the first step
+    denormal_values: int | None = None  # in the first batch and, after its step, in the parameters
 
 
 class ScenarioDescription(Record, frozen=True, kw_only=True):
@@ -178,6 +183,7 @@ class Block(Record, frozen=True, kw_only=True, tag="block"):
     samples: int
     step_ns: list[int] = []  # one per step, end to end; empty where several steps run in one call
     wait_ns: list[int] = []  # one per step: waiting for the next batch, part of step_ns
+    waited_ns: int | None = None  # in all, for batches; part of wall_ns
     labels: BlockLabels = BlockLabels()
 
 
@@ -201,7 +207,8 @@ class Launch(Record, frozen=True, kw_only=True, tag="launch"):
     cold: bool = False  # first launch of its variant, with an empty compile cache
     start_up_ns: int | None = None  # from exec to the end of the first step
     warmup_class: WarmupClass | None = None
-    warmup_step_ns: list[int] = []
+    warmup_step_ns: list[int] = []  # one per call
+    steps_per_call: int = 1
     peak_host_bytes: int | None = None  # after warm-up: the process's high-water mark and its children's PSS
     warmup_peak_host_bytes: int | None = None
     peak_device_allocated_bytes: int | None = None

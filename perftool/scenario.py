@@ -68,6 +68,7 @@ class Code:
     step: a function `step(batch)`, of a batch on the device, in place of the whole step; it may call
         `loss_of(model, batch)`, which is the workload's loss within all loss contexts. Returns the detached loss.
     around_step: defines `step` anew from the function `step(batch)`.
+    warmed_up: once, after the first few steps.
     """
 
     imports: str = ""
@@ -85,6 +86,7 @@ class Code:
     update: str = ""
     step: str = ""
     around_step: str = ""
+    warmed_up: str = ""
 
     def filled(self) -> dict[str, str]:
         """Place to lines, where there are lines."""
@@ -95,6 +97,14 @@ def _no_environment(_value: str) -> Mapping[str, str]:
     return {}
 
 
+def _nothing_against(_value: str, _context: Context) -> str | None:
+    return None
+
+
+def _no_clash(_value: str, _others: Settings) -> str | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One lever.
@@ -103,12 +113,18 @@ class Scenario:
     default: the value that the workload runs with if nothing is set, on this machine.
     values: those worth trying here, the default among them; unavailable ones may be listed.
     refusal: why a value cannot be had here, as a sentence, or None. Called for values that are not listed, too.
+    discouraged: why a value that can be had is not tried unless somebody asks for it, as a sentence, or None.
+        Called only for values that are not refused.
+    clash: why a value cannot be had together with the other settings, as a sentence, or None. It is enough that one
+        of two scenarios says so.
     apply: changes a plan for a value. Runs in the worker; may raise SettingError.
     proof: whether the value took effect on a live training that is warmed up. Runs in the worker, outside of all
         timing; may do a step.
     code: what a user pastes to have the same.
     environment: variables of the process that the value needs set before it starts.
     changes: "numerics" (other rounding than the default's), "optimisation" (another training) or just "speed".
+    typical_gain: ratio of throughput that it brings where it helps, from the literature; decides only what is tried
+        first when time is short.
     """
 
     module: str
@@ -120,6 +136,8 @@ class Scenario:
     proof: Callable[[Training, str], Engaged] = field(kw_only=True)
     code: Callable[[str, Context], Code] = field(kw_only=True)
     environment: Callable[[str], Mapping[str, str]] = field(kw_only=True, default=_no_environment)
+    discouraged: Callable[[str, Context], str | None] = field(kw_only=True, default=_nothing_against)
+    clash: Callable[[str, Settings], str | None] = field(kw_only=True, default=_no_clash)
     changes: Changes = field(kw_only=True, default="speed")
     typical_gain: float = field(kw_only=True, default=1.0)
 
@@ -144,8 +162,12 @@ class Scenario:
         return " ".join(after[: min(ends)].split() if ends else after.split())
 
     def available(self, context: Context) -> list[str]:
-        """Values that can be tried here."""
-        return [value for value in self.values(context) if self.refusal(value, context) is None]
+        """Values to try here."""
+        return [value for value in self.values(context) if self.why_not(value, context) is None]
+
+    def why_not(self, value: str, context: Context) -> str | None:
+        """Why a value is not tried here, as a sentence; None where it is."""
+        return self.refusal(value, context) or self.discouraged(value, context)
 
     def lines(self, value: str, context: Context) -> dict[str, str]:
         """Place to lines of a value's code, and under "environment" the variables that it needs, if it needs any."""
@@ -155,7 +177,7 @@ class Scenario:
     def described(self, context: Context) -> ScenarioDescription:
         """Everything that is shown of it, for this workload and machine."""
         available = self.available(context)
-        refusals = {value: self.refusal(value, context) for value in self.values(context)}
+        refusals = {value: self.why_not(value, context) for value in self.values(context)}
         return ScenarioDescription(
             name=self.name,
             summary=self.summary,
@@ -247,15 +269,23 @@ def check_names(names: Iterable[str], scenarios: Scenarios) -> None:
 
 
 def check_settings(settings: Settings, scenarios: Scenarios, context: Context) -> None:
-    """Raise ScenarioError, with the remedy, for the first setting that cannot be had here."""
+    """Raise ScenarioError, with the remedy, for the first setting that cannot be had here, or not with the others."""
     check_names(settings, scenarios)
     for name, value in settings.items():
         reason = scenarios[name].refusal(value, context)
         if reason is not None:
             raise ScenarioError(f"{name}={value}: {reason}")
+    clash = clashes(settings, scenarios)
+    if clash is not None:
+        raise ScenarioError(clash)
 
 
 def clashes(settings: Settings, scenarios: Scenarios) -> str | None:
+    """Why these settings cannot be had together: 'NAME=VALUE: reason', from the first that says so, or None."""
+    for name, value in settings.items():
+        reason = scenarios[name].clash(value, {other: text for other, text in settings.items() if other != name})
+        if reason is not None:
+            return f"{name}={value}: {reason}"
     return None
 
 
@@ -263,22 +293,27 @@ def variants_of(wanted: Sequence[str], scenarios: Scenarios, context: Context, b
     """The variants that the command line names, in order; every available value of every scenario where it names none.
 
     `amp` stands for each of its other values, `amp=bf16` for one, `amp=bf16,optimizer_kernel=fused` for one variant of
-    two settings. Raises ScenarioError for what cannot be had here.
+    two settings. Raises ScenarioError for what cannot be had here, or not together with the baseline's settings.
     """
     variants: list[Settings] = []
     for text in wanted or list(scenarios):
         if "=" in text:
             parts = [part.partition("=") for part in text.split(",")]
             settings = {name.strip(): value.strip() for name, _, value in parts}
-            check_settings(settings, scenarios, context)
+            check_settings({**baseline, **settings}, scenarios, context)
             variants.append(settings)
             continue
         check_names([text], scenarios)
-        other = other_values(scenarios[text], context, baseline)
-        if wanted and not other:
-            reasons = (scenarios[text].refusal(value, context) for value in scenarios[text].values(context))
+        scenario = scenarios[text]
+        other = [{text: value} for value in other_values(scenario, context, baseline)]
+        possible = [settings for settings in other if clashes({**baseline, **settings}, scenarios) is None]
+        if wanted and not possible:
+            reasons = [
+                *(clashes({**baseline, **settings}, scenarios) for settings in other),
+                *(scenario.why_not(value, context) for value in scenario.values(context)),
+            ]
             raise ScenarioError(f"{text}: {next(filter(None, reasons), 'there is no other value to try here')}")
-        variants.extend({text: value} for value in other)
+        variants.extend(possible)
     return variants
 
 

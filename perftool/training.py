@@ -6,7 +6,9 @@ together in one order whatever the order of the settings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +47,8 @@ class Plan:
     loss: wrapped around the workload's loss in turn (autocast).
     update: what follows the loss; replaced where gradients are scaled.
     step: wrapped around the whole step in turn (CUDA graphs); gets the training and the step.
+    steps_per_call: batches that one fetch returns, as a tuple where there are several. Whoever raises it wraps `step`
+        with something that takes so many.
     """
 
     workload: Workload
@@ -60,16 +64,17 @@ class Plan:
     loss: tuple[Callable[[Loss], Loss], ...] = ()
     update: Update = backward_and_step
     step: tuple[Callable[[Training, Step], Step], ...] = ()
+    steps_per_call: int = 1
 
 
 class Training:
     """Something that can do the next step: `training.step(training.fetch())`.
 
     `fetch` waits for the next batch (on the host); `step` copies it to the device, and does forward, backward and
-    update. Neither synchronises with the device. `step` returns the detached loss.
+    update. Neither synchronises with the device. `step` returns the detached loss, a scalar. With several steps per
+    call `fetch` returns a tuple of so many batches, and `step` their losses, of shape (steps_per_call,).
+    The tensor that `step` returns may be overwritten by the next call.
     """
-
-    steps_per_call = 1
 
     def __init__(self, plan: Plan) -> None:
         """Build everything. Raises WorkloadError for a workload without data, SettingError for impossible settings."""
@@ -79,26 +84,44 @@ class Training:
         workload = plan.workload
         self.plan = plan
         self.device = torch.device(plan.device)
-        self.dataset = workload.dataset()
+        self.dataset = checked_dataset(workload.dataset())
         self.module = workload.model().to(self.device)  # as the user wrote it
         self.module.train()
-        self.optimizer = workload.optimizer(self.module.parameters())
+        self.optimizer = checked_optimizer(workload.optimizer(self.module.parameters()))
         configure(self.optimizer, plan.optimizer)
         self.model = self.module  # as it is called
         for transform in plan.model:
             self.model = transform(self.model)
         self.batches = whole_feed(self.dataset) if plan.batch_size is None else plan.feed(plan, self.dataset)
-        self.step = self._compose()
+        self.loss: Loss = workload.loss  # with all that the plan wraps around it
+        for wrap in plan.loss:
+            self.loss = wrap(self.loss)
+        bare = self._bare()
+        self._bare_step = self._copying(bare)
+        step = bare
+        for around in plan.step:
+            step = around(self, step)
+        self.step = self._copying(step)
+
+    @property
+    def steps_per_call(self) -> int:
+        return self.plan.steps_per_call
 
     def fetch(self) -> Batch:
-        """The next batch, on the host. Starts a new epoch where one ends."""
-        return next(self.batches)
+        """The next batch, on the host, or a tuple of them. Starts a new epoch where one ends."""
+        if self.plan.steps_per_call == 1:
+            return next(self.batches)
+        return tuple(next(self.batches) for _ in range(self.plan.steps_per_call))
 
-    def _compose(self) -> Step:
-        plan, model, optimizer, update = self.plan, self.model, self.optimizer, self.plan.update
-        loss: Loss = plan.workload.loss
-        for wrap in plan.loss:
-            loss = wrap(loss)
+    def bare_step(self) -> torch.Tensor:
+        """Fetch one batch and do one step without what the plan wraps around steps; returns the detached loss.
+
+        For proofs that look into a step: what is replayed shows nothing of what was captured.
+        """
+        return self._bare_step(next(self.batches))
+
+    def _bare(self) -> Step:
+        loss, model, optimizer, update = self.loss, self.model, self.optimizer, self.plan.update
 
         def on_device(batch: Batch) -> torch.Tensor:
             optimizer.zero_grad()
@@ -106,19 +129,43 @@ class Training:
             update(value, optimizer)
             return value.detach()
 
-        step: Step = on_device
-        for around in plan.step:
-            step = around(self, step)
+        return on_device
+
+    def _copying(self, step: Step) -> Step:
+        """The step on batches of the host."""
         if self.device.type == "cpu":
             return step
-
-        def copy(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(self.device, non_blocking=plan.non_blocking)
+        device, non_blocking = self.device, self.plan.non_blocking
 
         def copy_and_step(batch: Batch) -> torch.Tensor:
-            return step(map_tensors(copy, batch))
+            return step(copied(batch, device, non_blocking=non_blocking))
 
         return copy_and_step
+
+
+def checked_dataset(dataset: Any) -> Any:
+    """The dataset, where this loop can feed it. Raises WorkloadError with what to return instead."""
+    if isinstance(dataset, DataLoader):
+        raise WorkloadError(
+            "dataset() returned a DataLoader; return its dataset, and give the Workload its batch_size and collate_fn"
+        )
+    others = [part for part in dataset if not isinstance(part, torch.Tensor)] if isinstance(dataset, tuple) else []
+    if others:
+        kind = type(others[0])
+        remedy = "; torch.from_numpy makes a tensor of it" if kind.__module__ == "numpy" else ""
+        raise WorkloadError(f"dataset() returned a tuple with a {kind.__name__}: it must hold tensors only{remedy}")
+    return dataset
+
+
+def checked_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer, where this loop can step it. Raises WorkloadError for one that evaluates the loss by itself."""
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise WorkloadError(
+            f"{type(optimizer).__name__} evaluates the loss several times per step through a closure, which this loop "
+            "does not do; use an optimizer whose step() takes no arguments, such as Adam or SGD"
+        )
+    return optimizer
 
 
 def configure(optimizer: torch.optim.Optimizer, options: Mapping[str, Any]) -> None:
@@ -193,29 +240,61 @@ def whole_feed(dataset: Any) -> Iterator[Batch]:
         yield dataset
 
 
-def map_tensors(change: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Batch:
-    """The batch with every tensor in it changed; other objects are left as they are."""
-    if isinstance(batch, torch.Tensor):
+def map_leaves(change: Callable[[Any], Any], batch: Batch, whole: Callable[[Any], bool] = lambda part: False) -> Batch:
+    """The batch with every leaf changed: all that is no mapping, list or tuple, and all that is to stay whole.
+
+    Containers keep their types.
+    """
+    if isinstance(batch, torch.Tensor) or whole(batch):
         return change(batch)
     if isinstance(batch, Mapping):
-        return {key: map_tensors(change, part) for key, part in batch.items()}
+        parts = {key: map_leaves(change, part, whole) for key, part in batch.items()}
+        if type(batch) is dict or not isinstance(batch, MutableMapping):
+            return parts
+        same = copy.copy(batch)
+        same.update(parts)
+        return same
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(map_tensors(change, part) for part in batch))
+        return type(batch)(*(map_leaves(change, part, whole) for part in batch))
     if isinstance(batch, (list, tuple)):
-        return type(batch)(map_tensors(change, part) for part in batch)
-    return batch
+        return type(batch)(map_leaves(change, part, whole) for part in batch)
+    return change(batch)
+
+
+def map_tensors(change: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Batch:
+    """The batch with every tensor in it changed; other objects are left as they are."""
+    return map_leaves(lambda leaf: change(leaf) if isinstance(leaf, torch.Tensor) else leaf, batch)
+
+
+def copied(batch: Batch, device: torch.device, *, non_blocking: bool) -> Batch:
+    """The batch on the device. What has a `to` of its own (PackedSequence, BatchEncoding) moves itself."""
+
+    def moves_itself(part: Any) -> bool:
+        return callable(getattr(part, "to", None))
+
+    def move(part: Any) -> Any:
+        if isinstance(part, torch.Tensor):
+            return part.to(device, non_blocking=non_blocking)
+        return part.to(device) if moves_itself(part) else part
+
+    return map_leaves(move, batch, whole=moves_itself)
+
+
+def leaves_of(batch: Batch) -> list[Any]:
+    """All leaves of the batch, in order: its tensors, and whatever else is no container."""
+    found: list[Any] = []
+
+    def note(leaf: Any) -> Any:
+        found.append(leaf)
+        return leaf
+
+    map_leaves(note, batch)
+    return found
 
 
 def tensors_of(batch: Batch) -> list[torch.Tensor]:
     """All tensors in the batch, in order."""
-    found: list[torch.Tensor] = []
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        found.append(tensor)
-        return tensor
-
-    map_tensors(note, batch)
-    return found
+    return [leaf for leaf in leaves_of(batch) if isinstance(leaf, torch.Tensor)]
 
 
 def count_samples(batch: Batch) -> int:

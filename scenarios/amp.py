@@ -5,8 +5,8 @@ What it changes: matmuls and convolutions of the forward pass, and with them the
     gradients survive.
 When it helps: when matmuls decide the step and the hardware has matrix units for the type (AMX or AVX-512
     BF16 on CPUs, tensor cores on GPUs); it also halves the memory of activations.
-When it hurts: small layers, where the casts cost more than the matmuls save; float16 on a CPU without
-    AMX-FP16, where it is emulated. It changes numerics: the loss is compared over several seeds before it is
+When it hurts: small layers, where the casts cost more than the matmuls save; a CPU without units for the type,
+    which emulates it. It changes numerics: the loss is compared over several seeds before it is
     advised.
 Source: https://docs.pytorch.org/docs/stable/amp.html
 """
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from perftool.records import Engaged
+from perftool.records import Engaged, Settings
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 VALUES = ("off", "bf16", "fp16")
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # of x86 and, the last, of Arm
 
 
 def default(_: Context) -> str:
@@ -38,12 +39,31 @@ def values(_: Context) -> Sequence[str]:
 
 
 def refusal(value: str, context: Context) -> str | None:
-    machine = context.machine
-    if value == "fp16" and not context.on_cuda and not machine.cpu_fp16_matrix:
-        return "this CPU has no AMX-FP16, so float16 is emulated and many times slower; use bf16"
-    if value == "bf16" and context.on_cuda and (machine.device_capability or [0])[0] < 8:
+    if value == "bf16" and context.on_cuda and (context.machine.device_capability or [0])[0] < 8:
         return "bfloat16 needs a GPU of compute capability 8.0 or newer; use fp16"
     return refuse_unlisted(value, VALUES)
+
+
+def discouraged(value: str, context: Context) -> str | None:
+    if context.on_cuda or value == "off":
+        return None
+    units = context.machine.matrix_units
+    has_bf16 = any(unit in units for unit in BF16_UNITS)
+    if value == "bf16" and not has_bf16:
+        return (
+            "this CPU has no units for bfloat16 (AMX, AVX-512 BF16, Arm BF16), so it is emulated: many times slower "
+            "than float32"
+        )
+    if value == "fp16" and not context.machine.cpu_fp16_matrix:
+        instead = "; use bf16" if has_bf16 else ""
+        return f"this CPU has no AMX-FP16, so float16 is emulated and many times slower{instead}"
+    return None
+
+
+def clash(value: str, others: Settings) -> str | None:
+    if value == "fp16" and others.get("cuda_graphs") == "on":
+        return "a scaled loss makes the step wait for the GPU, which no graph can hold; use amp=bf16"
+    return None
 
 
 def apply(plan: Plan, value: str) -> Plan:
@@ -91,7 +111,7 @@ def proof(training: Training, value: str) -> Engaged:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        training.step(training.fetch())
+        training.bare_step()
     wanted = getattr(torch, DTYPES.get(value, "float32"))
     reduced = {torch.bfloat16, torch.float16} & seen
     ok = wanted in seen if value != "off" else not reduced
@@ -122,5 +142,8 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    discouraged=discouraged,
+    clash=clash,
     changes="numerics",
+    typical_gain=2.0,
 )

@@ -156,5 +156,13 @@ dataset = RowsByTheBatch({tensors})'''
 
 
 scenario = Scenario(
-    __name__, __doc__, default=default, values=values, refusal=refusal, apply=apply, proof=proof, code=code
+    __name__,
+    __doc__,
+    default=default,
+    values=values,
+    refusal=refusal,
+    apply=apply,
+    proof=proof,
+    code=code,
+    typical_gain=1.5,
 )

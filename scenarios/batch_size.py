@@ -76,4 +76,5 @@ scenario = Scenario(
     proof=proof,
     code=code,
     changes="optimisation",
+    typical_gain=2.0,
 )

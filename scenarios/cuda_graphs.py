@@ -5,8 +5,7 @@ What it changes: copy-in, forward, backward and optimizer are recorded once and 
     graph.
 When it helps: when the GPU waits for Python to launch many small kernels.
 When it hurts: the captured step keeps its memory for itself; Python in the step runs only once, so logging,
-    data-dependent branches and hooks in it are frozen. Three steps on the first batch are spent on warming
-    up.
+    data-dependent branches and hooks in it are frozen. The first three steps run without the graph.
 Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import Engaged
+from perftool.records import Engaged, Settings
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 VALUES = ("off", "on")
 WARM_STEPS = 3  # before a capture, on a side stream, as the documentation asks
+GRAPHED_COMPILATION = ("reduce-overhead", "max-autotune")  # modes of torch_compile with graphs of their own
 
 
 def default(_: Context) -> str:
@@ -40,7 +40,17 @@ def values(_: Context) -> Sequence[str]:
 def refusal(value: str, context: Context) -> str | None:
     if value == "on" and not context.on_cuda:
         return "there is no CUDA device: the training runs on the CPU"
+    facts = context.workload
+    if value == "on" and "capturable" not in facts.optimizer_options and facts.optimizer_step != "SGD":
+        return f"{facts.optimizer} has no option 'capturable': a graph would freeze what it counts, such as its steps"
     return refuse_unlisted(value, VALUES)
+
+
+def clash(value: str, others: Settings) -> str | None:
+    mode = others.get("torch_compile")
+    if value == "on" and mode in GRAPHED_COMPILATION:
+        return f"torch_compile={mode} captures graphs of its own, and captures cannot be nested"
+    return None
 
 
 def apply(plan: Plan, value: str) -> Plan:
@@ -48,7 +58,8 @@ def apply(plan: Plan, value: str) -> Plan:
 
 
 def graphed(training: Training, step: Step) -> Step:
-    """The step as a graph, captured at the first batch. Raises SettingError for what cannot be captured."""
+    """The step as a graph, captured after WARM_STEPS that train as any other. Raises SettingError for what cannot be
+    captured."""
     from perftool.training import SettingError, backward_and_step, configure
 
     if training.plan.update is not backward_and_step:
@@ -56,14 +67,30 @@ def graphed(training: Training, step: Step) -> Step:
     if "capturable" in training.optimizer.defaults:
         configure(training.optimizer, {"capturable": True})
     captured: Captured | None = None
+    warm_steps = 0
 
     def replay(batch: Batch) -> torch.Tensor:
-        nonlocal captured
+        nonlocal captured, warm_steps
+        if warm_steps < WARM_STEPS:
+            warm_steps += 1
+            return on_side_stream(step, batch)
         if captured is None:
             captured = Captured(step, batch)
         return captured.replay(batch) if captured.fits(batch) else step(batch)
 
     return replay
+
+
+def on_side_stream(step: Step, batch: Batch) -> torch.Tensor:
+    """One step as it is, on another stream, before and after which this one waits."""
+    import torch
+
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        loss = step(batch)
+    torch.cuda.current_stream().wait_stream(side)
+    return loss
 
 
 class Captured:
@@ -72,22 +99,20 @@ class Captured:
     def __init__(self, step: Step, batch: Batch) -> None:
         import torch
 
-        from perftool.training import map_tensors
+        from perftool.training import SettingError, leaves_of, map_tensors
 
+        frozen = [part for part in leaves_of(batch) if not isinstance(part, torch.Tensor)]
+        if frozen:
+            kind = type(frozen[0]).__name__
+            raise SettingError(f"a batch holds a {kind}, which a graph would freeze; it must hold tensors only")
         self._batch = map_tensors(lambda tensor: tensor.clone(), batch)
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_STEPS):
-                step(self._batch)
-        torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         # Other threads, such as the one that pins batches, may use CUDA meanwhile.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._loss = step(self._batch)
 
     def fits(self, batch: Batch) -> bool:
-        """Whether the batch has the shapes that were captured."""
+        """Whether the batch has the shapes that were captured; its types are those of every batch."""
         from perftool.training import tensors_of
 
         return [part.shape for part in tensors_of(batch)] == [part.shape for part in tensors_of(self._batch)]
@@ -149,20 +174,23 @@ def tensors_of(batch):
 """
 _AROUND_STEP = '''\
 def graphed(step):
-    """The step as a CUDA graph, captured at the first batch. A batch of other shapes runs without it."""
+    """The step as a CUDA graph, after a few without. A batch of other shapes than the captured one's runs without."""
     graph = torch.cuda.CUDAGraph()
     static_batch = static_loss = None
+    warm_steps = 0
 
     def replay(batch):  # the loss that it returns is overwritten by the next step
-        nonlocal static_batch, static_loss
-        if static_batch is None:
-            static_batch = {clone}
+        nonlocal static_batch, static_loss, warm_steps
+        if warm_steps < {warm_steps}:
+            warm_steps += 1
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                for _ in range({warm_steps}):
-                    step(static_batch)
+                loss = step(batch)
             torch.cuda.current_stream().wait_stream(side)
+            return loss
+        if static_batch is None:
+            static_batch = {clone}
             # Other threads, such as one that pins batches, may use CUDA meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 static_loss = step(static_batch)
@@ -180,5 +208,14 @@ step = graphed(step)'''
 
 
 scenario = Scenario(
-    __name__, __doc__, default=default, values=values, refusal=refusal, apply=apply, proof=proof, code=code
+    __name__,
+    __doc__,
+    default=default,
+    values=values,
+    refusal=refusal,
+    apply=apply,
+    proof=proof,
+    code=code,
+    clash=clash,
+    typical_gain=2.0,
 )

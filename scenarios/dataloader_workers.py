@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PREFETCH_FACTOR = 2
 MOST = 16
+WORKER_NAME = "pt_data_worker"  # torch/utils/data/_utils/worker.py; the workload may have children of its own
 
 
 def default(_: Context) -> str:
@@ -38,9 +39,17 @@ def refusal(value: str, context: Context) -> str | None:
         return f"it takes a number of processes, not '{value}'"
     if int(value) and context.workload.batch_size is None:
         return "the tensors are fed whole, with no loader"
-    if int(value) > context.machine.usable_cores:
-        return f"there are only {context.machine.usable_cores} cores"
+    facts = context.workload
+    # One that already loads with workers has a dataset that shares its samples out among them.
+    shares_out = facts.settings.get("dataloader_workers", "0") != "0"
+    if int(value) and facts.dataset_kind == "iterable" and not shares_out:
+        return "every worker would yield all samples of an iterable dataset, so each would come several times"
     return None
+
+
+def discouraged(value: str, context: Context) -> str | None:
+    cores = context.machine.usable_cores
+    return f"there are only {cores} cores" if int(value) > cores else None
 
 
 def apply(plan: Plan, value: str) -> Plan:
@@ -51,11 +60,15 @@ def apply(plan: Plan, value: str) -> Plan:
 
 
 def proof(training: Training, value: str) -> Engaged:
-    """So many loader processes are alive after a fetch."""
+    """So many child processes bear the name of loader workers once each has delivered a batch."""
     import multiprocessing
 
-    training.fetch()
-    alive = sum(child.is_alive() for child in multiprocessing.active_children())
+    import psutil
+
+    for _ in range(int(value) + 1):
+        training.fetch()
+    children = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
+    alive = sum(psutil.Process(pid).name() == WORKER_NAME for pid in children if psutil.pid_exists(pid))
     return Engaged(ok=alive == int(value), evidence=f"{alive} loader processes are alive")
 
 
@@ -66,5 +79,14 @@ def code(value: str, _: Context) -> Code:
 
 
 scenario = Scenario(
-    __name__, __doc__, default=default, values=values, refusal=refusal, apply=apply, proof=proof, code=code
+    __name__,
+    __doc__,
+    default=default,
+    values=values,
+    refusal=refusal,
+    apply=apply,
+    proof=proof,
+    code=code,
+    discouraged=discouraged,
+    typical_gain=1.5,
 )

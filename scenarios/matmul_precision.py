@@ -80,4 +80,5 @@ scenario = Scenario(
     proof=proof,
     code=code,
     changes="numerics",
+    typical_gain=1.8,
 )

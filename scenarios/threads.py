@@ -30,12 +30,15 @@ def values(context: Context) -> Sequence[str]:
     return [str(number) for number in sorted({*powers, cores, context.machine.torch_threads})]
 
 
-def refusal(value: str, context: Context) -> str | None:
+def refusal(value: str, _: Context) -> str | None:
     if not value.isdecimal() or int(value) < 1:
         return f"it takes a number of threads of at least 1, not '{value}'"
-    if int(value) > context.machine.usable_cores and value != default(context):
-        return f"there are only {context.machine.usable_cores} cores"
     return None
+
+
+def discouraged(value: str, context: Context) -> str | None:
+    cores = context.machine.usable_cores
+    return f"there are only {cores} cores" if int(value) > cores and value != default(context) else None
 
 
 def apply(plan: Plan, value: str) -> Plan:
@@ -51,7 +54,7 @@ def proof(training: Training, value: str) -> Engaged:
     """What torch says after a step."""
     import torch
 
-    training.step(training.fetch())
+    training.bare_step()
     threads = torch.get_num_threads()
     return Engaged(ok=str(threads) == value, evidence=f"torch uses {threads} threads")
 
@@ -61,5 +64,14 @@ def code(value: str, context: Context) -> Code:
 
 
 scenario = Scenario(
-    __name__, __doc__, default=default, values=values, refusal=refusal, apply=apply, proof=proof, code=code
+    __name__,
+    __doc__,
+    default=default,
+    values=values,
+    refusal=refusal,
+    apply=apply,
+    proof=proof,
+    code=code,
+    discouraged=discouraged,
+    typical_gain=1.1,
 )

@@ -70,7 +70,7 @@ def proof(training: Training, value: str) -> Engaged:
     if value == "off":
         return Engaged(ok=training.model is training.module, evidence="the model runs as it was written")
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        training.step(training.fetch())
+        training.bare_step()
     names = {event.key for event in profiled.key_averages()}
     regions = [name for name in names if name.startswith(("Torch-Compiled Region", "CompiledFunction"))]
     graphs = counters["stats"]["unique_graphs"]
@@ -93,5 +93,13 @@ def code(value: str, _: Context) -> Code:
 
 
 scenario = Scenario(
-    __name__, __doc__, default=default, values=values, refusal=refusal, apply=apply, proof=proof, code=code
+    __name__,
+    __doc__,
+    default=default,
+    values=values,
+    refusal=refusal,
+    apply=apply,
+    proof=proof,
+    code=code,
+    typical_gain=1.3,
 )

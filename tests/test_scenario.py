@@ -17,6 +17,7 @@ from perftool.scenario import (
     Scenario,
     ScenarioError,
     check_settings,
+    clashes,
     discover,
     environment_of,
     names_in,
@@ -82,12 +83,17 @@ def test_all_built_in_scenarios_are_found_without_torch() -> None:
         "amp",
         "batch_gather",
         "batch_size",
+        "compiled_step",
+        "cuda_allocator",
         "cuda_graphs",
         "dataloader_workers",
+        "flush_denormal",
+        "gc_policy",
         "malloc_retention",
         "matmul_precision",
         "optimizer_kernel",
         "pinned_memory",
+        "thp",
         "threads",
         "torch_compile",
     ]
@@ -174,6 +180,41 @@ def test_a_scenario_with_nothing_to_try_says_why() -> None:
     with pytest.raises(ScenarioError, match="made: there is no accelerator"):
         variants_of(["made"], {"made": only}, CONTEXT, {})
     assert variants_of([], {"made": only}, CONTEXT, {}) == []
+
+
+def pair(**changes: Any) -> dict[str, Scenario]:
+    """Two scenarios, of which `made=high` cannot be had with any `other` that is not off."""
+    first = made(clash=lambda value, others: "not both" if value == "high" and others.get("other") == "low" else None)
+    second = made(**changes)
+    object.__setattr__(second, "module", "somewhere.other")
+    return {"made": first, "other": second}
+
+
+def test_settings_that_cannot_be_had_together_are_refused_wherever_they_come_from() -> None:
+    found = pair()
+    assert clashes({"made": "high", "other": "high"}, found) is None
+    assert clashes({"other": "low", "made": "high"}, found) == "made=high: not both"
+    with pytest.raises(ScenarioError, match="made=high: not both"):
+        check_settings({"made": "high", "other": "low"}, found, CONTEXT)
+    with pytest.raises(ScenarioError, match="made=high: not both"):
+        variants_of(["made=high,other=low"], found, CONTEXT, {})
+    with pytest.raises(ScenarioError, match="made=high: not both"):
+        variants_of(["made=high"], found, CONTEXT, {"other": "low"})
+
+
+def test_a_scenario_named_alone_stands_for_what_the_baseline_allows() -> None:
+    assert variants_of(["made"], pair(), CONTEXT, {"other": "low"}) == [{"made": "low"}]
+    only_low = pair(values=lambda context: ("off", "low"))
+    with pytest.raises(ScenarioError, match="other: made=high: not both"):
+        variants_of(["other"], only_low, CONTEXT, {"made": "high"})
+
+
+def test_what_is_discouraged_is_not_tried_but_can_be_asked_for() -> None:
+    slow = made(discouraged=lambda value, context: "it is slow here" if value == "high" else None)
+    assert slow.available(CONTEXT) == ["off", "low"]
+    assert slow.described(CONTEXT).refused == {"high": "it is slow here"}
+    assert variants_of(["made=high"], {"made": slow}, CONTEXT, {}) == [{"made": "high"}]
+    assert variants_of([], {"made": slow}, CONTEXT, {}) == [{"made": "low"}]
 
 
 def test_the_order_of_settings_does_not_matter() -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
+import math
+from collections import OrderedDict, UserDict, namedtuple
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.data import IterableDataset
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from perftool.training import (
     EpochOrder,
@@ -22,11 +25,13 @@ from perftool.training import (
     Training,
     backward_and_step,
     configure,
+    copied,
     count_samples,
+    leaves_of,
     map_tensors,
     tensors_of,
 )
-from perftool.workload import Workload, WorkloadError
+from perftool.workload import Batch, Workload, WorkloadError
 
 ROWS = torch.arange(10, dtype=torch.float32).reshape(10, 1)
 
@@ -92,6 +97,19 @@ def test_an_iterable_dataset_is_begun_again() -> None:
 
 
 @pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        (lambda: DataLoader(TensorDataset(ROWS)), "return its dataset"),
+        (lambda: (np.ones((3, 1)), np.ones((3, 1))), "tuple with a ndarray.*torch.from_numpy"),
+        (lambda: (ROWS, "labels"), "tuple with a str: it must hold tensors only$"),
+    ],
+)
+def test_a_dataset_that_cannot_be_fed_says_what_to_return(dataset: Any, words: str) -> None:
+    with pytest.raises(WorkloadError, match=words):
+        Training(plan(dataset=dataset))
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"dataset": lambda: (torch.ones(3, 1),), "drop_last": True},
@@ -129,7 +147,41 @@ def test_parts_of_a_plan_wrap_in_the_order_given() -> None:
     assert seen == ["outer", "inner"]
 
 
+def test_what_wraps_a_step_is_left_out_of_the_bare_one() -> None:
+    called: list[str] = []
+
+    def around(training: Training, step: Any) -> Any:
+        def noted(batch: Batch) -> torch.Tensor:
+            called.append("wrapped")
+            loss: torch.Tensor = step(batch)
+            return loss
+
+        return noted
+
+    training = Training(replace(plan(), step=(around,)))
+    training.step(training.fetch())
+    assert called == ["wrapped"]
+    assert math.isfinite(training.bare_step().item())
+    assert called == ["wrapped"]
+
+
+def test_several_steps_in_one_call_get_so_many_batches() -> None:
+    def one_by_one(training: Training, step: Any) -> Any:
+        return lambda batches: torch.stack([step(batch) for batch in batches])
+
+    single, grouped = Training(plan()), Training(replace(plan(), steps_per_call=3, step=(one_by_one,)))
+    assert grouped.steps_per_call == 3
+    losses = [single.step(single.fetch()).item() for _ in range(7)]
+    assert grouped.step(grouped.fetch()).tolist() + grouped.step(grouped.fetch()).tolist() == losses[:6]
+    assert grouped.bare_step().item() == losses[6]
+
+
 # --------------------------------------------------------------------------------------------------------- optimizers
+
+
+def test_an_optimizer_that_wants_a_closure_is_refused_with_the_remedy() -> None:
+    with pytest.raises(WorkloadError, match=r"LBFGS .* such as Adam or SGD"):
+        Training(plan(optimizer=torch.optim.LBFGS))
 
 
 class MyAdam(torch.optim.Adam):
@@ -177,6 +229,43 @@ def test_every_tensor_of_a_nested_batch_is_changed() -> None:
     assert isinstance(doubled["b"][0], Pair)
     assert [tuple(part.shape) for part in tensors_of(batch)] == [(3, 2), (3,), (1,)]
     assert count_samples(batch) == 3
+
+
+class Encoding(UserDict[str, Any]):
+    """A mapping that moves itself, as tokenisers return it."""
+
+    def to(self, device: torch.device) -> Encoding:
+        return Encoding({key: part.to(device) for key, part in self.items()})
+
+
+class Graph:
+    """No container, and moves itself."""
+
+    def __init__(self, nodes: torch.Tensor) -> None:
+        self.nodes = nodes
+
+    def to(self, device: torch.device) -> Graph:
+        return Graph(self.nodes.to(device))
+
+
+def test_a_batch_is_copied_with_its_types_and_what_can_moves_itself() -> None:
+    packed = pack_sequence([torch.ones(3), torch.ones(2)])
+    batch = [packed, Encoding(ids=torch.ones(2)), Graph(torch.ones(2)), OrderedDict(a=torch.ones(1)), "text"]
+    moved: Batch = copied(batch, torch.device("meta"), non_blocking=False)
+    assert isinstance(moved[0], PackedSequence)
+    assert moved[0].data.is_meta
+    assert not moved[0].batch_sizes.is_meta  # where torch wants it
+    assert isinstance(moved[1], Encoding)
+    assert moved[1]["ids"].is_meta
+    assert moved[2].nodes.is_meta
+    assert isinstance(moved[3], OrderedDict)
+    assert moved[3]["a"].is_meta
+    assert moved[4] == "text"
+    assert not batch[3]["a"].is_meta  # type: ignore[index]
+
+
+def test_leaves_are_all_that_is_no_container() -> None:
+    assert leaves_of({"a": (1, "text"), "b": [Pair(2, None)]}) == [1, "text", 2, None]
 
 
 def test_samples_are_counted_by_the_first_tensor() -> None:

@@ -39,7 +39,9 @@ TITLES = {
     "update": "in place of loss.backward() and optimizer.step()",
     "step": "in place of the whole step",
     "around_step": "after the step is a function of a batch that is on the device",
+    "warmed_up": "once, after the first few steps",
 }
+WARM_STEPS = 3  # after which what is to be done once the training is warm is done
 _ARGUMENTS = ("sampling", "loader_arguments", "optimizer_arguments", "copy_arguments", "loss_context")
 _OF_A_LOADER = ("dataset", "sampling", "loader_arguments")
 _WITHOUT_A_LOADER = ("batches", "batch_calls")
@@ -359,7 +361,11 @@ def _train(one: _Script) -> str:
         epoch = "batches()" if "batches" in at else "loader"
         lines.append(f"epochs = (batch for _ in itertools.count() for batch in {epoch})")
         batches = "itertools.islice(epochs, steps)"
-    lines.append(f"for batch in {batches}:")
+    if "warmed_up" in at:
+        lines.append(f"for number, batch in enumerate({batches}):")
+        lines.append(f"    if number == {WARM_STEPS}:\n{_indented(at['warmed_up'], 8)}")
+    else:
+        lines.append(f"for batch in {batches}:")
     if not one.on_cpu:
         arguments = f", {at['copy_arguments']}" if "copy_arguments" in at else ""
         calls = f"{at.get('batch_calls', '')}.to(device{arguments})"

@@ -83,7 +83,7 @@ class Summaries:
             reason=reason,
             engaged=_engaged(ended),
             samples_per_second=sum(block.samples for block in blocks) / wall_ns * 1e9 if wall_ns else None,
-            steps_per_call=1,
+            steps_per_call=next((one.steps_per_call for one in measured), 1),
             step_ns=_quantiles(runs, uneven) if uneven else None,
             jitter=uneven,
             peak_host_bytes=_most(one.peak_host_bytes for one in ended),
@@ -200,12 +200,16 @@ def _loss(ended: Sequence[Launch], lost: Launch) -> str:
 
 
 def _data_wait(session: Session, blocks: Sequence[Block]) -> float | None:
-    """Share of the step time in which the training waited for a batch. None on a GPU: the host fetches while the GPU
-    still works on earlier steps, so what it waits there costs nothing until the GPU has nothing left to do."""
-    stepped = [block for block in blocks if block.step_ns]
-    if not stepped or session.machine.device.startswith("cuda"):
+    """Share of the steps, or of blocks without times of single steps, spent waiting for batches. None on a GPU: the
+    host fetches while the GPU still works on earlier steps, so what it waits there costs nothing until the GPU has
+    nothing left to do."""
+    if session.machine.device.startswith("cuda"):
         return None
-    return sum(sum(block.wait_ns) for block in stepped) / sum(sum(block.step_ns) for block in stepped)
+    stepped = [block for block in blocks if block.step_ns]
+    if stepped:
+        return sum(sum(block.wait_ns) for block in stepped) / sum(sum(block.step_ns) for block in stepped)
+    told = [block for block in blocks if block.waited_ns is not None]
+    return sum(block.waited_ns or 0 for block in told) / sum(block.wall_ns for block in told) if told else None
 
 
 def break_even_steps(

@@ -33,9 +33,9 @@ class Start(Record, frozen=True, kw_only=True, tag="start"):
 
 
 class Warm(Record, frozen=True, kw_only=True, tag="warm"):
-    """Do up to `steps` steps, or as many as fit in `limit_s` but at least one: a `Warmed`."""
+    """Make up to `steps` calls, or as many as fit in `limit_s` but at least one: a `Warmed`."""
 
-    steps: int
+    steps: int  # calls, each of `steps_per_call` steps
     limit_s: float
 
 
@@ -44,12 +44,12 @@ class Prove(Record, frozen=True, kw_only=True, tag="prove"):
 
 
 class Run(Record, frozen=True, kw_only=True, tag="run"):
-    """Drop some steps, then time a block: a `Block`."""
+    """Drop some calls, then time a block: a `Block`."""
 
     round: int
     position: int
-    drop: int
-    steps: int
+    drop: int  # calls
+    steps: int  # calls, each of `steps_per_call` steps
 
 
 class Train(Record, frozen=True, kw_only=True, tag="train"):
@@ -76,11 +76,12 @@ class Described(Record, frozen=True, kw_only=True, tag="described"):
 class Started(Record, frozen=True, kw_only=True, tag="started"):
     started_ns: int  # CLOCK_MONOTONIC at the end of the first step
     queued_batches: int  # that loader workers hold ready: workers x prefetch factor
+    steps_per_call: int = 1
 
 
 class Warmed(Record, frozen=True, kw_only=True, tag="warmed"):
-    step_ns: list[int]
-    steps_since_event: int | None  # compilation, recompilation, capture, allocator retry; None: none yet
+    step_ns: list[int]  # one per call, which may be several steps
+    steps_since_event: int | None  # calls since a compilation, recompilation, capture, allocator retry; None: none yet
 
 
 class Proved(Record, frozen=True, kw_only=True, tag="proved"):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from math import ceil
 from pathlib import Path
 from statistics import median
 from time import monotonic
@@ -64,7 +65,8 @@ class Running:
     asked_ns: int = 0
     start_up_ns: int | None = None
     queued_batches: int = 0
-    warmup_step_ns: list[int] = field(default_factory=list)
+    steps_per_call: int = 1
+    warmup_step_ns: list[int] = field(default_factory=list)  # one per call, as all that counts steps here
     warmup_peak_host_bytes: int | None = None
     engaged: Engaged | None = None
     steps_per_block: int = 1
@@ -242,6 +244,7 @@ class Lab:
                     elif isinstance(answer, messages.Started):
                         running.start_up_ns = answer.started_ns - running.asked_ns
                         running.queued_batches = answer.queued_batches
+                        running.steps_per_call = answer.steps_per_call
             except BaseException:
                 for running in live:
                     running.live.kill()  # so that the threads that wait for it come back
@@ -273,7 +276,7 @@ class Lab:
             if settled(step_ns, since_event, self._clock() - began_s, drift_limit_s):
                 break
         typical_ns = median(step_ns[-WARM_CHUNK_STEPS:])
-        queued = running.queued_batches
+        queued = ceil(running.queued_batches / running.steps_per_call)
         least, most = (queues * queued for queues in QUEUES_PER_BLOCK)
         running.steps_per_block = max(
             1, round(BLOCK_S * 1e9 / typical_ns), min(most, max(least, round(LONG_BLOCK_S * 1e9 / typical_ns)))
@@ -377,6 +380,7 @@ class Lab:
             start_up_ns=running.start_up_ns,
             warmup_class=classify(running.warmup_step_ns) if running.warmup_step_ns else None,
             warmup_step_ns=running.warmup_step_ns,
+            steps_per_call=running.steps_per_call,
             peak_host_bytes=peak_host_bytes,
             warmup_peak_host_bytes=running.warmup_peak_host_bytes,
             peak_device_allocated_bytes=finished.peak_device_allocated_bytes if finished else None,

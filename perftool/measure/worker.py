@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import inspect
 import math
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic_ns, perf_counter
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace as replace_fields
+
 from perftool.measure import messages
 from perftool.records import BatchForm, Block, WorkloadFacts, known
 
 if TYPE_CHECKING:
+    import torch
+
     from perftool.scenario import Scenarios
     from perftool.training import Plan, Training
     from perftool.workload import Batch, Loaded
@@ -47,8 +52,8 @@ class Worker:
         self.loaded: Loaded | None = None
         self.plan: Plan | None = None
         self.training: Training | None = None
-        self.steps_done = 0
-        self.last_event_step: int | None = None
+        self.calls_done = 0
+        self.last_event_call: int | None = None
         self.events_seen: tuple[int, ...] = ()
         self.last_loss: Any = None
 
@@ -91,17 +96,24 @@ class Worker:
         from perftool.measure.probes.device import read_peaks
         from perftool.measure.probes.machine import describe_machine
         from perftool.measure.probes.memory import high_water_bytes
-        from perftool.training import Training
+        from perftool.training import Training, tensors_of
 
         threads = torch.get_num_threads()
         plan = self._load()
         training = Training(plan)
+        versions = [buffer._version for buffer in training.module.buffers()]
         batch = training.fetch()
         training.step(batch)
         assert self.loaded is not None
+        facts = replace_fields(
+            describe_workload(self.loaded, training, batch),
+            changes_buffers=versions != [buffer._version for buffer in training.module.buffers()],
+            python_objects=len(gc.get_objects()),
+            denormal_values=count_denormal([*tensors_of(batch), *training.module.parameters()]),
+        )
         return messages.Described(
             machine=describe_machine(self.device, threads_before=threads),
-            workload=describe_workload(self.loaded, training, batch),
+            workload=facts,
             peak_host_bytes=high_water_bytes(os.getpid()),
             peak_device_reserved_bytes=read_peaks(training.device).reserved_bytes,
         )
@@ -114,7 +126,9 @@ class Worker:
         self._steps(1)
         self._synchronise()
         queued = int(plan.loader.get("num_workers", 0)) * int(plan.loader.get("prefetch_factor") or 2)
-        return messages.Started(started_ns=monotonic_ns(), queued_batches=queued)
+        return messages.Started(
+            started_ns=monotonic_ns(), queued_batches=queued, steps_per_call=self.training.steps_per_call
+        )
 
     def warm(self, request: messages.Warm) -> messages.Warmed:
         from perftool.measure.probes.clock import step_clock
@@ -126,12 +140,12 @@ class Worker:
         for _ in range(request.steps):
             self.last_loss = training.step(training.fetch())
             clock.mark()
-            self.steps_done += 1
+            self.calls_done += 1
             self._note_events()
             if perf_counter() > deadline:
                 break
         _, step_ns = clock.finish()
-        since = None if self.last_event_step is None else self.steps_done - self.last_event_step
+        since = None if self.last_event_call is None else self.calls_done - self.last_event_call
         self._check_loss()
         return messages.Warmed(step_ns=step_ns, steps_since_event=since)
 
@@ -161,6 +175,7 @@ class Worker:
         from perftool.training import count_samples
 
         training = self._live()
+        single = training.steps_per_call == 1
         clock = step_clock(training.device)
         self._steps(request.drop)
         fetch, step, mark, now = training.fetch, training.step, clock.mark, monotonic_ns
@@ -174,13 +189,13 @@ class Worker:
             asked_ns = now()
             batch = fetch()
             wait_ns.append(now() - asked_ns)
-            samples += count_samples(batch)
+            samples += count_samples(batch) if single else sum(map(count_samples, batch))
             loss = step(batch)
             mark()
         wall_ns, step_ns = clock.finish()
         after = read_counters()
         self.last_loss = loss
-        self.steps_done += request.steps
+        self.calls_done += request.steps
         self._check_loss()
         return Block(
             launch=self.spec.launch,
@@ -188,10 +203,11 @@ class Worker:
             position=request.position,
             started_ns=started_ns,
             wall_ns=wall_ns,
-            steps=request.steps,
+            steps=request.steps * training.steps_per_call,
             samples=samples,
-            step_ns=step_ns,
-            wait_ns=wait_ns,
+            step_ns=step_ns if single else [],
+            wait_ns=wait_ns if single else [],
+            waited_ns=sum(wait_ns),
             labels=labels(before, after),
         )
 
@@ -202,23 +218,24 @@ class Worker:
 
         plan = self.plan or self._load()
         training = Training(with_seed(plan, request.seed))
+        several = training.steps_per_call > 1
         samples = 0
-        losses = []
-        for _ in range(request.steps):
+        per_call = []
+        for _ in range(math.ceil(request.steps / training.steps_per_call)):
             batch = training.fetch()
-            samples += count_samples(batch)
-            losses.append(training.step(batch).clone())  # a graph's replay overwrites its loss
-        values = [known(value.item()) for value in losses]
-        tail = values[-max(1, request.steps // 10) :]
-        finite = [value for value in tail if value is not None]
+            samples += sum(map(count_samples, batch)) if several else count_samples(batch)
+            per_call.append(training.step(batch).clone())  # a graph writes every loss into the same place
+        losses = [known(loss) for one in per_call for loss in one.reshape(-1).tolist()]
+        tail = losses[: request.steps][-max(1, request.steps // 10) :]
+        finite = [loss for loss in tail if loss is not None]
         return messages.Trained(
-            loss=sum(finite) / len(tail) if len(finite) == len(tail) else None, losses=values, samples=samples
+            loss=sum(finite) / len(tail) if len(finite) == len(tail) else None, losses=losses, samples=samples
         )
 
     def finish(self) -> messages.Finished:
         from perftool.measure.probes.device import read_peaks
 
-        loss = None if self.last_loss is None else float(self.last_loss)
+        loss = None if self.last_loss is None else self._loss()
         peaks = read_peaks(self._live().device) if self.training else None
         return messages.Finished(
             last_loss=loss if loss is not None and math.isfinite(loss) else None,
@@ -235,7 +252,7 @@ class Worker:
         training = self._live()
         for _ in range(count):
             self.last_loss = training.step(training.fetch())
-        self.steps_done += count
+        self.calls_done += count
 
     def _synchronise(self) -> None:
         import torch
@@ -251,13 +268,18 @@ class Worker:
         compiled = sum(dynamo.counters["frames"].values()) if dynamo else 0
         events = (compiled, allocator_retries(self._live().device))
         if self.events_seen and events != self.events_seen:
-            self.last_event_step = self.steps_done
+            self.last_event_call = self.calls_done
         self.events_seen = events
 
+    def _loss(self) -> float:
+        """Of the last step; waits for the device."""
+        return float(self.last_loss.reshape(-1)[-1])
+
     def _check_loss(self) -> None:
-        loss = float(self.last_loss)
+        loss = self._loss()
         if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss became {loss} within {self.steps_done} steps")
+            steps = self.calls_done * self._live().steps_per_call
+            raise FloatingPointError(f"the loss became {loss} within {steps} steps")
 
 
 def _worker_init(plan: Plan) -> Callable[[int], None]:
@@ -318,14 +340,14 @@ def batch_form(batch: Batch) -> BatchForm:
 
 
 def describe_workload(loaded: Loaded, training: Training, batch: Batch) -> WorkloadFacts:
-    """The facts of a training that has been built, and of one of its batches."""
+    """The facts of a training that has been built, and of one of its batches; not those that only a step shows."""
     import torch
     from torch.utils.data import IterableDataset, TensorDataset
 
     from perftool.scenario import normalised
 
     workload, dataset = loaded.workload, training.dataset
-    tensors = dataset.tensors if isinstance(dataset, TensorDataset) else dataset if isinstance(dataset, tuple) else ()
+    tensors = _tensors_in_memory(dataset)
     parameters = list(training.module.parameters())
     options = ("foreach", "fused", "capturable", "differentiable")
     if tensors:
@@ -357,7 +379,36 @@ def describe_workload(loaded: Loaded, training: Training, batch: Batch) -> Workl
         batch_form=batch_form(batch),
         is_function=loaded.is_function,
         search_path=loaded.search_path,
+        optimizer_step=_torch_class_of_step(training.optimizer),
     )
+
+
+def count_denormal(tensors: Sequence[torch.Tensor]) -> int:
+    """Numbers in float32 and float64 tensors that are too small for full precision, and not zero."""
+    import torch
+
+    found = 0
+    for tensor in tensors:
+        if tensor.dtype in (torch.float32, torch.float64):
+            sizes = tensor.detach().abs()
+            found += int(((sizes > 0) & (sizes < torch.finfo(tensor.dtype).tiny)).sum())
+    return found
+
+
+def _tensors_in_memory(dataset: Any) -> Sequence[torch.Tensor]:
+    """The tensors whose rows are the samples; none where the dataset does something of its own with them."""
+    from torch.utils.data import TensorDataset
+
+    if isinstance(dataset, tuple):
+        return dataset
+    plain = type(dataset).__getitem__ is TensorDataset.__getitem__ if isinstance(dataset, TensorDataset) else False
+    return dataset.tensors if plain and not hasattr(dataset, "__getitems__") else ()
+
+
+def _torch_class_of_step(optimizer: torch.optim.Optimizer) -> str | None:
+    # Unwrapped: torch replaces `step` of each class, once there is an instance, by one that runs hooks.
+    step = inspect.unwrap(type(optimizer).step)
+    return step.__qualname__.partition(".")[0] if step.__module__.startswith("torch.optim.") else None
 
 
 def failure(error: BaseException) -> messages.Failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -98,3 +99,13 @@ def test_the_batch_size_of_the_settings_wins() -> None:
 def test_a_name_with_quotes_and_backslashes_is_only_text() -> None:
     text = script({}, {}, workload=replace(WORKLOAD, reference='C:\\new"""\\train.py:mine'), device="cpu")
     assert 'C:\\new"""\\train.py:mine' in (ast.get_docstring(ast.parse(text)) or "")
+
+
+def test_what_waits_for_a_warm_training_is_done_once() -> None:
+    codes = {"made": {"on": {"setup": "done = []", "warmed_up": "done.append(number)"}}}
+    facts = replace(WORKLOAD, reference="scenarios.reference:seed", batch_size=None)
+    text = script(codes, {"made": "on"}, workload=facts, device="cpu")
+    found: dict[str, Any] = {"__name__": "recommended"}
+    exec(compile(text, "recommended.py", "exec"), found)
+    assert len(list(found["train"](6))) == 6
+    assert found["done"] == [3]

@@ -149,3 +149,19 @@ def test_the_baseline_is_on_the_pareto_front_unless_a_variant_beats_it() -> None
     assert summarise(slower).pareto == [{}]  # a megabyte less, and twice as fast
     faster = timed_session([({}, 10.0), (FAST, 5.0)], noise=0.001)
     assert summarise(faster).pareto == [{}, FAST]
+
+
+def test_several_steps_per_call_have_no_times_of_single_steps_but_a_share_of_waiting() -> None:
+    session = timed_session([({}, 10.0), (FAST, 5.0)], noise=0.001)
+    several = {launch.launch for launch in session.launches if launch.variant == 1}
+    session.launches[:] = [replace(one, steps_per_call=2) if one.launch in several else one for one in session.launches]
+    session.blocks[:] = [
+        replace(one, step_ns=[], wait_ns=[], waited_ns=one.wall_ns // 4) if one.launch in several else one
+        for one in session.blocks
+    ]
+    told = variant_summary(session, 1)
+    assert (told.steps_per_call, told.step_ns, told.jitter) == (2, None, None)
+    assert told.data_wait_fraction == pytest.approx(0.25, rel=0.001)
+    assert told.versus_baseline["throughput"].ratio == pytest.approx(2.0, rel=0.005)
+    assert "step_p50" not in told.versus_baseline
+    assert variant_summary(session, 0).steps_per_call == 1

@@ -75,6 +75,8 @@ class Script:
     host_bytes: Callable[[Settings], int] = lambda settings: 100_000_000
     start_s: float = 1.0
     start_of: Callable[[Settings], float] | None = None  # in place of `start_s`
+    steps_per_call: int = 1
+    queued_batches: int = 0
     now_s: float = 0.0
     running: int = 0
     most_alive: int = 0
@@ -82,6 +84,7 @@ class Script:
     started: list[Settings] = field(default_factory=list)
     ran: list[tuple[int, int]] = field(default_factory=list)  # (round, launch) in the order run
     limits: list[tuple[type[Any], float]] = field(default_factory=list)  # of each request, in seconds
+    dropped: set[int] = field(default_factory=set)  # calls before a block
 
     def start(self, spec: messages.LaunchSpec, environment: dict[str, str]) -> ScriptedLaunch:
         self.started.append(spec.settings)
@@ -107,7 +110,11 @@ class ScriptedLaunch:
         match request:
             case messages.Start():
                 script.now_s += script.start_of(spec.settings) if script.start_of else script.start_s
-                return messages.Started(started_ns=round(script.now_s * 1e9), queued_batches=0)
+                return messages.Started(
+                    started_ns=round(script.now_s * 1e9),
+                    queued_batches=script.queued_batches,
+                    steps_per_call=script.steps_per_call,
+                )
             case messages.Warm(steps=steps):
                 script.now_s += steps * step_s
                 return messages.Warmed(step_ns=[round(step_s * 1e9)] * steps, steps_since_event=None)
@@ -117,6 +124,7 @@ class ScriptedLaunch:
             case messages.Run():
                 script.now_s += (request.drop + request.steps) * step_s
                 script.ran.append((request.round, spec.launch))
+                script.dropped.add(request.drop)
                 return Block(
                     launch=spec.launch,
                     round=request.round,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed, ProcessLaunch
@@ -79,6 +80,68 @@ def test_a_launch_from_start_to_finish(launches: list[ProcessLaunch]) -> None:
     assert finished.last_loss is not None
 
 
+GROUPED = '''"""Three steps in one call.
+
+What it changes: so many.
+When it helps: never.
+When it hurts: never.
+Source: https://example.org
+"""
+
+import dataclasses
+
+from perftool.records import Engaged
+from perftool.scenario import Code, Scenario, refuse_unlisted
+
+
+def apply(plan, value):
+    import torch
+
+    def around(training, step):
+        return lambda batches: torch.stack([step(batch) for batch in batches])
+
+    return dataclasses.replace(plan, step=(around,), steps_per_call=3)
+
+
+scenario = Scenario(
+    __name__,
+    __doc__,
+    default=lambda context: "off",
+    values=lambda context: ("off", "on"),
+    refusal=lambda value, context: refuse_unlisted(value, ("off", "on")),
+    apply=apply,
+    proof=lambda training, value: Engaged(ok=True, evidence="there is none"),
+    code=lambda value, context: Code(),
+)
+'''
+
+
+def test_steps_and_samples_are_counted_right_with_several_steps_per_call(
+    launches: list[ProcessLaunch], tmp_path: Path
+) -> None:
+    file = tmp_path / "grouped.py"
+    file.write_text(GROUPED)
+    spec = replace(spec_of("good", grouped="on"), scenario_files=[str(file)])
+    launches.append(launch := ProcessLaunch(spec, {}))
+    started = launch.ask(messages.Start(), LIMIT_S)
+    assert isinstance(started, messages.Started)
+    assert started.steps_per_call == 3
+    warmed = launch.ask(messages.Warm(steps=5, limit_s=10), LIMIT_S)
+    assert isinstance(warmed, messages.Warmed)
+    assert len(warmed.step_ns) == 5
+    block = launch.ask(messages.Run(round=0, position=0, drop=1, steps=4), LIMIT_S)
+    assert isinstance(block, Block)
+    assert (block.steps, block.samples, block.step_ns, block.wait_ns) == (12, 96, [], [])
+    assert block.waited_ns is not None
+    assert 0 < block.waited_ns < block.wall_ns
+    plain = launched(launches, "good")
+    trained, wanted = (one.ask(messages.Train(seed=1, steps=20), LIMIT_S) for one in (launch, plain))
+    assert trained == wanted
+    finished = launch.ask(messages.Finish(), LIMIT_S)
+    assert isinstance(finished, messages.Finished)
+    assert finished.last_loss is not None
+
+
 def test_a_launch_is_stopped_whenever_it_is_not_answering(launches: list[ProcessLaunch]) -> None:
     launch = launched(launches, "good", dataloader_workers="2")
     launch.ask(messages.Start(), LIMIT_S)
@@ -113,6 +176,8 @@ def test_the_survey_describes_the_workload(launches: list[ProcessLaunch]) -> Non
     assert (facts.name, facts.batch_size, facts.dataset_kind, facts.dataset_rows) == ("good", 8, "map", 64)
     assert (facts.parameter_count, facts.optimizer) == (5, "SGD")
     assert described.machine.device == "cpu"
+    assert (facts.optimizer_step, facts.changes_buffers, facts.denormal_values) == ("SGD", False, 0)
+    assert (facts.python_objects or 0) > 100_000
 
 
 @pytest.mark.parametrize(

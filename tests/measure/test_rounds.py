@@ -222,3 +222,12 @@ def test_blocks_know_their_round() -> None:
     lab.generation("measure", [], budget_s=1, rounds=2)
     lab.generation("measure", [], budget_s=1, rounds=2)
     assert [block.round for block in session.blocks] == [0, 1, 2, 3]
+
+
+def test_a_launch_keeps_its_steps_per_call_and_drops_the_calls_that_its_queue_holds() -> None:
+    session = make_session()
+    script = Script(steps_per_call=10, queued_batches=12)
+    lab, _ = make_lab(script, session)
+    lab.generation("measure", [], budget_s=1, rounds=1)
+    assert [launch.steps_per_call for launch in session.launches] == [10]
+    assert script.dropped == {3}

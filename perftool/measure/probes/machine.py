@@ -59,6 +59,7 @@ def describe_machine(device: str, threads_before: int | None = None) -> Machine:
         compiler=_compiler(),
         triton=find_spec("triton") is not None,
         cpu_fp16_matrix="amx_fp16" in flags,
+        huge_pages=_huge_pages(),
         device=device,
         environment={name: text for name, text in sorted(os.environ.items()) if name.startswith(TELLING)},
         git_commit=_git("rev-parse", "HEAD"),
@@ -112,6 +113,12 @@ def _cpu_info(key: str) -> str:
 def _compiler() -> str | None:
     """The C++ compiler that torch.compile takes: CXX and no other where it is set (torch/_inductor/config.py)."""
     return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
+
+
+def _huge_pages() -> str | None:
+    """The word in brackets: "always [madvise] never"."""
+    words = read_words(Path("/sys/kernel/mm/transparent_hugepage/enabled"))
+    return next((word.strip("[]") for word in words if word.startswith("[")), None)
 
 
 def _git(*arguments: str) -> str | None:
