@@ -74,16 +74,17 @@ class Format(StrEnum):
 
 def main() -> None:
     """Entry point of the `perftool` command."""
-    _search_working_directory_last()
+    _leave_working_directory_out()
     app()
 
 
-def _search_working_directory_last() -> None:
-    """A folder `scenarios/` of the user's must not shadow the built-in one. `python -m` puts the working directory
-    first, by its absolute path; with -P (safe_path) nobody does."""
+def _leave_working_directory_out() -> None:
+    """A folder `scenarios/` of the user's must not shadow the built-in one, which an editable install has found only
+    after the whole path. `python -m` puts the working directory first, by its absolute path; with -P (safe_path)
+    nobody does. The worker looks there for the user's own modules, after all that is installed."""
     with suppress(OSError):  # the working directory is gone
         if not sys.flags.safe_path and sys.path and sys.path[0] in ("", os.getcwd()):
-            sys.path.append(sys.path.pop(0))
+            sys.path.pop(0)
 
 
 def _version(wanted: bool) -> None:
@@ -638,15 +639,19 @@ def _interruptible() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------------ output
 
 
+_NO_DIGITS = str.maketrans("", "", "0123456789")
+
+
 class _Watcher:
     """Progress on stderr: a bar on a terminal, a line now and then elsewhere, nothing where it is not wanted."""
 
-    LINE_EVERY_S = 10.0
+    LINE_EVERY_S = 10.0  # and whenever something else is done
 
     def __init__(self, progress: Progress | None, lines: bool) -> None:
         self._progress, self._lines = progress, lines
         self._task = progress.add_task("", total=None) if progress else None
         self._said_s = -self.LINE_EVERY_S
+        self._phase = ""
         self.standings: Sequence[Standing] = ()
 
     def show(self, standings: Sequence[Standing]) -> None:
@@ -663,8 +668,9 @@ class _Watcher:
         if self._progress is not None and self._task is not None:
             total_s = done_s + left_s or None
             self._progress.update(self._task, description=text, completed=done_s, total=total_s, left=left)
-        elif self._lines and done_s - self._said_s >= self.LINE_EVERY_S:
-            self._said_s = done_s
+        phase = text.translate(_NO_DIGITS)
+        if self._lines and (phase != self._phase or done_s - self._said_s >= self.LINE_EVERY_S):
+            self._said_s, self._phase = done_s, phase
             _say(f"{text}; {left}" if left else text)
 
 

@@ -61,6 +61,7 @@ class Code:
     batch_calls: what does for batches without a DataLoader what `loader_arguments` of the same code do with one: calls
         on each tensor (".pin_memory()"). Loader arguments without it need a DataLoader.
     model: after the model is on its device.
+    optimizer: after the optimizer is made.
     optimizer_arguments: further keyword arguments of the optimizer ("fused=True").
     copy_arguments: further keyword arguments of the copy to the device.
     loss_context: a context manager around the computation of the loss.
@@ -80,6 +81,7 @@ class Code:
     batches: str = ""
     batch_calls: str = ""
     model: str = ""
+    optimizer: str = ""
     optimizer_arguments: str = ""
     copy_arguments: str = ""
     loss_context: str = ""

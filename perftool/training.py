@@ -43,6 +43,7 @@ class Plan:
     feed: (plan, dataset) -> endless iterator of batches, for datasets that are not fed whole.
     non_blocking: of the copy of a batch to the device.
     optimizer: options set on every parameter group of the user's optimizer ({"fused": True}).
+    optimizer_changes: done to the optimizer in turn, once it has its options (learning rates); get the plan, too.
     model: applied to the built model in turn (compilation).
     loss: wrapped around the workload's loss in turn (autocast).
     update: what follows the loss; replaced where gradients are scaled.
@@ -60,6 +61,7 @@ class Plan:
     feed: Feed = field(default_factory=lambda: loader_feed)
     non_blocking: bool = False
     optimizer: Mapping[str, Any] = field(default_factory=dict)
+    optimizer_changes: tuple[Callable[[Plan, torch.optim.Optimizer], None], ...] = ()
     model: tuple[Callable[[nn.Module], nn.Module], ...] = ()
     loss: tuple[Callable[[Loss], Loss], ...] = ()
     update: Update = backward_and_step
@@ -89,6 +91,8 @@ class Training:
         self.module.train()
         self.optimizer = checked_optimizer(workload.optimizer(self.module.parameters()))
         configure(self.optimizer, plan.optimizer)
+        for change in plan.optimizer_changes:
+            change(plan, self.optimizer)
         self.model = self.module  # as it is called
         for transform in plan.model:
             self.model = transform(self.model)

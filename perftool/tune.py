@@ -9,6 +9,7 @@ gain.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import product
 
 from perftool.analysis.parity import parity_of, runs_of, settings_that, without
 from perftool.analysis.search import REGRET, Belief, Offer, Race, believe
@@ -237,13 +238,13 @@ def _train(lab: Lab, settings: Settings) -> None:
 
 
 def _learn_samples_to_loss(lab: Lab, offer: Offer) -> None:
-    """How many samples each change of the optimisation needs to the target loss."""
+    """How many samples each change of the optimisation needs to the target loss, all that are allowed together."""
     session = lab.session
-    for name in session.goal.allow:
-        for value in offer.values.get(name, ()):
-            settings = {name: value}
-            if not runs_of(session, settings) and lab.variant(settings) not in lab.lost:
-                _train(lab, settings)
+    choices = [[(name, None), *((name, value) for value in offer.values.get(name, ()))] for name in session.goal.allow]
+    for chosen in product(*choices):
+        settings = {name: value for name, value in sorted(chosen) if value is not None}
+        if settings and offer.clash(settings) is None and not runs_of(session, settings):
+            _train(lab, settings)
 
 
 def parity_steps(blocks: Sequence[Block], seconds: float) -> int:

@@ -32,6 +32,7 @@ OPTIMIZERS = ("Adam", "AdamW", "SGD")
 PROOF_CALLS = 3  # one of them may have the last batch of an epoch, of another shape
 REGION = "Torch-Compiled Region"
 OPERATIONS = ("aten::", "Optimizer.step#", "autograd::engine")
+SEVERAL_UP_TO_PARAMETERS = 50_000  # a call's own cost is some 50 us, which more parameters than these outweigh
 COPYING = ("aten::to", "aten::_to_copy", "aten::empty_strided", "aten::copy_")  # of a batch to the device
 
 
@@ -59,6 +60,12 @@ def refusal(value: str, context: Context) -> str | None:
         return "Triton is not installed; pip install triton"
     if context.on_cuda and (machine.device_capability or [0])[0] < 7:
         return "Triton needs a GPU of compute capability 7.0 or newer"
+    return None
+
+
+def discouraged(value: str, context: Context) -> str | None:
+    if value == "10" and context.workload.parameter_count > SEVERAL_UP_TO_PARAMETERS:
+        return "a step of so large a model takes much longer than what ten steps per call save, as does compiling them"
     return None
 
 
@@ -511,6 +518,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    discouraged=discouraged,
     clash=clash,
     changes="numerics",
     typical_gain=2.0,

@@ -136,7 +136,8 @@ def test_the_proof_fails_where_no_group_has_batches_of_one_shape() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("Adam", "1"), ("SGD", "10")])
 def test_the_code_to_paste_trains_as_the_plain_script(name: str, value: str, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
+    file = tmp_path / f"mine_{name.lower()}.py"  # scripts import it by its name
+    file.write_text(
         "import torch\nfrom perftool.workload import Workload\n"
         "mine = Workload(\n"
         "    model=lambda: torch.nn.Linear(4, 1),\n"
@@ -145,7 +146,7 @@ def test_the_code_to_paste_trains_as_the_plain_script(name: str, value: str, tmp
         f"    optimizer=lambda parameters: torch.optim.{name}(parameters, lr=0.05, weight_decay=0.1),\n"
         "    batch_size=8, shuffle=False,\n)\n"
     )
-    reference = f"{tmp_path / 'mine.py'}:mine"
+    reference = f"{file}:mine"
     plain = Training(plan_of(load_workload(reference), {}, SCENARIOS, device="cpu", seed=0))
     facts = Context(machine=MACHINE, workload=describe_workload(load(reference), plain, plain.fetch()))
     codes = {"compiled_step": {value: SCENARIO.code(value, facts).filled()}}
@@ -209,6 +210,9 @@ def test_what_is_known_beforehand_is_refused() -> None:
     running = replace(facts, changes_buffers=True)
     here = Context(machine=MACHINE, workload=facts)
     assert SCENARIO.available(here) == ["off", "1", "10"]
+    large = Context(machine=MACHINE, workload=replace(facts, parameter_count=10**6))
+    assert SCENARIO.available(large) == ["off", "1"]
+    assert SCENARIO.refusal("10", large) is None  # for whoever wants it all the same
     for context, words in (
         (Context(machine=MACHINE, workload=running), "BatchNorm"),
         (Context(machine=MACHINE, workload=replace(facts, optimizer="Mine", optimizer_step=None)), "Mine has a step"),

@@ -33,6 +33,7 @@ TITLES = {
     "loader_arguments": "in the DataLoader's constructor",
     "model": "after the model is on its device",
     "optimizer_arguments": "in the optimizer's constructor",
+    "optimizer": "after the optimizer is made",
     "batch_calls": "on each tensor of a batch, before its copy to the device",
     "copy_arguments": "in the copy of a batch to the device",
     "loss_context": "around the computation of the loss",
@@ -324,6 +325,8 @@ def _optimizer(one: _Script) -> str:
         ]
         if "fused=True" in arguments and "update" in one.at:
             lines.append("optimizer._step_supports_amp_scaling = True  # the constructor says that by itself")
+    if "optimizer" in one.at:
+        lines.append(one.at["optimizer"])
     return "\n".join(lines)
 
 

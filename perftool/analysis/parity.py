@@ -160,4 +160,4 @@ def samples_until(run: TrainingRun, target: float) -> float | None:
         return None
     means = np.convolve(losses, np.full(width, 1 / width), mode="valid")
     below = np.flatnonzero(means <= target * (1 + 1e-9) if target >= 0 else means <= target)
-    return (int(below[0]) + width) * run.samples / run.steps if len(below) else None
+    return (int(below[0]) + width) * run.samples / len(losses) if len(below) else None
