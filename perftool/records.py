@@ -266,6 +266,7 @@ class Session(Record, frozen=True, kw_only=True):
     defaults: Settings = {}  # every scenario's value in the baseline
     baseline: Settings = {}  # what every variant runs with unless its own settings say otherwise
     goal: Goal = Goal()
+    first_step_ns: int | None = None  # of the baseline, roughly: for plans, not for verdicts
     scenario_files: list[str] = []  # of the user's own scenarios
     variants: list[Settings]  # beyond the baseline's; the first is empty
     launches: list[Launch] = []

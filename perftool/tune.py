@@ -44,9 +44,8 @@ ALONE_LEAST = 2  # settings that are tried whatever they cost
 SEEN_LEAST = 2  # launches of the best before the search may end early
 PARITY_SEEDS = (5, 10)  # more where fewer do not decide
 PARITY_STEPS = (20, 1000)
-DRIFT_LIMIT_S = 0.5  # of a warm-up in the search: launches differ by more than the rest of the drift
+DRIFT_LIMIT_S = 0.3  # of a warm-up in the search: launches differ by more than the rest of the drift
 CONFIRM_GENERATIONS = min(LOOKS)
-LEAVE_ONE_OUT_GENERATIONS = 2  # of the confirmation, at least
 
 
 def offer_of(scenarios: Scenarios, context: Context, baseline: Settings, goal: Goal) -> Offer:
@@ -96,26 +95,29 @@ def _measured(session: Session, stage: str) -> bool:
 
 
 def _try_alone(lab: Lab, offer: Offer, deadline_s: float) -> None:
-    """Every setting by itself: what works at all, and what it does."""
+    """Every setting by itself, as many as fit: what works at all, and what it does."""
     changes = [change for change in offer.changes() if offer.clash(dict([change])) is None]
-    if not changes:
-        return
     budget_s = SHARE_ALONE * lab.session.budget_s
-    race_s = LEAST_ROUNDS * TURN_STEPS * _baseline_step_s(lab)
-    left_s = _search_left_s(lab, deadline_s, {})
-    fitting = max(ALONE_LEAST, min(int(left_s / (lab.launch_cost_s() + race_s)), int(budget_s / race_s)))
-    for change in changes[fitting:]:
-        reason = "not tried, since its turn did not come within the time: raise --budget"
-        lab.decide(Decision(stage=ALONE, settings=dict([change]), action="untested", reason=reason))
-    _race(lab, ALONE, [lab.variant(dict([change])) for change in changes[:fitting]], Race(), budget_s)
+    left_s = _search_left_s(lab, deadline_s) - budget_s
+    races = int(budget_s / (LEAST_ROUNDS * TURN_STEPS * _step_s(lab.session)))  # that the blocks allow
+    chosen: list[Settings] = []
+    for change in changes:
+        settings = dict([change])
+        if len(chosen) < max(ALONE_LEAST, races) and lab.launches_s([*chosen, settings]) <= left_s:
+            chosen.append(settings)
+        else:
+            reason = "not tried, since its turn did not come within the time: raise --budget"
+            lab.decide(Decision(stage=ALONE, settings=settings, action="untested", reason=reason))
+    if chosen:
+        _race(lab, ALONE, [lab.variant(settings) for settings in chosen], Race(), budget_s)
 
 
-def _baseline_step_s(lab: Lab) -> float:
-    """Of the baseline, from a first launch of it where nothing is known; it also shows that the training runs."""
-    session = lab.session
-    if not session.blocks:
-        lab.generation(ALONE, [], budget_s=0.0, rounds=1, own_caches=False, drift_limit_s=DRIFT_LIMIT_S)
-    return sum(block.wall_ns for block in session.blocks) / max(1, sum(block.steps for block in session.blocks)) / 1e9
+def _step_s(session: Session) -> float:
+    """Of the baseline: as measured, or as the first ones took."""
+    steps = sum(block.steps for block in session.blocks)
+    if steps:
+        return sum(block.wall_ns for block in session.blocks) / steps / 1e9
+    return (session.first_step_ns or 0) / 1e9 or 1e-6
 
 
 def _race(lab: Lab, stage: str, variants: Sequence[int], race: Race, budget_s: float) -> None:
@@ -132,6 +134,7 @@ def _race(lab: Lab, stage: str, variants: Sequence[int], race: Race, budget_s: f
         rounds=GENERATION_ROUNDS,
         own_caches=False,
         drift_limit_s=DRIFT_LIMIT_S,
+        even_time=True,
         keep=keep,
     )
 
@@ -160,11 +163,20 @@ def _search(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
     while True:
         belief = believe(session, offer)
         lab.show(belief.standings())
-        best = belief.best()
+        best = belief.best(lambda one: _affordable(lab, one, deadline_s))
+        _note_unaffordable(lab, belief, best)
         if not belief.is_worthwhile(best):
             return {}
         if not _ruled_out(lab, best):
             return best
+
+
+def _note_unaffordable(lab: Lab, belief: Belief, best: Settings) -> None:
+    """Tell of what looks better than the winner, and takes too long to start for a confirmation in time."""
+    better = belief.best()
+    for setting in better.items() - best.items() if better != best else ():
+        reason = "looks faster, but starts too slowly to be confirmed within the time: raise --budget"
+        lab.decide(Decision(stage=CONFIRM, settings=dict([setting]), action="untested", reason=reason))
 
 
 def _is_settled(session: Session, belief: Belief) -> bool:
@@ -176,28 +188,29 @@ def _is_settled(session: Session, belief: Belief) -> bool:
 
 
 def _that_fit(lab: Lab, belief: Belief, deadline_s: float) -> list[Settings]:
-    """The likeliest combinations, as many as may be started and raced, and confirmed if they win."""
-    wanted = belief.proposals(TOGETHER_MOST)
+    """The likeliest combinations, as many as may be started and raced, each of which could be confirmed if it won."""
     blocks_s = min(SHARE_TOGETHER * lab.session.budget_s, lab.left_s - SHARE_CONFIRM * lab.session.budget_s)
-    races = int(blocks_s / (LEAST_ROUNDS * TURN_STEPS * _baseline_step_s(lab)))  # that the blocks allow
-    left_s = _search_left_s(lab, deadline_s, wanted[0] if wanted else {}) - blocks_s - lab.launch_cost_s()
-    least_s = 2 * lab.launch_cost_s()
-    if left_s / 2 > least_s:
+    races = int(blocks_s / (LEAST_ROUNDS * TURN_STEPS * _step_s(lab.session)))  # that the blocks allow
+    left_s = _search_left_s(lab, deadline_s) - blocks_s
+    if left_s / 2 > lab.launches_s([{}, {}]) + blocks_s:
         left_s /= 2  # the rest is for another pass, which knows more
     fitting: list[Settings] = []
-    for settings in wanted[: max(0, races)]:
-        cost_s = lab.launch_cost_s(settings)
-        if cost_s <= left_s:
-            left_s -= cost_s
+    for settings in belief.proposals(TOGETHER_MOST, lambda one: _affordable(lab, one, deadline_s)):
+        if len(fitting) < races and lab.launches_s([*fitting, settings]) <= left_s:
             fitting.append(settings)
     return fitting
 
 
-def _search_left_s(lab: Lab, deadline_s: float, likely: Settings) -> float:
-    """Wall time that the search may still take; the confirmation and the comparison of losses are left out."""
-    one_s, winner_s = lab.launch_cost_s(), lab.launch_cost_s(likely)
-    confirming_s = CONFIRM_GENERATIONS * (one_s + winner_s) + LEAVE_ONE_OUT_GENERATIONS * len(likely) * winner_s
-    comparing_s = 2 * winner_s + SHARE_PARITY * lab.session.budget_s
+def _affordable(lab: Lab, settings: Settings, deadline_s: float) -> bool:
+    """Whether a winner could still be confirmed in time."""
+    left_s = deadline_s - lab.elapsed_s - SHARE_CONFIRM * lab.session.budget_s
+    return CONFIRM_GENERATIONS * lab.launches_s([settings]) <= left_s
+
+
+def _search_left_s(lab: Lab, deadline_s: float) -> float:
+    """Wall time that the search may still take; a usual confirmation and comparison of losses are left out."""
+    confirming_s = (CONFIRM_GENERATIONS + 1) * lab.launches_s([{}])  # one more for leaving one out
+    comparing_s = lab.launches_s([{}]) + SHARE_PARITY * lab.session.budget_s
     return deadline_s - lab.elapsed_s - confirming_s - comparing_s - SHARE_CONFIRM * lab.session.budget_s
 
 
@@ -270,8 +283,10 @@ def _confirm(lab: Lab, winner: Settings, offer: Offer, deadline_s: float) -> Non
         return all_decided(lab.session, [variant], stages=[CONFIRM]) or deadline_s < lab.elapsed_s
 
     def guests(done: int) -> Mapping[int, str]:
-        cost_s = sum(lab.launch_cost_s(lab.session.variants[number]) for number in aside)
-        spare_s = deadline_s - lab.elapsed_s - lab.left_s - 2 * (CONFIRM_GENERATIONS - done) * lab.launch_cost_s()
-        return aside if done < LEAVE_ONE_OUT_GENERATIONS or spare_s > cost_s else {}
+        settings = [lab.session.variants[number] for number in aside]
+        cost_s = lab.launches_s([winner, *settings]) - lab.launches_s([winner])
+        to_come_s = max(1, CONFIRM_GENERATIONS - done) * lab.launches_s([winner])
+        blocks_s = SHARE_CONFIRM * lab.session.budget_s
+        return aside if cost_s + to_come_s + blocks_s <= deadline_s - lab.elapsed_s else {}
 
     measure_repeatedly(lab, CONFIRM, [variant], budget_s=lab.left_s, decided=decided, guests=guests)

@@ -52,7 +52,12 @@ def step_s(chosen: Settings) -> float:
 
 def searched(script: Script, budget_s: float = 200.0, offer: Offer = OFFER, goal: Goal | None = None) -> Session:
     """The session of a whole tune on the script."""
-    session = replace(make_session(budget_s=budget_s), scenario_changes=CHANGES, goal=goal or Goal())
+    session = replace(
+        make_session(budget_s=budget_s),
+        scenario_changes=CHANGES,
+        goal=goal or Goal(),
+        first_step_ns=round(1e9 * script.step_s({})),
+    )
     lab, _ = make_lab(script, session)
     tune(lab, offer)
     assert not script.alive

@@ -23,7 +23,7 @@ from perftool.analysis.surrogate import Observation, Posterior, posterior
 from perftool.records import ALONE, PARITY, Estimate, Session, Settings
 
 WORTHWHILE = 0.01  # smaller gains are not advised
-EARNS = 0.005  # log-ratio that a setting must bring for a place among the others
+EARNS = 0.007  # log-ratio that a setting must bring for a place among the others
 HOPELESS = 0.15  # what loses more than this, surely, is not tried in company
 GROSS = log(2.0)  # what loses this much in each of its first rounds leaves at once
 GROSS_ROUNDS = 3
@@ -222,13 +222,13 @@ class Belief:
     likely: NDArray[np.float64]  # probability of keeping the limits
     scores: NDArray[np.float64]  # infinite where a draw breaks a limit
 
-    def best(self, *, only_measured: bool = True) -> Settings:
-        """The best combination by its mean, where each setting has to earn its place; the baseline is one, too."""
+    def best(self, may_be: Callable[[Settings], bool] = lambda _: True) -> Settings:
+        """The best combination measured that may be chosen, by its mean, where each setting has to earn its place. The
+        baseline is one of them, and always may be."""
         score = self.mean + EARNS * np.array([len(one) for one in self.combinations])
-        score = np.where(self.likely >= LIKELY, score, np.inf)
-        if only_measured:
-            score = np.where(self.measured, score, np.inf)
-        return self.combinations[int(np.argmin(score))]
+        score = np.where(self.measured & (self.likely >= LIKELY), score, np.inf)
+        order = (self.combinations[at] for at in np.argsort(score, kind="stable") if np.isfinite(score[at]))
+        return next((one for one in order if not one or may_be(one)), {})
 
     def regret(self, settings: Settings) -> float:
         """By how much the best is expected to be better than these; 0 where no combination keeps the limits."""
@@ -250,12 +250,13 @@ class Belief:
             for at in order[:most]
         ]
 
-    def proposals(self, count: int) -> list[Settings]:
-        """So many combinations of which one may be the best: the best measured one, then each that is expected to add
-        most to those before it, over all draws."""
-        best = self.best()
+    def proposals(self, count: int, may_be: Callable[[Settings], bool] = lambda _: True) -> list[Settings]:
+        """So many combinations of which one may be the best, of those that may be chosen: the best measured one, then
+        each that is expected to add most to those before it, over all draws."""
+        allowed = np.array([not one or may_be(one) for one in self.combinations])
+        best = self.best(may_be)
         found = [best] if best else []
-        scores = np.minimum(self.scores, BEYOND)
+        scores = np.minimum(np.where(allowed, self.scores, np.inf), BEYOND)
         reached = scores[:, self.combinations.index(best)]
         for _ in range(min(count, len(self.combinations) - 1) - len(found)):
             with_each = np.minimum(scores, reached[:, None]).mean(axis=0)

@@ -71,6 +71,7 @@ class Described(Record, frozen=True, kw_only=True, tag="described"):
     workload: WorkloadFacts
     peak_host_bytes: int | None  # of this process, building and first step included
     peak_device_reserved_bytes: int | None
+    step_ns: int | None = None  # of one of the first steps: for plans, not for verdicts
 
 
 class Started(Record, frozen=True, kw_only=True, tag="started"):

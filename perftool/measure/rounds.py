@@ -32,7 +32,7 @@ WARM_CHUNK_STEPS = 20
 WARM_CAP_STEPS = 2000
 CHILDREN_INTERVAL_S = 1.0
 ANSWER_LIMIT_S = 30.0  # for what should take a fraction of a second
-FIRST_GUESS_LAUNCH_S = 2.5  # of what a launch costs beside its blocks
+FIRST_GUESS_START_S, FIRST_GUESS_WARM_S = 3.5, 1.0
 
 
 class Watcher(Protocol):
@@ -81,6 +81,12 @@ class _Cost(NamedTuple):
     settings: Settings
     start_s: float
     warm_s: float
+
+
+def _strides(live: Sequence[Running]) -> dict[int, int]:
+    """Launch to the rounds of which it joins one, so that no launch takes much more time than the others."""
+    usual_s = median(one.block_s for one in live)
+    return {one.number: max(1, round(one.block_s / usual_s)) for one in live if one.variant}
 
 
 class Lab:
@@ -132,15 +138,20 @@ class Lab:
         """Wall time since the lab was opened."""
         return self._clock() - self._began_s
 
-    def launch_cost_s(self, settings: Settings | None = None) -> float:
-        """Wall time that a launch costs beside its blocks: a typical one, or one with these settings, which takes as
-        long to start as the slowest that shared one of them (compilation)."""
+    def start_s(self, settings: Settings) -> float:
+        """How long a launch with these settings may take to start: as last seen, as the slowest that shared a setting
+        (compilation), or as any."""
         if not self._costs:
-            return FIRST_GUESS_LAUNCH_S
-        start_s = median(cost.start_s for cost in self._costs)
-        alike = [cost.start_s for cost in self._costs if settings and settings.items() & cost.settings.items()]
-        warm_s = median(cost.warm_s for cost in self._costs)
-        return max([start_s, *alike]) / self._parallel_starts + warm_s
+            return FIRST_GUESS_START_S
+        same = [cost.start_s for cost in self._costs if cost.settings == settings]
+        alike = [cost.start_s for cost in self._costs if settings.items() & cost.settings.items()]
+        return same[-1] if same else max([median(cost.start_s for cost in self._costs), *alike])
+
+    def launches_s(self, variants: Sequence[Settings]) -> float:
+        """Wall time to start and warm up a launch of each and one of the baseline, blocks not included."""
+        starts = [self.start_s(settings) for settings in ({}, *variants)]
+        warm_s = median(cost.warm_s for cost in self._costs) if self._costs else FIRST_GUESS_WARM_S
+        return max(sum(starts) / self._parallel_starts, *starts) + warm_s * len(starts)
 
     def variant(self, settings: Settings) -> int:
         """The number of the variant with these settings beyond the baseline's, made known where it is new."""
@@ -169,6 +180,7 @@ class Lab:
         rounds: int,
         own_caches: bool = True,
         drift_limit_s: float = GIVE_UP_S,
+        even_time: bool = False,
         guests: Mapping[int, str] | None = None,
         keep: Callable[[Mapping[int, float]], Collection[int]] | None = None,
     ) -> None:
@@ -177,6 +189,7 @@ class Lab:
         own_caches: each variant has a compile cache of its own, empty at its first launch in the session; else all
             share one, which is faster and makes no start-up time worth reporting.
         drift_limit_s: of a launch's warm-up, after which it is measured though its step times still change.
+        even_time: launches whose blocks take much longer than the others' join so many fewer rounds.
         guests: further variants, with the stage that their launches are for.
         keep: called with each variant's time per sample (ns) in a round, returns the variants to go on with.
         Where memory does not allow all launches at a time they go in groups, each with a baseline of its own.
@@ -194,7 +207,8 @@ class Lab:
                 self._start_all(live)
                 for running in tuple(live):
                     self._attempt(live, running, partial(self._warm_up, drift_limit_s))
-                self._rounds(live, self.spent_s + min(budget_s / len(groups), self.left_s), rounds, keep)
+                end_s = self.spent_s + min(budget_s / len(groups), self.left_s)
+                self._rounds(live, end_s, rounds, keep, _strides(live) if even_time else {})
                 for running in tuple(live):
                     self._attempt(live, running, partial(self._finish, live))
             finally:
@@ -290,12 +304,16 @@ class Lab:
         end_s: float,
         rounds: int,
         keep: Callable[[Mapping[int, float]], Collection[int]] | None,
+        strides: Mapping[int, int],
     ) -> None:
-        """Rounds until the spent budget reaches `end_s`: at least one, since a launch without a pair is for nothing."""
+        """Rounds until the spent budget reaches `end_s`: at least one, since a launch without a pair is for nothing.
+
+        strides: of launches that join only every so many rounds, beginning with the first.
+        """
         for index in range(rounds):
             if index and self.spent_s >= end_s:
                 return
-            order = list(live)
+            order = [one for one in live if index % strides.get(one.number, 1) == 0]
             self._random.shuffle(order)
             blocks: list[Block] = []
             for position, running in enumerate(order):
@@ -308,7 +326,7 @@ class Lab:
             if keep is not None:
                 variant_of = {running.number: running.variant for running in order}
                 staying = {0, *keep({variant_of[one.launch]: one.wall_ns / one.samples for one in blocks})}
-                for running in [one for one in live if one.variant not in staying]:
+                for running in [one for one in live if one in order and one.variant not in staying]:
                     self._attempt(live, running, partial(self._finish, live))
                 if len(live) == 1:
                     return
@@ -426,4 +444,4 @@ class Lab:
         return max(60.0, self.session.budget_s)
 
     def _tell(self, text: str) -> None:
-        self._watcher.update(text, self.elapsed_s, self.left_s + self.launches_to_come * self.launch_cost_s())
+        self._watcher.update(text, self.elapsed_s, self.left_s + self.launches_to_come * self.launches_s([]))

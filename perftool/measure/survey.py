@@ -83,6 +83,7 @@ def new_session(
         defaults={name: scenario.default(context) for name, scenario in scenarios.items()} | baseline,
         baseline=baseline,
         goal=goal or Goal(),
+        first_step_ns=described.step_ns,
         scenario_files=[str(file.resolve()) for file in scenario_files],
         variants=[{}],
     )

@@ -105,6 +105,10 @@ class Worker:
         batch = training.fetch()
         training.step(batch)
         assert self.loaded is not None
+        began_ns = monotonic_ns()
+        training.step(training.fetch())
+        self._synchronise(training)
+        step_ns = monotonic_ns() - began_ns
         facts = replace_fields(
             describe_workload(self.loaded, training, batch),
             changes_buffers=versions != [buffer._version for buffer in training.module.buffers()],
@@ -116,6 +120,7 @@ class Worker:
             workload=facts,
             peak_host_bytes=high_water_bytes(os.getpid()),
             peak_device_reserved_bytes=read_peaks(training.device).reserved_bytes,
+            step_ns=step_ns,
         )
 
     def start(self) -> messages.Started:
@@ -254,11 +259,12 @@ class Worker:
             self.last_loss = training.step(training.fetch())
         self.calls_done += count
 
-    def _synchronise(self) -> None:
+    def _synchronise(self, training: Training | None = None) -> None:
         import torch
 
-        if self._live().device.type == "cuda":
-            torch.cuda.synchronize(self._live().device)
+        device = (training or self._live()).device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
     def _note_events(self) -> None:
         """Remember the last step in which something was compiled, captured or retried."""

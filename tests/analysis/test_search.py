@@ -82,10 +82,12 @@ def test_too_many_combinations_leave_out_what_typically_brings_least() -> None:
 def test_belief_prefers_what_adds_up_and_asks_for_it() -> None:
     belief = believe(alone(), OFFER)
     assert belief.best() == {"amp": "bf16"}
-    assert belief.best(only_measured=False) == {"amp": "bf16", "optimizer_kernel": "fused"}
+    assert belief.best(lambda one: "amp" not in one) == {"optimizer_kernel": "fused"}
+    assert belief.best(lambda _: False) == {}
     assert belief.regret({"amp": "bf16"}) > 0.1
     first, second, *_ = belief.proposals(4)
     assert (first, second) == ({"amp": "bf16"}, {"amp": "bf16", "optimizer_kernel": "fused"})
+    assert all("amp" not in one for one in belief.proposals(4, lambda one: "amp" not in one))
     assert belief.is_worthwhile({"amp": "bf16"})
     assert not belief.is_worthwhile({})
     assert not belief.is_worthwhile({"optimizer_kernel": "foreach"})

@@ -115,7 +115,8 @@ class ScriptedLaunch:
                     queued_batches=script.queued_batches,
                     steps_per_call=script.steps_per_call,
                 )
-            case messages.Warm(steps=steps):
+            case messages.Warm(steps=steps, limit_s=within_s):
+                steps = max(1, min(steps, int(within_s / step_s)))
                 script.now_s += steps * step_s
                 return messages.Warmed(step_ns=[round(step_s * 1e9)] * steps, steps_since_event=None)
             case messages.Prove():

@@ -161,6 +161,20 @@ def test_keep_drops_a_variant_for_the_rest_of_the_generation() -> None:
     assert blocks == {0: 10, 1: 1, 2: 10}
 
 
+def test_long_blocks_join_fewer_rounds_where_time_is_to_be_even() -> None:
+    """Each of the slow variant's steps takes ten of the others' blocks."""
+    script = Script(step_s=lambda one: 0.3 if one.get("threads") == "1" else 0.01)
+    session = make_session()
+    lab, _ = make_lab(script, session)
+    variants = [lab.variant(one) for one in ({"threads": "1"}, {"amp": "bf16"}, {"batch_gather": "on"})]
+    lab.generation("alone", variants, budget_s=100, rounds=30, even_time=True, keep=lambda times: list(times))
+    blocks = [sum(block.launch == number for block in session.blocks) for number in range(4)]
+    assert blocks[0] == blocks[2] == blocks[3] == 30
+    assert 1 <= blocks[1] <= 3
+    rounds = {block.round for block in session.blocks if block.launch == 0}
+    assert all(block.round in rounds for block in session.blocks)
+
+
 def test_settings_are_the_baselines_with_the_variants_on_top() -> None:
     session = make_session(baseline={"amp": "bf16", "threads": "2"})
     script = Script()
