@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from perftool.analysis.pairs import launches_of, pair_effects
 from perftool.analysis.parity import log_samples_ratio, settings_that
 from perftool.analysis.stats import LAUNCH_SD_UNPINNED, sign_test_log_e
-from perftool.analysis.surrogate import Observation, Posterior, posterior
+from perftool.analysis.surrogate import Observation, Posterior, likely_launch_sd, posterior
 from perftool.records import ALONE, PARITY, Estimate, Session, Settings
 
 WORTHWHILE = 0.01  # smaller gains are not advised
@@ -31,6 +31,7 @@ HALVE_AFTER_ROUNDS = (20, 40)
 RACE_ALPHA = 0.05
 STARTS_DIFFER = 0.25  # of a start-up, between launches of one program
 LIKELY = 0.5  # to keep the limits
+EXPECTED_BEST = 2  # combinations that each pass has because they are expected to be best
 BEYOND = 10.0  # a score that stands for what breaks a limit
 REGRET = 0.003  # the search may end when it expects to gain less
 MOST_COMBINATIONS = 20_000
@@ -223,12 +224,17 @@ class Belief:
     scores: NDArray[np.float64]  # infinite where a draw breaks a limit
 
     def best(self, may_be: Callable[[Settings], bool] = lambda _: True) -> Settings:
-        """The best combination measured that may be chosen, by its mean, where each setting has to earn its place. The
-        baseline is one of them, and always may be."""
-        score = self.mean + EARNS * np.array([len(one) for one in self.combinations])
+        """The best combination measured that may be chosen, by what is sure of it: one that was fast by chance has been
+        seen only once. The baseline is one of them, and always may be."""
+        score = self._earned + np.std(np.minimum(self.scores, BEYOND), axis=0)
         score = np.where(self.measured & (self.likely >= LIKELY), score, np.inf)
         order = (self.combinations[at] for at in np.argsort(score, kind="stable") if np.isfinite(score[at]))
         return next((one for one in order if not one or may_be(one)), {})
+
+    @property
+    def _earned(self) -> NDArray[np.float64]:
+        """The mean, where each setting has to earn its place."""
+        return self.mean + EARNS * np.array([len(one) for one in self.combinations])
 
     def regret(self, settings: Settings) -> float:
         """By how much the best is expected to be better than these; 0 where no combination keeps the limits."""
@@ -251,13 +257,15 @@ class Belief:
         ]
 
     def proposals(self, count: int, may_be: Callable[[Settings], bool] = lambda _: True) -> list[Settings]:
-        """So many combinations of which one may be the best, of those that may be chosen: the best measured one, then
-        each that is expected to add most to those before it, over all draws."""
+        """So many combinations of which one may be the best, of those that may be chosen: the best measured one, the
+        two best by what is expected, then each that is expected to add most to those before it, over all draws."""
         allowed = np.array([not one or may_be(one) for one in self.combinations])
-        best = self.best(may_be)
-        found = [best] if best else []
         scores = np.minimum(np.where(allowed, self.scores, np.inf), BEYOND)
-        reached = scores[:, self.combinations.index(best)]
+        order = np.argsort(np.where(allowed & (self.likely >= LIKELY), self._earned, np.inf), kind="stable")
+        best = self.best(may_be)
+        wanted = [best, *(self.combinations[at] for at in order[:EXPECTED_BEST] if allowed[at])]
+        found = [one for index, one in enumerate(wanted) if one and one not in wanted[:index]][:count]
+        reached = np.min([scores[:, self.combinations.index(one)] for one in ({}, *found)], axis=0)
         for _ in range(min(count, len(self.combinations) - 1) - len(found)):
             with_each = np.minimum(scores, reached[:, None]).mean(axis=0)
             place = int(np.lexsort((self.mean, with_each))[0])
@@ -293,8 +301,9 @@ def believe(session: Session, offer: Offer, *, seed: int = 0) -> Belief:
 
 
 def _posterior(session: Session, combinations: Sequence[Settings], metric: str, seed: int) -> Posterior:
-    launch_sd = MEMORY_SD if metric.startswith("peak_") else LAUNCH_SD_UNPINNED
-    return posterior(combinations, observations(session, metric), launch_sd=launch_sd, seed=seed)
+    seen = observations(session, metric)
+    launch_sd = MEMORY_SD if metric.startswith("peak_") else likely_launch_sd(seen, LAUNCH_SD_UNPINNED)
+    return posterior(combinations, seen, launch_sd=launch_sd, seed=seed)
 
 
 def limits_of(session: Session) -> list[tuple[str, float, float]]:

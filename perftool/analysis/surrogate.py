@@ -23,6 +23,10 @@ SETTING_SD = 0.3
 PAIR_SD = 0.1  # autocast alone shrinks the step so that what saved a tenth of it saves a quarter
 REST_SD = 0.01
 
+LAUNCH_SD_FACTORS = (0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+LAUNCH_SD_SPREAD = 0.7  # of the log of that factor, before anything is measured
+LEAST_FOR_LAUNCH_SD = 4
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -42,6 +46,37 @@ class Posterior:
     mean: Floats
     sd: Floats
     draws: Floats
+
+
+def likely_launch_sd(observations: Sequence[Observation], expected: float) -> float:
+    """The standard deviation between launches of one program that makes the observations likeliest, log scale.
+
+    expected: what it usually is; a machine that shares its cores with others may have many times as much.
+    """
+    if len(observations) < LEAST_FOR_LAUNCH_SD:
+        return expected
+    columns = _columns([one.settings for one in observations])
+    seen = _features([one.settings for one in observations], columns)
+    values = np.array([one.log_ratio for one in observations])
+    keys = [_key(one.settings) for one in observations]
+    rest = REST_SD**2 * np.array([[float(one == other) for other in keys] for one in keys])
+
+    def log_likelihood(launch_sd: float) -> float:
+        factor = np.linalg.cholesky(seen @ seen.T + rest + _error(observations, launch_sd))
+        whitened = np.linalg.solve(factor, values)
+        prior = (np.log(launch_sd / expected) / LAUNCH_SD_SPREAD) ** 2 / 2
+        return float(-np.sum(np.log(np.diag(factor))) - whitened @ whitened / 2 - prior)
+
+    return max((expected * factor for factor in LAUNCH_SD_FACTORS), key=log_likelihood)
+
+
+def _error(observations: Sequence[Observation], launch_sd: float) -> Floats:
+    """Covariance of the observations' errors: the launch of each variant, and that of the baseline, which all of a
+    generation share."""
+    generations = np.array([one.generation for one in observations])
+    shared = launch_sd**2 * (generations[:, None] == generations[None, :])
+    covariance: Floats = shared + np.diag([launch_sd**2 + one.sd**2 for one in observations])
+    return covariance
 
 
 def posterior(
@@ -77,11 +112,7 @@ def posterior(
         shared: Floats = one @ other.T + REST_SD**2 * same
         return shared
 
-    generations = np.array([one.generation for one in observations])
-    # The launch of the variant, and that of the baseline which all of the generation share.
-    error = launch_sd**2 * (generations[:, None] == generations[None, :]) + np.diag(
-        [launch_sd**2 + one.sd**2 for one in observations]
-    )
+    error = _error(observations, launch_sd)
     factor = np.linalg.cholesky(covariance(seen, rest_seen, seen, rest_seen) + error)
     cross = covariance(wanted, rest_of, seen, rest_seen)
     whitened = np.linalg.solve(factor, cross.T)  # (observations, combinations)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perftool.analysis.surrogate import Observation, posterior
+from perftool.analysis.surrogate import Observation, likely_launch_sd, posterior
 from perftool.records import Settings
 
 NAMES = ("amp", "batch_gather", "malloc_retention", "optimizer_kernel")
@@ -59,6 +59,20 @@ def test_a_slow_launch_of_the_baseline_is_not_everybodys_gain() -> None:
     )
     amp = ALL.index({"amp": "on"})
     assert together.sd[amp] > independent.sd[amp]
+
+
+@pytest.mark.parametrize(("launch_sd", "low", "high"), [(0.005, 0.006, 0.02), (0.08, 0.04, 0.1)])
+def test_a_machine_whose_launches_differ_much_is_known_by_them(launch_sd: float, low: float, high: float) -> None:
+    generator = np.random.default_rng(0)
+    effects = {name: -0.1 * number for number, name in enumerate(NAMES)}
+    measured = [
+        seen(
+            one, sum(effects[name] for name in one) + float(generator.normal(0, launch_sd * 2**0.5)), generation=number
+        )
+        for number, one in enumerate(2 * ALL[1:])
+    ]
+    assert low <= likely_launch_sd(measured, 0.012) <= high
+    assert likely_launch_sd(measured[:2], 0.012) == 0.012
 
 
 @given(st.lists(st.tuples(st.sampled_from(ALL[1:]), st.floats(-0.5, 0.5), st.integers(0, 3)), min_size=1, max_size=12))
