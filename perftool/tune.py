@@ -204,7 +204,8 @@ def _that_fit(lab: Lab, belief: Belief, deadline_s: float) -> list[Settings]:
 def _affordable(lab: Lab, settings: Settings, deadline_s: float) -> bool:
     """Whether a winner could still be confirmed in time."""
     left_s = deadline_s - lab.elapsed_s - SHARE_CONFIRM * lab.session.budget_s
-    return CONFIRM_GENERATIONS * lab.launches_s([settings]) <= left_s
+    first_s, further_s = lab.launches_s([settings]), lab.launches_s([settings], again=True)
+    return first_s + (CONFIRM_GENERATIONS - 1) * further_s <= left_s
 
 
 def _search_left_s(lab: Lab, deadline_s: float) -> float:
