@@ -29,7 +29,7 @@ from tests.perf.trials import measured
 TITLE = "G5, live: what `tune` recommends against the best of 64 and more combinations"
 
 REFERENCE, QUICK_REFERENCE = "scenarios.reference:medium", "scenarios.reference:small"
-RUNS = 5
+RUNS = 3
 BUDGET_S = 60.0
 WALL_LIMIT_S = 180.0
 REGRET = 0.01
@@ -42,7 +42,7 @@ LAST = ("torch_compile", "dataloader_workers")  # slow to start, or long blocks
 LEAST, MOST = 64, 128
 
 ALL, NEAR = "all", "near the best"  # stages of the exhaustive session
-TRUTH_WALL_S = 15 * 60.0
+TRUTH_WALL_S = 8 * 60.0
 SHARE_FOR_ALL = 0.5  # of that time; the rest is for those near the best
 ROUNDS_FOR_ALL, ROUNDS = 12, 60
 NEAR_BEST = 0.05  # log-ratio

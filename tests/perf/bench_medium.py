@@ -10,7 +10,7 @@ from tests.perf.trials import measured, plain_speedup
 TITLE = "`tune` on the medium reference training, against a plain PyTorch loop"
 
 REFERENCE = "scenarios.reference:medium"
-RUNS = 3
+RUNS = 2
 BUDGET_S = 60.0
 WALL_LIMIT_S = 180.0
 WANTED = 3.0  # with bf16 matrix units
