@@ -171,7 +171,7 @@ def tune(
         search(lab, offer_of(scenarios, context, lab.session.baseline, lab.session.goal))
 
     if resume is not None:
-        run = _Run.resumed(resume, budget, as_json, quiet)
+        run = _Run.resumed(resume, workload, budget, as_json, quiet)
     else:
         kept = [text.partition("=")[0] for text in [*(keep or []), *(without or [])]]
         goal = _goal(
@@ -377,8 +377,11 @@ class _Run:
         return run
 
     @classmethod
-    def resumed(cls, path: Path, more_s: float | None, as_json: bool, quiet: bool) -> _Run:
-        """A session that was interrupted, to go on where it stopped; `more_s` adds to its budget."""
+    def resumed(cls, path: Path, workload: str, more_s: float | None, as_json: bool, quiet: bool) -> _Run:
+        """A session that was interrupted, to go on where it stopped; `more_s` adds to its budget.
+
+        workload: the session's own, or the default where none was given.
+        """
         from msgspec.structs import replace
 
         from perftool.store import StoreError, reopen
@@ -389,6 +392,8 @@ class _Run:
             _fail(str(error), BAD_INPUT)
         if session.command != "tune":
             _fail(f"--resume {path}: that is a session of `perftool {session.command}`, not of a search", BAD_INPUT)
+        if workload not in (DEFAULT_WORKLOAD, session.workload.reference):
+            _fail(f"--resume {path}: that is a session of {session.workload.reference}, not of {workload}", BAD_INPUT)
         run = cls(store, [Path(file) for file in session.scenario_files], as_json, quiet)
         run.keeps = True
         described = run._look(session.workload.reference, session.machine.device, session.seed, session.budget_s)
@@ -456,6 +461,8 @@ class _Run:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left takes a moment, and keeps what was measured
         if not self.session.blocks:
             self.store.discard()
+            if not code:
+                _fail("there was nothing to measure here: no scenario has another value to try", BAD_INPUT)
             _fail("interrupted before anything was measured", code)
         summary = conclude(self.session)
         self._write(summary)
@@ -463,6 +470,8 @@ class _Run:
         if self.unwritten is not None:
             _fail(self.unwritten, code or NOT_WRITTEN)
         _say(f"report: {self.store.folder / 'report.md'}")
+        if code == INTERRUPTED and self.session.command == "tune":
+            _say(f"go on with: perftool tune --resume {self.store.folder}")
         raise typer.Exit(code)
 
     def _measure(self, measure: Measure, watcher: _Watcher) -> None:
@@ -524,7 +533,9 @@ def _parse_settings(given: Sequence[str]) -> Settings:
         if text.startswith("@"):
             try:
                 settings.update(from_json(Path(text[1:]).read_bytes(), RecommendedSettings).settings)
-            except (OSError, SchemaError) as error:
+            except OSError as error:
+                _fail(f"-s {text}: {text[1:]} cannot be read ({error.strerror})", BAD_INPUT)
+            except SchemaError as error:
                 _fail(f"-s {text}: {error}", BAD_INPUT)
         elif equals and name and value:
             settings[name] = value

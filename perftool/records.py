@@ -153,6 +153,7 @@ class ScenarioDescription(Record, frozen=True, kw_only=True):
     default: str
     available: list[str]  # values that can be tried here
     refused: dict[str, str]  # value to why it cannot be had here
+    discouraged: dict[str, str] = {}  # value to why it is tried only where it is asked for
     codes: dict[str, dict[str, str]]  # value -> place in the loop -> lines to paste
 
 

@@ -179,7 +179,8 @@ class Scenario:
     def described(self, context: Context) -> ScenarioDescription:
         """Everything that is shown of it, for this workload and machine."""
         available = self.available(context)
-        refusals = {value: self.why_not(value, context) for value in self.values(context)}
+        refused = {value: reason for value in self.values(context) if (reason := self.refusal(value, context))}
+        others = [value for value in self.values(context) if value not in refused]
         return ScenarioDescription(
             name=self.name,
             summary=self.summary,
@@ -187,7 +188,8 @@ class Scenario:
             changes=self.changes,
             default=self.default(context),
             available=available,
-            refused={value: reason for value, reason in refusals.items() if reason is not None},
+            refused=refused,
+            discouraged={value: reason for value in others if (reason := self.discouraged(value, context))},
             codes={value: self.lines(value, context) for value in available},
         )
 

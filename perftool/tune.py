@@ -103,7 +103,8 @@ def _try_alone(lab: Lab, offer: Offer, deadline_s: float) -> None:
     chosen: list[Settings] = []
     for change in changes:
         settings = dict([change])
-        if len(chosen) < max(ALONE_LEAST, races) and lab.launches_s([*chosen, settings]) <= left_s:
+        fits = len(chosen) < races and lab.launches_s([*chosen, settings]) <= left_s
+        if fits or len(chosen) < ALONE_LEAST:
             chosen.append(settings)
         else:
             reason = "not tried, since its turn did not come within the time: raise --budget"
@@ -164,6 +165,8 @@ def _search(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
         belief = believe(session, offer)
         lab.show(belief.standings())
         best = belief.best(lambda one: _affordable(lab, one, deadline_s))
+        if not belief.is_worthwhile(best):
+            best = belief.best()  # rather late than nothing
         _note_unaffordable(lab, belief, best)
         if not belief.is_worthwhile(best):
             return {}

@@ -269,6 +269,15 @@ def test_an_interrupted_search_says_what_it_knows_and_goes_on(tmp_path: Path) ->
     assert not list(folder.glob("journal*"))
 
 
+def test_the_smallest_budget_still_measures_something(tmp_path: Path) -> None:
+    done = run(
+        "tune", f"{WORKLOADS}:good", "--budget", "1", "--only", "threads", "--out", "out", "--quiet", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    [folder] = folders(tmp_path)
+    assert load_session(folder).blocks
+
+
 def test_only_a_search_can_be_gone_on_with(tmp_path: Path) -> None:
     assert run(*compare_arguments(), cwd=tmp_path).returncode == 0
     [folder] = folders(tmp_path)
@@ -276,6 +285,8 @@ def test_only_a_search_can_be_gone_on_with(tmp_path: Path) -> None:
     done = run("tune", "--resume", str(folder), cwd=tmp_path)
     assert done.returncode == 2
     assert "a session of `perftool compare`, not of a search" in done.stderr
+    other = run("tune", "--resume", str(folder), f"{WORKLOADS}:loud", cwd=tmp_path)
+    assert other.returncode == 2
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 

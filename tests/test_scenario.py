@@ -89,6 +89,7 @@ def test_all_built_in_scenarios_are_found_without_torch() -> None:
         "dataloader_workers",
         "flush_denormal",
         "gc_policy",
+        "learning_rate",
         "malloc_retention",
         "matmul_precision",
         "optimizer_kernel",
@@ -212,7 +213,8 @@ def test_a_scenario_named_alone_stands_for_what_the_baseline_allows() -> None:
 def test_what_is_discouraged_is_not_tried_but_can_be_asked_for() -> None:
     slow = made(discouraged=lambda value, context: "it is slow here" if value == "high" else None)
     assert slow.available(CONTEXT) == ["off", "low"]
-    assert slow.described(CONTEXT).refused == {"high": "it is slow here"}
+    described = slow.described(CONTEXT)
+    assert (described.refused, described.discouraged) == ({}, {"high": "it is slow here"})
     assert variants_of(["made=high"], {"made": slow}, CONTEXT, {}) == [{"made": "high"}]
     assert variants_of([], {"made": slow}, CONTEXT, {}) == [{"made": "low"}]
 

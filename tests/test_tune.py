@@ -248,6 +248,16 @@ def replace_gains(offer: Offer, gains: dict[str, float]) -> Offer:
     return Offer(values=offer.values, defaults=offer.defaults, gains=gains, clash=offer.clash)
 
 
+def test_a_winner_that_is_expensive_to_start_is_confirmed_where_nothing_else_helps() -> None:
+    offer = Offer(values={"torch_compile": ["default"]}, defaults=OFFER.defaults)
+    script = Script(
+        step_s=lambda one: 0.01 * (0.5 if one else 1.0), start_of=lambda one: 40.0 if "torch_compile" in one else 1.0
+    )
+    session = searched(script, budget_s=20, offer=offer)
+    assert chosen(session) == {"torch_compile": "default"}
+    assert len({launch.generation for launch in session.launches if launch.stage == CONFIRM}) >= 4
+
+
 def test_what_cannot_be_had_together_is_not_launched() -> None:
     def clash(settings: Settings) -> str | None:
         return "not together" if {"amp", "optimizer_kernel"} <= set(settings) else None

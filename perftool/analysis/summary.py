@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 
 import numpy as np
@@ -60,7 +60,7 @@ class Summaries:
     def _summary(self, variant: int) -> VariantSummary:
         session = self.session
         ended = [launch for launch in session.launches if launch.variant == variant]
-        stages = stages_that_count(session, variant)
+        stages = stages_that_count(session, variant, self._blocks)
         measured = [one for one in launches_of(session, variant, stages or None) if self._blocks.get(one.launch)]
         blocks = [block for launch in measured for block in self._blocks[launch.launch]]
         lost = next((launch for launch in ended if launch.status != "measured"), None)
@@ -177,9 +177,12 @@ def all_decided(session: Session, variants: Sequence[int], stages: Collection[st
     return all(one["throughput"].verdict != "undecided" for one in compared.values() if "throughput" in one)
 
 
-def stages_that_count(session: Session, variant: int) -> set[str]:
-    """Where a variant was confirmed, only that counts: the launches that made it the winner flatter it."""
-    stages = {launch.stage for launch in launches_of(session, variant)}
+def stages_that_count(session: Session, variant: int, blocks: Mapping[int, Sequence[Block]]) -> set[str]:
+    """Where a variant was confirmed, only that counts: the launches that made it the winner flatter it.
+
+    blocks: by launch; one that was interrupted before its first counts for nothing.
+    """
+    stages = {launch.stage for launch in launches_of(session, variant) if blocks.get(launch.launch)}
     return {CONFIRM} if CONFIRM in stages else stages
 
 

@@ -258,7 +258,7 @@ class Lab:
         with ThreadPoolExecutor(self._parallel_starts) as pool:
             try:
                 for index, (running, answer) in enumerate(zip(everyone, pool.map(start, everyone), strict=True)):
-                    self._tell(f"{running.stage}: started {index + 1} of {len(everyone)} launches")
+                    self._tell(f"{everyone[0].stage}: started {index + 1} of {len(everyone)} launches")
                     if isinstance(answer, LaunchFailed):
                         self._lose(live, running, answer)
                     elif isinstance(answer, messages.Started):
@@ -328,7 +328,7 @@ class Lab:
             for block in blocks:
                 self.session.blocks.append(block)
                 self._append(block)
-            self._tell(f"{order[0].stage}: {len(live)} launches taking turns, round {index + 1}")
+            self._tell(f"{live[0].stage}: {len(live)} launches taking turns, round {index + 1}")  # the baseline's
             if keep is not None:
                 variant_of = {running.number: running.variant for running in order}
                 staying = {0, *keep({variant_of[one.launch]: one.wall_ns / one.samples for one in blocks})}

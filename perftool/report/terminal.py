@@ -244,6 +244,7 @@ def _offers(scenario: ScenarioDescription) -> list[str]:
     return [
         f"values here: {', '.join(values) or 'none'}",
         *(f"not here: {value}, since {reason}" for value, reason in scenario.refused.items()),
+        *(f"only if asked for: {value}, since {reason}" for value, reason in scenario.discouraged.items()),
     ]
 
 

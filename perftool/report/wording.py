@@ -384,11 +384,13 @@ def basis(comparisons: Sequence[Comparison]) -> str:
     """ "240 pairs of blocks in 4 launches of each"; a range where comparisons differ."""
     pairs = _span([one.pairs for one in comparisons])
     launches = _span([one.launches for one in comparisons])
-    return f"{pairs} pairs of blocks in {launches} launches of each"
+    return f"{pairs} pairs of blocks in {launches} {'launch' if launches == '1' else 'launches'} of each"
 
 
 def detectable(smallest: float) -> str:
     """The smallest effect that would have been noticed."""
+    if smallest > 1:
+        return "so little was measured that not even twice the speed would surely have been seen"
     return f"an effect of {units.share(smallest)} would have been seen in 4 of 5 such sessions"
 
 
