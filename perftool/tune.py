@@ -88,7 +88,9 @@ def _chosen(session: Session) -> Settings | None:
 
 
 def _measured(session: Session, stage: str) -> bool:
-    return any(launch.stage == stage and launch.status == "measured" and launch.variant for launch in session.launches)
+    """Whether a variant of this stage has run a block; where it was interrupted before, it is done again."""
+    ran = {block.launch for block in session.blocks}
+    return any(launch.stage == stage and launch.variant and launch.launch in ran for launch in session.launches)
 
 
 # ------------------------------------------------------------------------------------------------------------- alone
