@@ -25,8 +25,8 @@ def run(quick: bool) -> Table:
         COLUMNS,
         rows,
         [
-            "Target: the fused Adam in each run, its interval overlapping what the plain loops show. The plain loops are "
-            "`recommended.py` and the same without the settings, each in a process of its own, in turns. "
+            "Target: the fused Adam in each run, its interval overlapping what the plain loops show. The plain loops "
+            "are `recommended.py` and the same without the settings, each in a process of its own, in turns. "
             f"`tune --budget {BUDGET_S:.0f} --planned-steps {PLANNED_STEPS}`."
         ],
     )
