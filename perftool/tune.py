@@ -166,13 +166,9 @@ def _search(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
     while True:
         belief = believe(session, offer)
         lab.show(belief.standings())
-        best = belief.best(lambda one: _affordable(lab, one, deadline_s))
-        if not belief.is_worthwhile(best):
-            best = belief.best()  # rather late than nothing
+        best = belief.best(lambda one: _affordable(lab, one, deadline_s)) or belief.best()  # rather late than nothing
         _note_unaffordable(lab, belief, best)
-        if not belief.is_worthwhile(best):
-            return {}
-        if not _ruled_out(lab, best):
+        if not best or not _ruled_out(lab, best):
             return best
 
 

@@ -185,7 +185,7 @@ def so_far(session: Session) -> SoFar | None:
     )
     belief = believe(session, offer)
     best = belief.best()
-    if not belief.is_worthwhile(best):
+    if not best:
         return None
     [standing] = [one for one in belief.standings(most=len(belief.combinations)) if one.settings == best]
     return SoFar(settings=best, gain=standing.gain())

@@ -224,12 +224,13 @@ class Belief:
     scores: NDArray[np.float64]  # infinite where a draw breaks a limit
 
     def best(self, may_be: Callable[[Settings], bool] = lambda _: True) -> Settings:
-        """The best combination measured that may be chosen, by what is sure of it: one that was fast by chance has been
-        seen only once. The baseline is one of them, and always may be."""
+        """The combination to confirm: of those measured that may be chosen and are expected to be worth it, the best by
+        what is sure of it, since one that was fast by chance has been seen only once. The baseline where there is none.
+        """
         score = self._earned + np.std(np.minimum(self.scores, BEYOND), axis=0)
         score = np.where(self.measured & (self.likely >= LIKELY), score, np.inf)
         order = (self.combinations[at] for at in np.argsort(score, kind="stable") if np.isfinite(score[at]))
-        return next((one for one in order if not one or may_be(one)), {})
+        return next((one for one in order if self.is_worthwhile(one) and may_be(one)), {})
 
     @property
     def _earned(self) -> NDArray[np.float64]:

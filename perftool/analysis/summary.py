@@ -220,12 +220,14 @@ def break_even_steps(
 ) -> float | None:
     """Steps of the variant after which its slower start has paid back: 0 where it starts no slower, None where it never
     does or the start-ups are not known."""
-    baseline_start_ns = next(
-        (one.start_up_ns for one in session.launches if one.variant == 0 and one.cold and one.start_up_ns), None
-    )
+    base = [one for one in session.launches if one.variant == 0 and one.start_up_ns is not None]
+    baseline_start_ns = next((one.start_up_ns for one in base if one.cold), None)
     if cold_start_ns is None or baseline_start_ns is None or throughput is None or throughput.verdict != "better":
         return None
     lost_ns = cold_start_ns - baseline_start_ns
+    starts_ns = [one.start_up_ns for one in base if one.start_up_ns is not None]
+    if lost_ns <= max(starts_ns) - min(starts_ns):
+        return 0.0  # the baseline's own starts differ by as much
     step_ns = sum(block.wall_ns for block in blocks) / sum(block.steps for block in blocks)
     saved_ns = step_ns * (throughput.ratio - 1)
     return max(0.0, lost_ns / saved_ns)

@@ -32,6 +32,7 @@ WARM_CHUNK_STEPS = 20
 WARM_CAP_STEPS = 2000
 CHILDREN_INTERVAL_S = 1.0
 ANSWER_LIMIT_S = 30.0  # for what should take a fraction of a second
+USUAL_START_MOST_S = 20.0  # of a launch that compiles nothing, on a busy machine
 WARM_SHARE = 0.6  # of what compiling costs a start that is left with a full cache, at most as far as was seen
 FIRST_GUESS_START_S, FIRST_GUESS_WARM_S = 3.5, 1.0
 
@@ -446,8 +447,13 @@ class Lab:
 
     @property
     def start_limit_s(self) -> float:
-        """A variant that takes longer than this to start is skipped."""
-        return max(60.0, self.session.budget_s)
+        """A variant that takes longer than this to start is skipped: it could not pay back within the steps planned, or
+        would take more than the user expects."""
+        session = self.session
+        limit_s = max(60.0, session.budget_s)
+        if session.goal.planned_steps is None or session.first_step_ns is None:
+            return limit_s
+        return min(limit_s, USUAL_START_MOST_S + session.goal.planned_steps * session.first_step_ns / 1e9)
 
     def _tell(self, text: str) -> None:
         self._watcher.update(text, self.elapsed_s, self.left_s + self.launches_to_come * self.launches_s([]))
