@@ -175,7 +175,7 @@ def test_what_is_not_sensible_here_is_not_tried_but_can_be_had() -> None:
         assert words in (SCENARIOS[name].why_not(value, facts) or ""), (name, value)
         check_settings({name: value}, SCENARIOS, facts)
     assert SCENARIOS["amp"].available(plain) == ["off"]
-    assert set(SCENARIOS["amp"].described(plain).refused) == {"bf16", "fp16"}
+    assert set(SCENARIOS["amp"].described(plain).discouraged) == {"bf16", "fp16"}
 
 
 def test_an_iterable_dataset_that_shares_its_samples_out_may_have_other_numbers_of_workers() -> None:
