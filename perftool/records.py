@@ -29,7 +29,7 @@ BatchForm = Literal["tensor", "list", "tuple", "dict", "nested"]
 WarmupClass = Literal["flat", "warm-up", "slowdown", "no steady state"]
 
 ALONE, TOGETHER, CONFIRM = "alone", "together", "confirm"
-LEAVE_ONE_OUT, PARITY, TIME_TO_LOSS = "leave one out", "loss parity", "time to loss"
+LEAVE_ONE_OUT, PARITY = "leave one out", "loss parity"
 """Stages of a search. `TOGETHER` is followed by the number of the pass."""
 
 Objective = Literal["throughput", "step-time", "jitter", "memory", "time-to-loss"]

@@ -80,7 +80,7 @@ def tune(lab: Lab, offer: Offer) -> None:
         reason = "best of the search" if winner else "nothing was better than the baseline"
         lab.decide(Decision(stage=CONFIRM, settings=winner, action="chosen", reason=reason))
     if winner:
-        _confirm(lab, winner, offer, deadline_s)
+        _confirm(lab, winner, deadline_s)
 
 
 def _chosen(session: Session) -> Settings | None:
@@ -272,7 +272,7 @@ def parity_steps(blocks: Sequence[Block], seconds: float) -> int:
 # ------------------------------------------------------------------------------------------------------- confirmation
 
 
-def _confirm(lab: Lab, winner: Settings, offer: Offer, deadline_s: float) -> None:
+def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
     """The winner against the baseline, in launches that had no part in choosing it; beside it, in some generations, the
     winner without each of its settings."""
     variant = lab.variant(winner)
