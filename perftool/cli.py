@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from perftool.analysis.search import Standing
     from perftool.measure.messages import Described
     from perftool.measure.rounds import Lab
-    from perftool.records import Command, Goal, Record, Session, Settings, Summary
+    from perftool.records import Command, Fitness, Goal, Record, Session, Settings, Summary
     from perftool.scenario import Context, Scenarios
     from perftool.store import SessionStore
 
@@ -36,6 +36,7 @@ BASELINE_FAILED = 4
 NOT_WRITTEN = 5
 INTERRUPTED = 130
 DEFAULT_BUDGET_S = 90.0
+FITNESS_WINDOW_S = 0.5
 
 app = typer.Typer(
     add_completion=False,
@@ -247,11 +248,13 @@ def profile(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure one variant: step time, jitter, memory, throughput, data wait."""
+    """One variant: where time, jitter and memory go, what is wrong, and how far the hardware's limit is."""
+    from perftool.measure.explain import SHARE, explain
     from perftool.measure.repeat import measure_repeatedly
 
     def measure(lab: Lab, scenarios: Scenarios, context: Context) -> None:
-        measure_repeatedly(lab, "measure", [], budget_s=budget, decided=lambda: True)
+        measure_repeatedly(lab, "measure", [], budget_s=(1 - SHARE) * budget, decided=lambda: True)
+        explain(lab, SHARE * budget)
 
     run = _Run.fresh("profile", workload, device, budget, out, seed, settings, scenario, as_json, quiet)
     run.go(measure)
@@ -289,7 +292,7 @@ def scenarios(
         check_names([name] if name else [], found)
     except ScenarioError as error:
         _fail(str(error), BAD_INPUT)
-    described, _ = _survey(workload, device, seed=0, budget_s=0, quiet=False)
+    described, _, _ = _survey(workload, device, seed=0, budget_s=0, quiet=False)
     context = Context(machine=described.machine, workload=described.workload)
     if name is not None:
         typer.echo(render_scenario(found[name].described(context), width=_width()))
@@ -332,6 +335,7 @@ class _Run:
         self.session: Session
         self.context: Context
         self.launch_bytes = 0
+        self.fitness: Fitness | None = None
 
     @classmethod
     def fresh(
@@ -366,6 +370,7 @@ class _Run:
             run.session = new_session(
                 described,
                 run.scenarios,
+                fitness=run.fitness,
                 command=command,
                 arguments=sys.argv[1:],
                 settings=moved,
@@ -411,7 +416,7 @@ class _Run:
     def _look(self, workload: str, device: str, seed: int, budget_s: float) -> Described:
         from perftool.scenario import Context
 
-        described, self.launch_bytes = _survey(workload, device, seed, budget_s, self.quiet, self.lock)
+        described, self.launch_bytes, self.fitness = _survey(workload, device, seed, budget_s, self.quiet, self.lock)
         self.context = Context(machine=described.machine, workload=described.workload)
         return described
 
@@ -593,12 +598,14 @@ def _discover(files: Sequence[Path] | None) -> Scenarios:
 
 def _survey(
     workload: str, device: str, seed: int, budget_s: float, quiet: bool, lock: ExitStack | None = None
-) -> tuple[Described, int]:
-    """What the workload and the machine are.
+) -> tuple[Described, int, Fitness | None]:
+    """What the workload and the machine are, the memory that took, and what else the machine was doing before.
 
     lock: gets the measuring lock before the machine is looked at, so that the memory that another perftool holds while
-        it measures is not taken for used, nor its measurements are disturbed.
+        it measures is not taken for used, nor its measurements are disturbed. Without it nobody measures, and the
+        machine is not watched.
     """
+    from perftool.measure.probes.machine import read_fitness
     from perftool.measure.rounds import BaselineFailed
     from perftool.measure.survey import UnusableError, survey
     from perftool.store import measuring_lock
@@ -609,8 +616,10 @@ def _survey(
         with _progress(quiet) as watcher, _interruptible():
             if lock is not None:
                 lock.enter_context(measuring_lock(_say))
+                watcher.update("looking at the machine", 0.0, 0.0)
+            fitness = read_fitness(FITNESS_WINDOW_S) if lock is not None else None
             watcher.update(f"building {workload}", 0.0, 0.0)
-            return survey(workload, device, seed, budget_s)
+            return (*survey(workload, device, seed, budget_s), fitness)
     except (UnusableError, WorkloadError) as error:
         _fail(str(error), BAD_INPUT)
     except BaselineFailed as error:

@@ -12,11 +12,12 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
 # 1.1  goals of a search, losses of training runs, time to loss, unsteady comparisons, how batches are drawn and where
 #      Python finds the workload, the lines to change, several steps per call, further facts of workload and machine
+# 1.2  watched blocks: phases and causes of slow steps, findings, memory, limits, fitness of the machine
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
@@ -31,6 +32,35 @@ WarmupClass = Literal["flat", "warm-up", "slowdown", "no steady state"]
 ALONE, TOGETHER, CONFIRM = "alone", "together", "confirm"
 LEAVE_ONE_OUT, PARITY = "leave one out", "loss parity"
 """Stages of a search. `TOGETHER` is followed by the number of the pass."""
+EXPLAIN = "explain"
+"""The stage whose launch is watched: its blocks explain, and count for no verdict."""
+
+GARBAGE, LOADER, WORKER_START = "garbage collection", "waiting for data", "starting loader workers"
+FAULTS, RUN_QUEUE, STEAL = "page faults", "waiting for a core", "time taken by the host"
+COMPILATION, RETRY, UNKNOWN = "compilation", "allocator retry", "unknown"
+CAUSES = (GARBAGE, LOADER, WORKER_START, FAULTS, RUN_QUEUE, STEAL, COMPILATION, RETRY)
+"""What may make a step slow. The first seven are measured in time, the retries are counted."""
+
+WAIT, COPY, FORWARD, BACKWARD, OPTIMIZER = "data wait", "copy to device", "forward", "backward", "optimizer"
+WHOLE, REST = "whole step", "the rest"
+"""Phases of a step; `WHOLE` where forward, backward and optimizer are one piece."""
+
+ROW_BY_ROW = "row-by-row loading"
+DATA_WAIT = "waiting for data"
+WORKER_RESTARTS = "loader workers start anew"
+SLOW_COPY = "copy to the device"
+SLOW_OPTIMIZER = "slow optimizer"
+FAULT_CHURN = "page-fault churn"
+NO_CORE = "waiting for a core"
+STOLEN = "the host takes time"
+COLLECTIONS = "garbage collection"
+RECOMPILING = "recompilation"
+RETRIES = "allocator retries"
+LAUNCH_BOUND = "launch-bound"
+FULL_PRECISION = "full-precision arithmetic"
+DENORMALS = "denormal numbers"
+THROTTLED = "throttled clock"
+"""Findings. A scenario names those that it cures."""
 
 Objective = Literal["throughput", "step-time", "jitter", "memory", "time-to-loss"]
 
@@ -218,6 +248,24 @@ class Launch(Record, frozen=True, kw_only=True, tag="launch"):
     last_loss: float | None = None
 
 
+class WatchedBlock(Record, frozen=True, kw_only=True, tag="watched"):
+    """Consecutive steps that were watched, to explain them. Lists have one entry per call; what was 0 in all calls of
+    the block is left out of the dictionaries."""
+
+    launch: int
+    round: int  # the same as that of the plain block beside it
+    first_call: int  # number of the first call since the launch began
+    started_ns: int  # CLOCK_MONOTONIC
+    samples: int
+    step_ns: list[int]  # end to end, without the time that reading the counters took
+    phase_ns: dict[str, list[int]]  # phase to its part of step_ns
+    cause_ns: dict[str, list[int]] = {}  # cause to the time it took, within whatever phase
+    counts: dict[str, list[int]] = {}  # cause to how often it happened, where that is all that is known
+    minor_faults: list[int] = []
+    dispatch_ns: list[int] = []  # on a GPU: until the host had issued the step
+    throttled: bool | None = None  # the device's clock was held down for heat or power
+
+
 class TrainingRun(Record, frozen=True, kw_only=True, tag="training_run"):
     """A training from one seed, to compare losses: variants with the same seed see the same data in the same order."""
 
@@ -272,6 +320,9 @@ class Session(Record, frozen=True, kw_only=True):
     variants: list[Settings]  # beyond the baseline's; the first is empty
     launches: list[Launch] = []
     blocks: list[Block] = []
+    watched_blocks: list[WatchedBlock] = []
+    fitness: Fitness | None = None  # of the machine, before anything was measured
+    cures: dict[str, list[str]] = {}  # finding to the settings that may cure it here and are not in force
     training_runs: list[TrainingRun] = []
     decisions: list[Decision] = []
     interrupted: bool = False
@@ -359,6 +410,48 @@ class Finding(Record, frozen=True, kw_only=True):
     share: float | None
     evidence: str
     try_: str | None = msgspec.field(name="try", default=None)
+
+
+class Phase(Record, frozen=True, kw_only=True):
+    """A part of the step."""
+
+    name: str
+    step_ns: float  # mean over the watched steps
+    share: float  # of the step
+
+
+class SlowStep(Record, frozen=True, kw_only=True):
+    """A step of more than one and a half times the median."""
+
+    call: int  # since the launch began
+    started_ns: int  # since the first watched step
+    step_ns: int
+    cause: str
+    cause_ns: int | None  # what the cause took beyond its usual; None where it is only counted, or unknown
+
+
+class SlowCause(Record, frozen=True, kw_only=True):
+    """All slow steps of one cause."""
+
+    cause: str
+    steps: int
+    share_of_slow: float  # of the slow steps
+    share_of_time: float  # lost beyond the median step, of all time
+    worst_ns: int
+    period: str | None  # "every epoch", "every 64 steps"
+
+
+class Explained(Record, frozen=True, kw_only=True):
+    """Where the time of the watched steps went."""
+
+    steps: int
+    median_ns: float
+    phases: list[Phase]
+    slow_steps: int
+    causes: list[SlowCause]  # most time lost first
+    worst: list[SlowStep]  # slowest first
+    distortion: Estimate | None  # time of a watched step over that of a plain one beside it
+    bound_by: Literal["launches", "device"] | None  # on a GPU: what a step waits for
 
 
 class LossParity(Record, frozen=True, kw_only=True):
@@ -466,6 +559,8 @@ class Summary(Record, frozen=True, kw_only=True):
     goal: Goal = Goal()
     so_far: SoFar | None = None
     smallest_batch: SmallestBatch | None = None
+    explained: Explained | None = None
+    fitness: Fitness | None = None
     measured_s: float  # wall time of all blocks
     warnings: list[str]
 

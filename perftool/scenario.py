@@ -125,6 +125,7 @@ class Scenario:
     code: what a user pastes to have the same.
     environment: variables of the process that the value needs set before it starts.
     changes: "numerics" (other rounding than the default's), "optimisation" (another training) or just "speed".
+    cures: finding to the value that may cure it. Which value can be had is seen to elsewhere.
     typical_gain: ratio of throughput that it brings where it helps, from the literature; decides only what is tried
         first when time is short.
     """
@@ -141,6 +142,7 @@ class Scenario:
     discouraged: Callable[[str, Context], str | None] = field(kw_only=True, default=_nothing_against)
     clash: Callable[[str, Settings], str | None] = field(kw_only=True, default=_no_clash)
     changes: Changes = field(kw_only=True, default="speed")
+    cures: Mapping[str, str] = field(kw_only=True, default_factory=dict)
     typical_gain: float = field(kw_only=True, default=1.0)
 
     def __post_init__(self) -> None:
@@ -337,6 +339,17 @@ def other_values(scenario: Scenario, context: Context, baseline: Settings) -> li
     """Available values but for the one that the baseline has."""
     present = baseline.get(scenario.name, scenario.default(context))
     return [value for value in scenario.available(context) if value != present]
+
+
+def cures_of(scenarios: Scenarios, context: Context, baseline: Settings) -> dict[str, list[str]]:
+    """Finding to the settings that may cure it: those that can be had here, and are not in force."""
+    found: dict[str, list[str]] = {}
+    for name, scenario in scenarios.items():
+        others = other_values(scenario, context, baseline)
+        for finding, value in scenario.cures.items():
+            if value in others and clashes({**baseline, name: value}, scenarios) is None:
+                found.setdefault(finding, []).append(f"{name}={value}")
+    return found
 
 
 def environment_of(settings: Settings, scenarios: Scenarios) -> dict[str, str]:

@@ -28,6 +28,7 @@ from perftool.records import (
     Session,
     Settings,
     TrainingRun,
+    WatchedBlock,
     from_json,
     to_json,
 )
@@ -50,7 +51,7 @@ class _Warning(Record, frozen=True, kw_only=True, tag="warning"):
     text: str
 
 
-_Entry = Block | Launch | TrainingRun | Decision | _Variant | _Warning
+_Entry = Block | WatchedBlock | Launch | TrainingRun | Decision | _Variant | _Warning
 
 
 class StoreError(Exception):
@@ -192,6 +193,8 @@ def _from_journal(content: bytes) -> Session:
         match entry:
             case Block():
                 session.blocks.append(entry)
+            case WatchedBlock():
+                session.watched_blocks.append(entry)
             case Launch():
                 launches[entry.launch] = entry  # one may be written when it starts, and again when it ends
             case TrainingRun():

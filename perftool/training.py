@@ -50,6 +50,7 @@ class Plan:
     step: wrapped around the whole step in turn (CUDA graphs); gets the training and the step.
     steps_per_call: batches that one fetch returns, as a tuple where there are several. Whoever raises it wraps `step`
         with something that takes so many.
+    whole_step: what is wrapped around the step makes one piece of it, which is compiled or replayed as a whole.
     """
 
     workload: Workload
@@ -67,6 +68,7 @@ class Plan:
     update: Update = backward_and_step
     step: tuple[Callable[[Training, Step], Step], ...] = ()
     steps_per_call: int = 1
+    whole_step: bool = False
 
 
 class Training:

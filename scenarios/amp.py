@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from perftool.records import Engaged, Settings
+from perftool.records import FULL_PRECISION, Engaged, Settings
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    cures={FULL_PRECISION: "bf16"},
     discouraged=discouraged,
     clash=clash,
     changes="numerics",

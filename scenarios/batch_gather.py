@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from perftool.records import Engaged
+from perftool.records import ROW_BY_ROW, Engaged
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 
 if TYPE_CHECKING:
@@ -164,5 +164,6 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    cures={ROW_BY_ROW: "on"},
     typical_gain=1.5,
 )

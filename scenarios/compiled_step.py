@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from perftool.records import Engaged, Settings
+from perftool.records import LAUNCH_BOUND, Engaged, Settings
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def clash(value: str, others: Settings) -> str | None:
 def apply(plan: Plan, value: str) -> Plan:
     if value == "off":
         return plan
-    return replace(plan, step=(*plan.step, compiled), steps_per_call=int(value))
+    return replace(plan, step=(*plan.step, compiled), steps_per_call=int(value), whole_step=True)
 
 
 def compiled(training: Training, step: Step) -> Step:
@@ -518,6 +518,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    cures={LAUNCH_BOUND: "1"},
     discouraged=discouraged,
     clash=clash,
     changes="numerics",

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import Engaged, Settings
+from perftool.records import LAUNCH_BOUND, Engaged, Settings
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def clash(value: str, others: Settings) -> str | None:
 
 
 def apply(plan: Plan, value: str) -> Plan:
-    return plan if value == "off" else replace(plan, step=(*plan.step, graphed))
+    return plan if value == "off" else replace(plan, step=(*plan.step, graphed), whole_step=True)
 
 
 def graphed(training: Training, step: Step) -> Step:
@@ -216,6 +216,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    cures={LAUNCH_BOUND: "on"},
     clash=clash,
     typical_gain=2.0,
 )

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import Engaged
+from perftool.records import DATA_WAIT, Engaged
 from perftool.scenario import Code, Context, Scenario
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    cures={DATA_WAIT: "2"},
     discouraged=discouraged,
     typical_gain=1.5,
 )

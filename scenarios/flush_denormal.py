@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import Engaged
+from perftool.records import DENORMALS, Engaged
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    cures={DENORMALS: "on"},
     discouraged=discouraged,
     changes="numerics",
 )

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import Engaged
+from perftool.records import COLLECTIONS, Engaged
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    cures={COLLECTIONS: "freeze"},
     discouraged=discouraged,
     typical_gain=1.01,
 )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import Engaged
+from perftool.records import FULL_PRECISION, Engaged
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    cures={FULL_PRECISION: "medium"},
     changes="numerics",
     typical_gain=1.8,
 )

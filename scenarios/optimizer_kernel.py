@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from perftool.records import Engaged
+from perftool.records import SLOW_OPTIMIZER, Engaged
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 
 if TYPE_CHECKING:
@@ -95,5 +95,6 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    cures={SLOW_OPTIMIZER: "fused"},
     typical_gain=1.3,
 )

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import Engaged
+from perftool.records import SLOW_COPY, Engaged
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 
 if TYPE_CHECKING:
@@ -72,5 +72,6 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    cures={SLOW_COPY: "on"},
     typical_gain=1.1,
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from perftool.records import Engaged
+from perftool.records import FAULT_CHURN, Engaged
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    cures={FAULT_CHURN: "on"},
     environment=environment,
     discouraged=discouraged,
     typical_gain=1.25,

@@ -8,6 +8,8 @@ from statistics import median
 import numpy as np
 from msgspec.structs import replace
 
+from perftool.analysis.diagnose import findings
+from perftool.analysis.explain import explained
 from perftool.analysis.jitter import jitter
 from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects
 from perftool.analysis.stats import launch_effects
@@ -15,6 +17,7 @@ from perftool.analysis.tradeoffs import pareto, smallest_batch
 from perftool.analysis.verdict import LOOKS, comparison
 from perftool.records import (
     CONFIRM,
+    EXPLAIN,
     METRICS,
     Block,
     Comparison,
@@ -123,6 +126,7 @@ def summarise(
     launched = {launch.variant for launch in session.launches} - {0}
     variants = [summaries.of(variant) for variant in sorted(launched)]
     baseline = summaries.of(0)
+    found = explained(session)
     measured = [one for one in (replace(baseline, settings={}), *variants) if one.status == "measured"]
     return Summary(
         command=session.command,
@@ -133,7 +137,7 @@ def summarise(
         machine=session.machine,
         baseline=baseline,
         variants=variants,
-        findings=[],
+        findings=findings(session, found),
         recommendation_status="interrupted"
         if session.interrupted and session.command == "tune"
         else recommendation_status,
@@ -145,6 +149,8 @@ def summarise(
         goal=session.goal,
         so_far=so_far,
         smallest_batch=smallest_batch(session, measured),
+        explained=found,
+        fitness=session.fitness,
         measured_s=sum(block.wall_ns for block in session.blocks) / 1e9,
         warnings=list(session.warnings),
     )
@@ -182,7 +188,7 @@ def stages_that_count(session: Session, variant: int, blocks: Mapping[int, Seque
 
     blocks: by launch; one that was interrupted before its first counts for nothing.
     """
-    stages = {launch.stage for launch in launches_of(session, variant) if blocks.get(launch.launch)}
+    stages = {launch.stage for launch in launches_of(session, variant) if blocks.get(launch.launch)} - {EXPLAIN}
     return {CONFIRM} if CONFIRM in stages else stages
 
 

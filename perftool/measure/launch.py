@@ -40,6 +40,9 @@ class LiveLaunch(Protocol):
     def host_bytes(self) -> int | None:
         """High-water mark of the process, with its children's present size added."""
 
+    def held_bytes(self) -> int | None:
+        """What the process and its children hold now."""
+
     def reset_host_peak(self) -> None:
         """Begin the high-water mark again."""
 
@@ -107,6 +110,10 @@ class ProcessLaunch:
         own = memory.high_water_bytes(self.pid)
         self._children_peak_bytes = max(self._children_peak_bytes, memory.children_bytes(self.pid))
         return None if own is None else own + self._children_peak_bytes
+
+    def held_bytes(self) -> int | None:
+        own = memory.resident_bytes(self.pid)
+        return None if own is None else own + memory.children_bytes(self.pid)
 
     def reset_host_peak(self) -> None:
         self._children_peak_bytes = 0

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from perftool.records import Block, Engaged, Machine, Record, Settings, WorkloadFacts
+from perftool.records import Block, Engaged, Machine, Record, Settings, WatchedBlock, WorkloadFacts
 
 
 class LaunchSpec(Record, frozen=True, kw_only=True):
@@ -22,6 +22,7 @@ class LaunchSpec(Record, frozen=True, kw_only=True):
     settings: Settings  # all of them, those of the workload and the baseline included
     device: str  # "auto", "cpu", "cuda", "cuda:N"
     seed: int
+    watched: bool = False  # built so that it can be asked to `Watch`
 
 
 class Describe(Record, frozen=True, kw_only=True, tag="describe"):
@@ -52,6 +53,14 @@ class Run(Record, frozen=True, kw_only=True, tag="run"):
     steps: int  # calls, each of `steps_per_call` steps
 
 
+class Watch(Record, frozen=True, kw_only=True, tag="watch"):
+    """Drop some calls, then watch what the next ones are made of: a `WatchedBlock`."""
+
+    round: int
+    drop: int  # calls
+    steps: int  # calls
+
+
 class Train(Record, frozen=True, kw_only=True, tag="train"):
     """Train afresh from a seed for some steps: a `Trained`."""
 
@@ -63,7 +72,7 @@ class Finish(Record, frozen=True, kw_only=True, tag="finish"):
     """Say the last figures, then end: a `Finished`."""
 
 
-Request = Describe | Start | Warm | Prove | Run | Train | Finish
+Request = Describe | Start | Warm | Prove | Run | Watch | Train | Finish
 
 
 class Described(Record, frozen=True, kw_only=True, tag="described"):
@@ -112,7 +121,7 @@ class Failed(Record, frozen=True, kw_only=True, tag="failed"):
     reason: str
 
 
-Reply = Described | Started | Warmed | Proved | Block | Trained | Finished | Failed
+Reply = Described | Started | Warmed | Proved | Block | WatchedBlock | Trained | Finished | Failed
 
 encode = msgspec.json.encode
 decode_request: Callable[[bytes], Request] = msgspec.json.Decoder(Request).decode

@@ -7,8 +7,9 @@ nothing about them; how many generations there are is the caller's.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
@@ -20,7 +21,19 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed, LiveLaunch
 from perftool.measure.warmup import GIVE_UP_S, classify, settled
-from perftool.records import PARITY, Block, Decision, Engaged, Launch, Record, Session, Settings, Status, TrainingRun
+from perftool.records import (
+    PARITY,
+    Block,
+    Decision,
+    Engaged,
+    Launch,
+    Record,
+    Session,
+    Settings,
+    Status,
+    TrainingRun,
+    WatchedBlock,
+)
 
 if TYPE_CHECKING:
     from perftool.analysis.search import Standing
@@ -224,7 +237,55 @@ class Lab:
                     self._keep(running, "measured")
             self._next_generation += 1
 
-    def _spawn(self, stage: str, variant: int, own_caches: bool) -> Running:
+    @contextmanager
+    def watched(self, stage: str) -> Iterator[Running]:
+        """A launch of the baseline that can be watched, warmed up; what it did is kept whatever happens in the block.
+
+        Raises LaunchFailed where it does not come so far.
+        """
+        running = self._spawn(stage, 0, own_caches=False, watched=True)
+        try:
+            self._tell(f"{stage}: starting")
+            running.asked_ns = round(self._clock() * 1e9)
+            self._started(running, running.live.ask(messages.Start(), self.start_limit_s))
+            self._warm_up(GIVE_UP_S, running)
+            yield running
+        finally:
+            running.live.close()
+            self._keep(running, "measured")
+            self._next_generation += 1
+
+    def watched_round(self, running: Running, seconds: float) -> WatchedBlock:
+        """A plain block and a watched one of about so many seconds, in a drawn order, kept with the session."""
+        found: WatchedBlock | None = None
+        blocks: list[Block] = []
+        for watch in self._random.sample((False, True), 2):
+            if not watch:
+                self._block(blocks, 0, running)
+                continue
+            call_s = running.block_s / (running.steps_per_block + running.drop)
+            steps = max(1, round(seconds / call_s))
+            began_s = self._clock()
+            reply = running.live.ask(
+                messages.Watch(round=self._next_round, drop=running.drop, steps=steps),
+                max(self.start_limit_s, 20 * seconds),
+            )
+            assert isinstance(reply, WatchedBlock)
+            self.spent_s += self._clock() - began_s
+            found = reply
+        assert found is not None
+        self._next_round += 1
+        self.session.blocks.extend(blocks)
+        self.session.watched_blocks.append(found)
+        for record in (*blocks, found):
+            self._append(record)
+        return found
+
+    def tell(self, text: str, left_s: float) -> None:
+        """Let whoever looks on know what is being done."""
+        self._watcher.update(text, self.elapsed_s, left_s)
+
+    def _spawn(self, stage: str, variant: int, own_caches: bool, *, watched: bool = False) -> Running:
         session = self.session
         number = self._next_launch
         self._next_launch += 1
@@ -238,6 +299,7 @@ class Lab:
             settings=settings,
             device=session.machine.device,
             seed=session.seed,
+            watched=watched,
         )
         cold = own_caches and variant not in self._cached
         if own_caches:
@@ -262,14 +324,18 @@ class Lab:
                     self._tell(f"{everyone[0].stage}: started {index + 1} of {len(everyone)} launches")
                     if isinstance(answer, LaunchFailed):
                         self._lose(live, running, answer)
-                    elif isinstance(answer, messages.Started):
-                        running.start_up_ns = answer.started_ns - running.asked_ns
-                        running.queued_batches = answer.queued_batches
-                        running.steps_per_call = answer.steps_per_call
+                    else:
+                        self._started(running, answer)
             except BaseException:
                 for running in live:
                     running.live.kill()  # so that the threads that wait for it come back
                 raise
+
+    def _started(self, running: Running, answer: messages.Reply) -> None:
+        assert isinstance(answer, messages.Started)
+        running.start_up_ns = answer.started_ns - running.asked_ns
+        running.queued_batches = answer.queued_batches
+        running.steps_per_call = answer.steps_per_call
 
     def _warm_up(self, drift_limit_s: float, running: Running) -> None:
         self._tell(f"{running.stage}: warming up")

@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed, LiveLaunch, ProcessLaunch
 from perftool.measure.rounds import BaselineFailed, Lab, Watcher
-from perftool.records import Command, Goal, Record, Session, Settings
-from perftool.scenario import Context, Scenarios, check_settings, environment_of
+from perftool.records import Command, Fitness, Goal, Record, Session, Settings
+from perftool.scenario import Context, Scenarios, check_settings, cures_of, environment_of
 
 SURVEY_LIMIT_S = 60.0  # the least that any start-up may take
 SHARE_OF_MEMORY = 0.8  # that all live launches together may take
@@ -55,6 +55,7 @@ def new_session(
     seed: int,
     budget_s: float,
     goal: Goal | None = None,
+    fitness: Fitness | None = None,
     scenario_files: Sequence[Path] = (),
 ) -> Session:
     """An empty session whose baseline is the workload's own settings moved by `settings`.
@@ -80,6 +81,8 @@ def new_session(
             }
             for name, scenario in scenarios.items()
         },
+        cures=cures_of(scenarios, context, baseline),
+        fitness=fitness,
         defaults={name: scenario.default(context) for name, scenario in scenarios.items()} | baseline,
         baseline=baseline,
         goal=goal or Goal(),

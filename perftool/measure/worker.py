@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace as replace_fields
 
 from perftool.measure import messages
-from perftool.records import BatchForm, Block, WorkloadFacts, known
+from perftool.records import BatchForm, Block, WatchedBlock, WorkloadFacts, known
 
 if TYPE_CHECKING:
     import torch
 
+    from perftool.measure.probes.watch import Watcher
     from perftool.scenario import Scenarios
     from perftool.training import Plan, Training
     from perftool.workload import Batch, Loaded
@@ -56,6 +57,7 @@ class Worker:
         self.last_event_call: int | None = None
         self.events_seen: tuple[int, ...] = ()
         self.last_loss: Any = None
+        self.watcher: Watcher | None = None
 
     def answer(self, request: messages.Request) -> messages.Reply:
         """Do what was asked. Exceptions of the user's code pass through; see `failure`."""
@@ -70,6 +72,8 @@ class Worker:
                 return self.prove()
             case messages.Run():
                 return self.run(request)
+            case messages.Watch():
+                return self.watch(request)
             case messages.Train():
                 return self.train(request)
             case messages.Finish():
@@ -127,6 +131,11 @@ class Worker:
         from perftool.training import Training
 
         plan = self._load()
+        if self.spec.watched:
+            from perftool.measure.probes.watch import Watcher, with_marks
+
+            self.watcher = Watcher(self.device)
+            plan = with_marks(plan, self.watcher.marks)
         self.training = Training(plan)
         self._steps(1)
         self._synchronise()
@@ -215,6 +224,19 @@ class Worker:
             waited_ns=sum(wait_ns),
             labels=labels(before, after),
         )
+
+    def watch(self, request: messages.Watch) -> WatchedBlock:
+        assert self.watcher is not None, "only a watched launch can be watched"
+        self._steps(request.drop)
+        block = self.watcher.watch(
+            self._live(),
+            launch=self.spec.launch,
+            round_=request.round,
+            steps=request.steps,
+            calls_done=self.calls_done,
+        )
+        self.calls_done += request.steps
+        return block
 
     def train(self, request: messages.Train) -> messages.Trained:
         """From scratch in this process: settings of the process are in force already, the rest is built anew."""

@@ -31,11 +31,27 @@ def render(summary: Summary) -> str:
     elif summary.parity is not None:
         parts.append(f"Numerics: {_escaped(wording.parity(summary.parity))}.")
     if summary.command == "profile":
-        parts.append(_table(("figure", ""), wording.profile_lines(summary.baseline)))
+        parts += _profile(summary)
     else:
         parts += _variants(summary, fold=advice is not None)
     parts.append(_folded("How it was measured", f"{HOW}\n\n{_table(('', ''), wording.circumstances(summary))}"))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _profile(summary: Summary) -> list[str]:
+    found = summary.explained
+    figures = _table(("figure", ""), wording.profile_lines(summary.baseline))
+    if found is None:
+        return [figures]
+    told = wording.finding_rows(summary.findings)
+    return [
+        _table(("finding", "evidence"), told) if told else "None of the known causes takes a share that counts.",
+        _table(("phase", "of the step"), wording.phase_lines(found)),
+        _escaped(wording.slow_text(found)),
+        _table(wording.CAUSE_HEADINGS, wording.cause_rows(found)) if found.causes else "",
+        _folded("Slowest steps", _table(wording.WORST_HEADINGS, wording.worst_rows(found))) if found.worst else "",
+        figures,
+    ]
 
 
 def _variants(summary: Summary, *, fold: bool) -> list[str]:

@@ -89,14 +89,31 @@ def render(summary: Summary, *, width: int = 80, colour: bool = False) -> str:
         case "compare":
             _compared(page, summary)
         case "profile":
-            page.line()
-            page.pairs(wording.profile_lines(summary.baseline))
+            _profiled(page, summary)
     for warning in wording.warnings(summary):
         page.line()
         page.line(f"Warning: {warning}", style="yellow")
     page.line()
     page.line(f"On {wording.machine_text(summary.machine)}; {units.duration(summary.measured_s * 1e9)} of blocks.")
     return page.text()
+
+
+def _profiled(page: _Page, summary: Summary) -> None:
+    """What is wrong first, then the figures."""
+    found = summary.explained
+    if found is not None:
+        page.title("Findings")
+        page.pairs(wording.finding_rows(summary.findings))
+        if not summary.findings:
+            page.line("None of the known causes takes a share that counts.")
+        page.title("Where a step's time goes")
+        page.pairs(wording.phase_lines(found))
+        page.title("Slow steps")
+        page.line(wording.slow_text(found))
+        if found.causes:
+            page.table(wording.CAUSE_HEADINGS, wording.cause_rows(found))
+    page.title("Figures")
+    page.pairs(wording.profile_lines(summary.baseline))
 
 
 def _tuned(page: _Page, summary: Summary) -> None:

@@ -11,10 +11,14 @@ from shlex import join
 from typing import TYPE_CHECKING
 
 from perftool import units
+from perftool.analysis.fitness import rate
 from perftool.analysis.verdict import ALPHA
 from perftool.records import (
     Comparison,
     Estimate,
+    Explained,
+    Finding,
+    Fitness,
     Jitter,
     LossParity,
     Machine,
@@ -56,6 +60,12 @@ WARMUP_NOTES = {
 }
 LONGEST_TEXT = 500  # of a reason or warning: exceptions of users' code can be pages long
 
+BOUNDS = {
+    "launches": "launches: the device waits for the host to issue the step's work",
+    "device": "the device: the host has issued the step's work long before it is done",
+}
+CAUSE_HEADINGS = ("cause", "slow steps", "time lost", "worst", "how often")
+WORST_HEADINGS = ("step", "took", "cause")
 TRADEOFF_HEADINGS = ("settings", "samples/s", "memory", "p95/p50")
 VARIANT_HEADINGS = ("settings", "samples/s", "verdict", "p50", "memory")
 
@@ -438,6 +448,67 @@ def profile_lines(variant: VariantSummary) -> Pairs:
     return [*lines, ("start-up", starts), ("warm-up", variant.warmup_class or units.UNKNOWN)]
 
 
+def phase_lines(found: Explained) -> Pairs:
+    """Where the time of a step goes, and what it cost to look."""
+    lines = [(one.name, f"{units.share(one.share)}, {units.duration(one.step_ns)}") for one in found.phases]
+    if found.bound_by is not None:
+        lines.append(("bound by", BOUNDS[found.bound_by]))
+    if found.distortion is not None:
+        changed = units.ratio_interval(found.distortion.ratio, found.distortion.low, found.distortion.high)
+        lines.append(("watching", f"{changed} the time of a plain step, over {units.counted(found.steps, 'step')}"))
+    return lines
+
+
+def cause_rows(found: Explained) -> list[tuple[str, str, str, str, str]]:
+    """The slow steps by cause, under CAUSE_HEADINGS."""
+    return [
+        (
+            one.cause,
+            units.count(one.steps),
+            units.share(one.share_of_time),
+            units.duration(one.worst_ns),
+            one.period or "",
+        )
+        for one in found.causes
+    ]
+
+
+def slow_text(found: Explained) -> str:
+    """How many slow steps there are."""
+    if not found.slow_steps:
+        return (
+            f"None of {units.counted(found.steps, 'step')} took more than one and a half times the median, "
+            f"{units.duration(found.median_ns)}."
+        )
+    return (
+        f"{units.counted(found.slow_steps, 'step')} of {units.count(found.steps)} took more than one and a half times "
+        f"the median, {units.duration(found.median_ns)}."
+    )
+
+
+def worst_rows(found: Explained) -> list[tuple[str, str, str]]:
+    """The slowest steps, under WORST_HEADINGS."""
+    return [
+        (
+            units.count(one.call),
+            units.duration(one.step_ns),
+            one.cause if one.cause_ns is None else f"{one.cause}, {units.duration(one.cause_ns)}",
+        )
+        for one in found.worst
+    ]
+
+
+def finding_rows(found: Sequence[Finding]) -> Pairs:
+    """Each finding with its evidence and what may cure it."""
+    return [(one.name, one.evidence + (f"; try {one.try_}" if one.try_ else "")) for one in found]
+
+
+def fitness_text(fitness: Fitness) -> str:
+    """How fit the machine was, and why not better."""
+    rating = rate(fitness)
+    return f"{rating.rating} for measuring" + (f": {'; '.join(rating.reasons)}" if rating.reasons else "")
+
+
 def jitter_lines(jitter: Jitter) -> Pairs:
     """Jitter figures with their intervals, or why there are none."""
     tails = (("p95", jitter.j95, jitter.j95_low, jitter.j95_high), ("p99", jitter.j99, jitter.j99_low, jitter.j99_high))
@@ -481,6 +552,8 @@ def circumstances(summary: Summary) -> Pairs:
         ),
         ("again", join(["perftool", *summary.arguments])),
     ]
+    if summary.fitness is not None:
+        lines.append(("it was", fitness_text(summary.fitness)))
     if machine.git_commit is not None:
         lines.append(("commit", f"{machine.git_commit}{changed}"))
     if machine.environment:

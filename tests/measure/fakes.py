@@ -11,7 +11,7 @@ from perftool.analysis.search import Standing
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.rounds import Lab
-from perftool.records import Block, Engaged, Machine, Record, Session, Settings, WorkloadFacts
+from perftool.records import FORWARD, Block, Engaged, Machine, Record, Session, Settings, WatchedBlock, WorkloadFacts
 
 MACHINE = Machine(
     system="Linux",
@@ -137,6 +137,18 @@ class ScriptedLaunch:
                     step_ns=[round(step_s * 1e9)] * request.steps,
                     wait_ns=[0] * request.steps,
                 )
+            case messages.Watch():
+                script.now_s += (request.drop + request.steps) * step_s
+                step_ns = [round(step_s * 1e9)] * request.steps
+                return WatchedBlock(
+                    launch=spec.launch,
+                    round=request.round,
+                    first_call=0,
+                    started_ns=round(script.now_s * 1e9),
+                    samples=script.samples_per_step(spec.settings) * request.steps,
+                    step_ns=step_ns,
+                    phase_ns={FORWARD: step_ns},
+                )
             case messages.Train(seed=seed, steps=steps):
                 losses: list[float | None] = [script.loss(spec.settings, seed)] * steps
                 if script.losses is not None:
@@ -154,6 +166,9 @@ class ScriptedLaunch:
         raise LaunchFailed("died", "not scripted")
 
     def host_bytes(self) -> int | None:
+        return self.script.host_bytes(self.spec.settings)
+
+    def held_bytes(self) -> int | None:
         return self.script.host_bytes(self.spec.settings)
 
     def reset_host_peak(self) -> None:

@@ -35,7 +35,7 @@ def read_counters() -> Counters:
         usage.ru_minflt,
         usage.ru_majflt,
         round(usage.ru_stime * 1e9),
-        _steal_ticks(),
+        steal_ticks(),
     )
 
 
@@ -57,7 +57,7 @@ def _schedstat() -> tuple[int | None, int | None]:
     return int(on_cpu), int(waiting)
 
 
-def _steal_ticks() -> int | None:
+def steal_ticks() -> int | None:
     try:
         with open("/proc/stat") as stat:
             return int(stat.readline().split()[8])

@@ -6,10 +6,13 @@ other processes included.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
+
+# nvml.h: power cap, hardware slowdown, thermal slowdown by software and hardware, power brake
+HELD_DOWN = 0x04 | 0x08 | 0x20 | 0x40 | 0x80
 
 
 class DevicePeaks(NamedTuple):
@@ -44,14 +47,31 @@ def allocator_retries(device: torch.device) -> int:
     return int(torch.cuda.memory_stats(device).get("num_alloc_retries", 0))
 
 
+def is_throttled(device: torch.device) -> bool | None:
+    """Whether heat or power holds the clock down just now. None on a CPU, and where NVML does not tell."""
+    if device.type != "cuda":
+        return None
+    import pynvml
+
+    try:
+        return bool(pynvml.nvmlDeviceGetCurrentClocksEventReasons(_handle(device)) & HELD_DOWN)
+    except pynvml.NVMLError:
+        return None
+
+
 def _nvml(device: torch.device) -> int | None:
+    import pynvml
+
+    try:
+        return int(pynvml.nvmlDeviceGetMemoryInfo(_handle(device)).used)
+    except pynvml.NVMLError:
+        return None
+
+
+def _handle(device: torch.device) -> Any:
     import pynvml
     import torch
 
-    try:
-        pynvml.nvmlInit()
-        # By UUID: CUDA_VISIBLE_DEVICES renumbers the devices of torch, not those of NVML.
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
-    except pynvml.NVMLError:
-        return None
+    pynvml.nvmlInit()
+    # By UUID: CUDA_VISIBLE_DEVICES renumbers the devices of torch, not those of NVML.
+    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")

@@ -21,6 +21,14 @@ def high_water_bytes(pid: int) -> int | None:
     return None
 
 
+def resident_bytes(pid: int) -> int | None:
+    """What the process holds in memory now."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None
+
+
 def reset_high_water(pid: int) -> bool:
     """Start the high-water mark again at the present size; False where the system does not allow it."""
     try:

@@ -1,0 +1,314 @@
+"""Findings: what a profile says is wrong, each with its evidence, its share, and the settings that may cure it.
+
+Each rule is one function from the evidence to a finding, or to None. A rule does not know scenarios: it names what it
+found, and a scenario says which findings it cures; only cures that can be had here and are not in force are told.
+Thresholds: LEVERS, where no source is named; they are shares of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from perftool import units
+from perftool.analysis.slow_steps import watched
+from perftool.records import (
+    BACKWARD,
+    COLLECTIONS,
+    COMPILATION,
+    COPY,
+    DATA_WAIT,
+    DENORMALS,
+    FAULT_CHURN,
+    FAULTS,
+    FORWARD,
+    FULL_PRECISION,
+    GARBAGE,
+    LAUNCH_BOUND,
+    LOADER,
+    NO_CORE,
+    OPTIMIZER,
+    RECOMPILING,
+    RETRIES,
+    RETRY,
+    ROW_BY_ROW,
+    RUN_QUEUE,
+    SLOW_COPY,
+    SLOW_OPTIMIZER,
+    STEAL,
+    STOLEN,
+    THROTTLED,
+    WAIT,
+    WHOLE,
+    WORKER_RESTARTS,
+    WORKER_START,
+    Explained,
+    Finding,
+    Session,
+)
+
+WAIT_SHARE = 0.05  # TF Profiler: moderately input-bound from 5 %, highly from 20 %
+COPY_SHARE = 0.05
+OPTIMIZER_SHARE = 0.10
+CHURN_BYTES_PER_STEP, CHURN_SHARE = 4_000_000, 0.05
+CORE_SHARE = 0.05
+LOST_SHARE = 0.02  # of all time, in slow steps of one cause
+ARITHMETIC_SHARE = 0.5
+THROTTLED_SHARE = 0.05  # of the blocks
+PAGE_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What rules look at."""
+
+    session: Session
+    explained: Explained
+
+    def phase(self, name: str) -> float:
+        """Share of the step; 0 where there is no such phase."""
+        return next((one.share for one in self.explained.phases if one.name == name), 0.0)
+
+    def lost(self, cause: str) -> float:
+        """Share of all time that slow steps of a cause lost."""
+        return next((one.share_of_time for one in self.explained.causes if one.cause == cause), 0.0)
+
+    def usual(self, cause: str) -> float:
+        """What a cause takes of the median step, slow or not."""
+        return self._usual_ns.get(cause, 0.0) / self.explained.median_ns
+
+    @cached_property
+    def _usual_ns(self) -> Mapping[str, float]:
+        causes = watched(self.session.watched_blocks).causes
+        return {name: float(np.median(values)) for name, values in causes.items()}
+
+    @cached_property
+    def faulted_bytes(self) -> float:
+        """Memory that a median step has the kernel map and clear."""
+        faults = [count for block in self.session.watched_blocks for count in block.minor_faults]
+        return PAGE_BYTES * float(np.median(faults)) if faults else 0.0
+
+    def slow(self, cause: str) -> str:
+        """The slow steps of a cause in words."""
+        found = next(one for one in self.explained.causes if one.cause == cause)
+        often = f", {found.period}" if found.period else ""
+        return (
+            f"{units.counted(found.steps, 'slow step')} of {units.count(self.explained.steps)}{often}, "
+            f"the worst {units.duration(found.worst_ns)} where the median is {units.duration(self.explained.median_ns)}"
+        )
+
+
+Rule = Callable[[Evidence], Finding | None]
+
+
+def findings(session: Session, explained: Explained | None) -> list[Finding]:
+    """All that the rules find, the largest share first."""
+    if explained is None:
+        return []
+    evidence = Evidence(session, explained)
+    found = [finding for rule in RULES if (finding := rule(evidence)) is not None]
+    return sorted(found, key=lambda one: -(one.share or 0.0))
+
+
+def _found(evidence: Evidence, name: str, share: float | None, text: str, otherwise: str = "") -> Finding:
+    """A finding with its cures; what helps `otherwise` is told where no setting does."""
+    cures = evidence.session.cures.get(name, [])
+    remedy = f"; {otherwise}" if otherwise and not cures else ""
+    return Finding(name=name, share=share, evidence=text + remedy, try_=" or ".join(cures) or None)
+
+
+def row_by_row(evidence: Evidence) -> Finding | None:
+    share, facts = evidence.phase(WAIT), evidence.session.workload
+    if share < WAIT_SHARE or facts.dataset_kind != "tensors" or ROW_BY_ROW not in evidence.session.cures:
+        return None
+    per_row_ns = share * evidence.explained.median_ns / (facts.batch_size or 1)
+    return _found(
+        evidence,
+        ROW_BY_ROW,
+        share,
+        f"the data are in memory, and fetching a batch takes {units.share(share)} of the step, "
+        f"{units.duration(per_row_ns)} per sample, since each row is taken by itself",
+    )
+
+
+def data_wait(evidence: Evidence) -> Finding | None:
+    share = evidence.phase(WAIT)
+    if share < WAIT_SHARE or row_by_row(evidence) is not None:
+        return None
+    often = f"; {evidence.slow(LOADER)}" if evidence.lost(LOADER) else ""
+    return _found(
+        evidence,
+        DATA_WAIT,
+        share,
+        f"{units.share(share)} of the step the training waits for its next batch{often}",
+        "make what the dataset does for each sample faster, or do it once and keep the result",
+    )
+
+
+def worker_restarts(evidence: Evidence) -> Finding | None:
+    share = evidence.lost(WORKER_START)
+    if share < LOST_SHARE:
+        return None
+    text = evidence.slow(WORKER_START)
+    return _found(evidence, WORKER_RESTARTS, share, text, "give the DataLoader persistent_workers=True")
+
+
+def slow_copy(evidence: Evidence) -> Finding | None:
+    share = evidence.phase(COPY)
+    if share < COPY_SHARE:
+        return None
+    text = f"copying batches to the device takes {units.share(share)} of the step"
+    return _found(evidence, SLOW_COPY, share, text, "keep the data on the device where it fits")
+
+
+def slow_optimizer(evidence: Evidence) -> Finding | None:
+    """Only where a faster kernel is to be had: an optimizer that is merely big is no fault."""
+    share = evidence.phase(OPTIMIZER)
+    if share < OPTIMIZER_SHARE or SLOW_OPTIMIZER not in evidence.session.cures:
+        return None
+    name = evidence.session.workload.optimizer
+    return _found(
+        evidence,
+        SLOW_OPTIMIZER,
+        share,
+        f"{name}.step() takes {units.share(share)} of the step, one tensor after another",
+    )
+
+
+def fault_churn(evidence: Evidence) -> Finding | None:
+    share, size = evidence.usual(FAULTS), evidence.faulted_bytes
+    if size < CHURN_BYTES_PER_STEP or share < CHURN_SHARE:
+        return None
+    return _found(
+        evidence,
+        FAULT_CHURN,
+        share,
+        f"each step the kernel maps and clears {units.size(size)} anew, about {units.share(share)} of its time: memory "
+        "that one step frees is given back, and asked for again by the next",
+    )
+
+
+def faults_now_and_then(evidence: Evidence) -> Finding | None:
+    share = evidence.lost(FAULTS)
+    if share < LOST_SHARE or fault_churn(evidence) is not None:
+        return None
+    return _found(evidence, FAULT_CHURN, share, f"page faults made {evidence.slow(FAULTS)}")
+
+
+def no_core(evidence: Evidence) -> Finding | None:
+    share = evidence.usual(RUN_QUEUE) + evidence.lost(RUN_QUEUE)
+    if share < CORE_SHARE:
+        return None
+    machine = evidence.session.machine
+    whose = (
+        f"its {machine.torch_threads} threads have {units.counted(machine.usable_cores, 'core')}"
+        if machine.torch_threads > machine.usable_cores
+        else "other programs run on its cores: it is not the training's fault"
+    )
+    text = f"{units.share(share)} of the time a thread is ready and has no core; {whose}"
+    return _found(evidence, NO_CORE, share, text, "end them, or train elsewhere")
+
+
+def stolen(evidence: Evidence) -> Finding | None:
+    share = evidence.lost(STEAL)
+    if share < CORE_SHARE:
+        return None
+    text = f"the host of this virtual machine took its cores away: {evidence.slow(STEAL)}"
+    return _found(evidence, STOLEN, share, text, "use a dedicated machine; it is not the training's fault")
+
+
+def collections(evidence: Evidence) -> Finding | None:
+    share = evidence.lost(GARBAGE) + evidence.usual(GARBAGE)
+    if share < LOST_SHARE or not evidence.lost(GARBAGE):
+        return None
+    text = f"Python's garbage collector made {evidence.slow(GARBAGE)}"
+    return _found(evidence, COLLECTIONS, share, text, "make fewer objects that refer to each other in circles")
+
+
+def recompiling(evidence: Evidence) -> Finding | None:
+    share = evidence.lost(COMPILATION)
+    if not share:
+        return None
+    text = f"code was compiled again while training: {evidence.slow(COMPILATION)}"
+    return _found(
+        evidence,
+        RECOMPILING,
+        share,
+        text,
+        "keep the shapes of batches the same (drop_last=True), or compile with dynamic=True",
+    )
+
+
+def retries(evidence: Evidence) -> Finding | None:
+    share = evidence.lost(RETRY)
+    if not share:
+        return None
+    text = f"the device's memory was full or in pieces, and its allocator had to start over: {evidence.slow(RETRY)}"
+    return _found(evidence, RETRIES, share, text, "use a smaller batch")
+
+
+def launch_bound(evidence: Evidence) -> Finding | None:
+    if evidence.explained.bound_by != "launches":
+        return None
+    text = "the device waits for the host, which takes as long to issue a step as the step takes"
+    return _found(evidence, LAUNCH_BOUND, None, text, "use a larger batch")
+
+
+def full_precision(evidence: Evidence) -> Finding | None:
+    """Only where the machine has units for less, and something to switch on."""
+    share = sum(evidence.phase(name) for name in (FORWARD, BACKWARD, WHOLE))
+    if share < ARITHMETIC_SHARE or FULL_PRECISION not in evidence.session.cures:
+        return None
+    machine = evidence.session.machine
+    reduced = [unit for unit in machine.matrix_units if "bf16" in unit or "fp16" in unit]
+    if machine.device == "cpu" and not reduced:
+        return None
+    has = machine.device_name or ", ".join(reduced)
+    text = (
+        f"forward and backward take {units.share(share)} of the step, and this machine has faster units for reduced "
+        f"precision ({has})"
+    )
+    return _found(evidence, FULL_PRECISION, share, text)
+
+
+def denormals(evidence: Evidence) -> Finding | None:
+    found = evidence.session.workload.denormal_values
+    if not found:
+        return None
+    text = (
+        f"{units.counted(found, 'number')} of the first batch and the parameters are too small for full precision, and "
+        "slow to compute with"
+    )
+    return _found(evidence, DENORMALS, None, text)
+
+
+def throttled(evidence: Evidence) -> Finding | None:
+    told = [block.throttled for block in evidence.session.watched_blocks if block.throttled is not None]
+    share = sum(told) / len(told) if told else 0.0
+    if share < THROTTLED_SHARE:
+        return None
+    text = f"heat or the power limit held the device's clock down in {units.share(share)} of the blocks"
+    return _found(evidence, THROTTLED, share, text, "cool it, or raise its power limit; compare no runs of such hours")
+
+
+RULES: Sequence[Rule] = (
+    row_by_row,
+    data_wait,
+    worker_restarts,
+    slow_copy,
+    slow_optimizer,
+    fault_churn,
+    faults_now_and_then,
+    no_core,
+    stolen,
+    collections,
+    recompiling,
+    retries,
+    launch_bound,
+    full_precision,
+    denormals,
+    throttled,
+)

@@ -1,0 +1,148 @@
+"""Why single steps are slow: what disturbed each of them beyond its usual, as the watched blocks have it.
+
+A step is slow above one and a half times the median. Its cause is what took most time beyond its own median, where all
+known causes together make up at least half of what the step lost; else it is unknown, and said to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import ceil
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perftool.analysis.jitter import STALL_FROM
+from perftool.records import CAUSES, RETRY, STEAL, UNKNOWN, SlowCause, SlowStep, WatchedBlock
+
+Integers = NDArray[np.int64]
+
+EXPLAINS = 0.5  # of what a step lost, for the known causes together
+WORST_SHOWN = 8
+PERIOD_FITS = 0.8  # of the gaps between slow steps, that are multiples of a period
+PERIOD_LEAST_STEPS, PERIOD_LEAST_TIMES = 10, 4
+PERIOD_TOLERANCE = 0.05  # of the period; steps of the loader's queue come early or late
+
+
+class Watched(NamedTuple):
+    """All watched steps of a session, in order."""
+
+    step_ns: Integers
+    call: Integers
+    started_ns: Integers  # roughly: steps that were dropped between blocks are not counted
+    causes: dict[str, Integers]
+    counts: dict[str, Integers]
+
+
+def watched(blocks: Sequence[WatchedBlock]) -> Watched:
+    """The steps of these blocks as arrays; a cause that a block does not have is 0 there."""
+
+    def column(name: str, tables: Sequence[dict[str, list[int]]]) -> Integers:
+        parts = [table.get(name, [0] * len(block.step_ns)) for table, block in zip(tables, blocks, strict=True)]
+        return _whole(parts)
+
+    causes = [block.cause_ns for block in blocks]
+    counts = [block.counts for block in blocks]
+    began_ns = blocks[0].started_ns if blocks else 0
+    return Watched(
+        step_ns=_whole([block.step_ns for block in blocks]),
+        call=_whole([range(block.first_call, block.first_call + len(block.step_ns)) for block in blocks]),
+        started_ns=_whole(
+            [block.started_ns - began_ns + np.cumsum([0, *block.step_ns[:-1]]) for block in blocks if block.step_ns]
+        ),
+        causes={name: column(name, causes) for name in CAUSES if any(name in table for table in causes)},
+        counts={name: column(name, counts) for name in CAUSES if any(name in table for table in counts)},
+    )
+
+
+def _whole(parts: Sequence[Sequence[int] | Integers | range]) -> Integers:
+    return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]) if parts else np.empty(0, np.int64)
+
+
+def slow_steps(steps: Watched) -> list[SlowStep]:
+    """Every slow step with its cause, in the order in which they came."""
+    if not len(steps.step_ns):
+        return []
+    median_ns = float(np.median(steps.step_ns))
+    beyond = {name: values - np.median(values) for name, values in steps.causes.items()}
+    found = []
+    for at in np.flatnonzero(steps.step_ns > STALL_FROM * median_ns):
+        lost_ns = float(steps.step_ns[at] - median_ns)
+        cause, cause_ns = _cause({name: float(values[at]) for name, values in beyond.items()}, lost_ns)
+        if cause == UNKNOWN and RETRY in steps.counts and steps.counts[RETRY][at]:
+            cause = RETRY
+        found.append(
+            SlowStep(
+                call=int(steps.call[at]),
+                started_ns=int(steps.started_ns[at]),
+                step_ns=int(steps.step_ns[at]),
+                cause=cause,
+                cause_ns=cause_ns,
+            )
+        )
+    return found
+
+
+def _cause(beyond_ns: dict[str, float], lost_ns: float) -> tuple[str, int | None]:
+    """What took most of the time that was lost, and how much; steal is counted in coarse ticks of all cores, so it is
+    believed only as far as nothing else explains."""
+    known = {name: min(ns, lost_ns) for name, ns in beyond_ns.items() if name != STEAL and ns > 0}
+    left_ns = max(0.0, lost_ns - sum(known.values()))
+    known[STEAL] = min(beyond_ns.get(STEAL, 0.0), left_ns)
+    name = max(known, key=lambda one: known[one])
+    if sum(known.values()) < EXPLAINS * lost_ns:
+        return UNKNOWN, None
+    return name, round(known[name])
+
+
+def by_cause(slow: Sequence[SlowStep], steps: Watched, epoch_calls: int | None) -> list[SlowCause]:
+    """The slow steps of each cause together, most time lost first.
+
+    epoch_calls: calls of an epoch, where that is known.
+    """
+    median_ns = float(np.median(steps.step_ns)) if len(steps.step_ns) else 0.0
+    total_ns = float(steps.step_ns.sum())
+    found = []
+    for cause in dict.fromkeys(step.cause for step in slow):
+        own = [step for step in slow if step.cause == cause]
+        lost_ns = sum(step.step_ns - median_ns for step in own)
+        found.append(
+            SlowCause(
+                cause=cause,
+                steps=len(own),
+                share_of_slow=len(own) / len(slow),
+                share_of_time=lost_ns / total_ns,
+                worst_ns=max(step.step_ns for step in own),
+                period=period([step.call for step in own], epoch_calls),
+            )
+        )
+    return sorted(found, key=lambda one: -one.share_of_time)
+
+
+def worst(slow: Sequence[SlowStep]) -> list[SlowStep]:
+    """The slowest ones, slowest first."""
+    return sorted(slow, key=lambda step: -step.step_ns)[:WORST_SHOWN]
+
+
+def period(calls: Sequence[int], epoch_calls: int | None) -> str | None:
+    """ "every epoch" or "every N steps", where slow steps come so regularly that chance does not do it."""
+    gaps = [after - before for before, after in pairwise(calls)]
+    if len(gaps) < PERIOD_LEAST_TIMES - 1:
+        return None
+    if epoch_calls is not None and epoch_calls >= PERIOD_LEAST_STEPS and _fits(gaps, epoch_calls):
+        return "every epoch"
+    # Steps between two blocks are not watched, so a gap may be a multiple of the period; the smallest usual one is it.
+    for candidate in sorted(set(gaps)):
+        if candidate >= PERIOD_LEAST_STEPS and _fits(gaps, candidate):
+            return f"every {candidate} steps"
+    return None
+
+
+def _fits(gaps: Sequence[int], candidate: int) -> bool:
+    tolerance = max(1, ceil(PERIOD_TOLERANCE * candidate)) if candidate >= 2 * PERIOD_LEAST_STEPS else 0
+    near = sum(
+        gap >= candidate - tolerance and abs(gap - candidate * round(gap / candidate)) <= tolerance for gap in gaps
+    )
+    return near >= PERIOD_FITS * len(gaps)

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from perftool.analysis.diagnose import findings
+from perftool.analysis.explain import explained
+from perftool.records import (
+    BACKWARD,
+    COLLECTIONS,
+    COMPILATION,
+    COPY,
+    DATA_WAIT,
+    DENORMALS,
+    FAULT_CHURN,
+    FAULTS,
+    FORWARD,
+    FULL_PRECISION,
+    GARBAGE,
+    LAUNCH_BOUND,
+    LOADER,
+    NO_CORE,
+    OPTIMIZER,
+    RECOMPILING,
+    RETRIES,
+    RETRY,
+    ROW_BY_ROW,
+    RUN_QUEUE,
+    SLOW_COPY,
+    SLOW_OPTIMIZER,
+    STEAL,
+    STOLEN,
+    THROTTLED,
+    UNKNOWN,
+    WAIT,
+    WORKER_RESTARTS,
+    WORKER_START,
+    Finding,
+    Session,
+    WatchedBlock,
+)
+from tests.measure.fakes import MACHINE, WORKLOAD, make_session
+
+MS = 1_000_000
+STEPS = 100
+
+CURES = {
+    ROW_BY_ROW: ["batch_gather=on"],
+    SLOW_OPTIMIZER: ["optimizer_kernel=fused"],
+    FAULT_CHURN: ["malloc_retention=on", "thp=on"],
+    FULL_PRECISION: ["amp=bf16"],
+}
+
+
+def session(
+    phases: dict[str, float],
+    *,
+    slow: dict[str, float] | None = None,
+    usual: dict[str, float] | None = None,
+    minor_faults: int = 0,
+    cures: dict[str, list[str]] | None = None,
+    **block: object,
+) -> Session:
+    """Steps of 10 ms with these shares; every tenth is slow by so many ms for each of the causes in `slow`, which are
+    measured, and every one has its `usual` ms of others."""
+    slow_ms = sum((slow or {}).values())
+    ends = [at % 10 == 9 and bool(slow) for at in range(STEPS)]
+    step_ns = [round((10 + slow_ms * end) * MS) for end in ends]
+    causes = {
+        name: [round(((usual or {}).get(name, 0) + (slow or {}).get(name, 0) * end) * MS) for end in ends]
+        for name in {**(slow or {}), **(usual or {})}
+        if name != UNKNOWN
+    }
+    watched = WatchedBlock(
+        launch=1,
+        round=0,
+        first_call=0,
+        started_ns=0,
+        samples=STEPS,
+        step_ns=step_ns,
+        phase_ns={name: [round(10 * MS * share)] * STEPS for name, share in phases.items()},
+        cause_ns=causes,
+        minor_faults=[minor_faults] * STEPS,
+        **block,  # type: ignore[arg-type]
+    )
+    return replace(make_session(), watched_blocks=[watched], cures=CURES if cures is None else cures)
+
+
+def found(session: Session) -> dict[str, Finding]:
+    return {one.name: one for one in findings(session, explained(session))}
+
+
+QUIET = {WAIT: 0.01, FORWARD: 0.4, BACKWARD: 0.5, OPTIMIZER: 0.05}
+
+
+def test_nothing_is_found_in_a_quiet_training() -> None:
+    assert found(session(QUIET)) == {}
+    assert findings(make_session(), None) == []
+
+
+def test_an_in_memory_dataset_that_is_taken_row_by_row() -> None:
+    one = found(session({**QUIET, WAIT: 0.2}))[ROW_BY_ROW]
+    assert one.try_ == "batch_gather=on"
+    assert "200 µs per sample" in one.evidence  # 2 ms for a batch of ten
+
+
+def test_waiting_for_any_other_data() -> None:
+    waiting = session({**QUIET, WAIT: 0.2})
+    files = replace(waiting, workload=replace(WORKLOAD, dataset_kind="map"))
+    assert set(found(files)) == {DATA_WAIT}
+    gathered = replace(waiting, cures={})  # the cure is in force
+    assert set(found(gathered)) == {DATA_WAIT}
+
+
+def test_no_finding_below_its_threshold() -> None:
+    below = {WAIT: 0.04, COPY: 0.04, FORWARD: 0.4, OPTIMIZER: 0.09}
+    assert found(session(below, slow={GARBAGE: 6}, usual={FAULTS: 0.4}, minor_faults=900)) != {}
+    assert found(session(below, usual={FAULTS: 0.4, RUN_QUEUE: 0.4}, minor_faults=900)) == {}
+
+
+def test_an_optimizer_is_slow_only_where_a_faster_one_is_to_be_had() -> None:
+    heavy = {**QUIET, OPTIMIZER: 0.3}
+    assert found(session(heavy))[SLOW_OPTIMIZER].try_ == "optimizer_kernel=fused"
+    assert SLOW_OPTIMIZER not in found(session(heavy, cures={}))
+
+
+def test_page_fault_churn_is_what_every_step_does() -> None:
+    one = found(session(QUIET, usual={FAULTS: 2.0}, minor_faults=2000))[FAULT_CHURN]
+    assert one.share == 0.2
+    assert one.try_ == "malloc_retention=on or thp=on"
+    assert "8.19 MB" in one.evidence
+
+
+def test_each_cause_of_slow_steps_has_its_finding() -> None:
+    named = {
+        GARBAGE: COLLECTIONS,
+        WORKER_START: WORKER_RESTARTS,
+        COMPILATION: RECOMPILING,
+        RUN_QUEUE: NO_CORE,
+        STEAL: STOLEN,
+        FAULTS: FAULT_CHURN,
+    }
+    for cause, name in named.items():
+        one = found(session(QUIET, slow={cause: 20.0}))
+        assert set(one) == {name}, cause
+        assert "10 slow steps of 100, every 10 steps" in one[name].evidence or name == NO_CORE
+    # What is not known is told among the slow steps, and is no finding.
+    assert found(session(QUIET, slow={UNKNOWN: 20.0})) == {}
+    assert set(found(session({**QUIET, WAIT: 0.1}, slow={LOADER: 20.0}, cures={}))) == {DATA_WAIT}
+
+
+def test_a_remedy_is_told_where_no_setting_cures_it() -> None:
+    one = found(session(QUIET, slow={WORKER_START: 20.0}))[WORKER_RESTARTS]
+    assert one.try_ is None
+    assert "persistent_workers=True" in one.evidence
+
+
+def test_waiting_for_a_core_says_whose_fault_it_is() -> None:
+    waiting = session(QUIET, usual={RUN_QUEUE: 2.0})
+    assert "other programs" in found(waiting)[NO_CORE].evidence
+    crowded = replace(waiting, machine=replace(MACHINE, torch_threads=8))
+    assert "its 8 threads have 2 cores" in found(crowded)[NO_CORE].evidence
+
+
+def test_reduced_precision_is_advised_where_the_machine_has_units_for_it() -> None:
+    plain = session(QUIET)
+    assert FULL_PRECISION not in found(plain)
+    with_units = replace(plain, machine=replace(MACHINE, matrix_units=["amx_bf16"]))
+    assert found(with_units)[FULL_PRECISION].try_ == "amp=bf16"
+    in_force = replace(with_units, cures={})
+    assert FULL_PRECISION not in found(in_force)
+
+
+def test_what_a_gpu_adds() -> None:
+    waits = session(QUIET, dispatch_ns=[10 * MS] * STEPS, cures={LAUNCH_BOUND: ["cuda_graphs=on"]})
+    assert found(waits)[LAUNCH_BOUND].try_ == "cuda_graphs=on"
+    ahead = session(QUIET, dispatch_ns=[1 * MS] * STEPS)
+    assert LAUNCH_BOUND not in found(ahead)
+    assert THROTTLED in found(session(QUIET, throttled=True))
+    assert THROTTLED not in found(session(QUIET, throttled=False))
+    assert SLOW_COPY in found(session({**QUIET, COPY: 0.1}))
+    slow = session(QUIET, slow={UNKNOWN: 20.0}, counts={RETRY: [int(at % 10 == 9) for at in range(STEPS)]})
+    assert set(found(slow)) == {RETRIES}
+
+
+def test_denormal_numbers() -> None:
+    has = replace(session(QUIET), workload=replace(WORKLOAD, denormal_values=12))
+    assert "12 numbers" in found(has)[DENORMALS].evidence
+
+
+def test_the_largest_share_comes_first() -> None:
+    both = session({**QUIET, WAIT: 0.1, OPTIMIZER: 0.3})
+    assert [one.name for one in findings(both, explained(both))] == [SLOW_OPTIMIZER, ROW_BY_ROW]

@@ -1,0 +1,161 @@
+"""Watching a real training in this process: what is marked and counted, and that nothing else changes."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from perftool.measure.probes.watch import Watcher, fault_ns, with_marks
+from perftool.records import (
+    BACKWARD,
+    FORWARD,
+    GARBAGE,
+    LOADER,
+    OPTIMIZER,
+    REST,
+    WAIT,
+    WHOLE,
+    WORKER_START,
+    WatchedBlock,
+)
+from perftool.scenario import discover, plan_of
+from perftool.training import Plan, Training
+from perftool.workload import Batch, Workload
+
+SLEEP_NS = 20_000_000
+HALF = SLEEP_NS // 2
+
+
+class Rows(Dataset[torch.Tensor]):
+    def __init__(self, act: Callable[[int], None]) -> None:
+        self.act = act
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        self.act(row)
+        return torch.ones(4)
+
+
+def training_of(
+    in_loss: Callable[[], None] = lambda: None, in_row: Callable[[int], None] = lambda _: None
+) -> tuple[Plan, Watcher]:
+    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+        in_loss()
+        value: torch.Tensor = model(batch).square().mean()
+        return value
+
+    workload = Workload(
+        model=lambda: nn.Linear(4, 1),
+        dataset=lambda: Rows(in_row),
+        loss=loss,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        batch_size=4,
+        shuffle=False,
+    )
+    return plan_of(workload, {}, discover(), device="cpu", seed=0), Watcher("cpu")
+
+
+def watched(plan: Plan, watcher: Watcher, steps: int = 4) -> WatchedBlock:
+    training = Training(with_marks(plan, watcher.marks))
+    training.step(training.fetch())
+    training.step(training.fetch())
+    return watcher.watch(training, launch=3, round_=5, steps=steps, calls_done=2)
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """Watching hooks into this process, which is usually a worker's own."""
+    begin, callbacks = DataLoader.__iter__, list(gc.callbacks)
+    yield
+    DataLoader.__iter__ = begin  # type: ignore[method-assign]
+    gc.callbacks[:] = callbacks
+
+
+def test_phases_add_up_to_the_step() -> None:
+    block = watched(*training_of())
+    assert (block.launch, block.round, block.first_call, block.samples) == (3, 5, 2, 16)
+    assert set(block.phase_ns) == {WAIT, REST, FORWARD, BACKWARD, OPTIMIZER}
+    for at, step_ns in enumerate(block.step_ns):
+        parts_ns = sum(column[at] for column in block.phase_ns.values())
+        assert parts_ns <= step_ns, "phases lie within the step"
+        assert parts_ns >= 0.5 * step_ns, "and leave little of it out"
+    assert len(block.minor_faults) == 4
+
+
+def test_time_stands_where_it_was_spent() -> None:
+    block = watched(*training_of(in_loss=lambda: time.sleep(SLEEP_NS / 1e9)))
+    assert min(block.phase_ns[FORWARD]) >= SLEEP_NS
+    assert max(block.phase_ns[BACKWARD]) < SLEEP_NS
+
+    block = watched(*training_of(in_row=lambda row: time.sleep(SLEEP_NS / 1e9) if row == 0 else None))
+    slow = [wait_ns >= SLEEP_NS for wait_ns in block.phase_ns[WAIT]]
+    assert slow == [True, False, True, False], "each epoch has two batches"
+    assert [ns >= HALF for ns in block.cause_ns[LOADER]] == slow
+
+
+def test_a_collection_is_timed_and_taken_out_of_the_wait() -> None:
+    rings = []
+
+    def collect(row: int) -> None:
+        if row == 0:
+            for _ in range(100_000):
+                ring: list[object] = []
+                ring.append(ring)
+                rings.append(ring)
+            rings.clear()
+            began_ns = time.perf_counter_ns()
+            gc.collect()
+            spent_ns.append(time.perf_counter_ns() - began_ns)
+
+    spent_ns: list[int] = []
+    block = watched(*training_of(in_row=collect), steps=1)
+    assert block.cause_ns[GARBAGE][0] >= 0.9 * spent_ns[-1]
+    assert block.cause_ns.get(LOADER, [0])[0] <= block.phase_ns[WAIT][0] - block.cause_ns[GARBAGE][0]
+
+
+def test_a_step_that_is_one_piece_stays_one() -> None:
+    plan, watcher = training_of()
+    from dataclasses import replace
+
+    block = watched(replace(plan, whole_step=True), watcher)
+    assert set(block.phase_ns) <= {WAIT, REST, WHOLE}
+    assert min(block.phase_ns[WHOLE]) > 0
+
+
+def test_nothing_is_marked_while_nobody_watches() -> None:
+    plan, watcher = training_of()
+    training = Training(with_marks(plan, watcher.marks))
+    training.step(training.fetch())
+    assert watcher.marks.take() == []
+
+
+def test_watching_trains_the_same() -> None:
+    plan, watcher = training_of()
+    plain, marked = Training(plan), Training(with_marks(plan, watcher.marks))
+    for _ in range(3):
+        plain.step(plain.fetch())
+    watcher.watch(marked, launch=0, round_=0, steps=3, calls_done=0)
+    for ours, theirs in zip(plain.module.parameters(), marked.module.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.process
+def test_workers_that_start_at_an_epoch_are_told_from_a_slow_loader() -> None:
+    from dataclasses import replace
+
+    plan, watcher = training_of()
+    block = watched(replace(plan, loader={"num_workers": 1}), watcher, steps=5)
+    # Two batches an epoch, of which the first two calls took one.
+    assert [ns > 0 for ns in block.cause_ns[WORKER_START]] == [True, False, True, False, True]
+
+
+def test_a_page_fault_costs_something() -> None:
+    assert fault_ns() > 0

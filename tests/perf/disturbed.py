@@ -1,0 +1,176 @@
+"""A training whose steps are disturbed in known ways at known calls; what was done, and when, goes to a file.
+
+The calls of the loss count the steps: a step's data are fetched before its loss, in this process or ahead of it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import mmap
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from perftool.records import COMPILATION, FAULTS, GARBAGE, LOADER, RUN_QUEUE, UNKNOWN
+from perftool.workload import Batch, Workload
+
+LOG = "PERFTOOL_BENCH_LOG"
+ROWS, FEATURES, BATCH = 2048, 128, 32
+DISTURBED_EVERY = 12  # steps, on average
+UNDISTURBED = 150  # calls at first
+LOSS_S = 0.02  # that a disturbance takes, or somewhat more
+FAULTED_BYTES = 32 * 2**20
+CYCLES = 60_000
+
+
+class Disturbances:
+    """Decides what happens at which call, and writes it down."""
+
+    def __init__(self, kinds: list[str], competitor: Callable[[], None] | None = None) -> None:
+        self.kinds, self.competitor = kinds, competitor
+        self.random = random.Random(7)
+        self.call = 0
+        self.planned = self._drawn()
+        self.log = Path(os.environ[LOG]).open("a", buffering=1)  # noqa: SIM115
+        self.compiled = torch.compile(_several, backend="eager", dynamic=False)
+        self.compiled(torch.ones(4))
+        self.shape = 4
+
+    def _drawn(self) -> str | None:
+        chance = self.random.random() < 1 / DISTURBED_EVERY and self.call >= UNDISTURBED
+        return self.random.choice(self.kinds) if chance else None
+
+    def while_loading(self) -> None:
+        if self.planned == LOADER:
+            self._do(lambda: time.sleep(LOSS_S))
+
+    def in_loss(self) -> None:
+        acts: dict[str, Callable[[], None]] = {
+            GARBAGE: collect_cycles,
+            FAULTS: touch_new_memory,
+            COMPILATION: self._recompile,
+            UNKNOWN: lambda: time.sleep(LOSS_S),
+        }
+        if self.planned in acts:
+            self._do(acts[self.planned])
+        if self.planned == RUN_QUEUE and self.competitor is not None:
+            self.log.write(json.dumps([self.call, RUN_QUEUE, time.monotonic_ns()]) + "\n")
+            self.competitor()
+        self.call += 1
+        self.planned = self._drawn()
+
+    def _do(self, act: Callable[[], None]) -> None:
+        kind, self.planned = self.planned, None
+        act()
+        self.log.write(json.dumps([self.call, kind, time.monotonic_ns()]) + "\n")
+
+    def _recompile(self) -> None:
+        self.shape += 1
+        self.compiled(torch.ones(self.shape))
+
+
+def _several(values: torch.Tensor) -> torch.Tensor:
+    """Enough operations that tracing them takes tens of milliseconds."""
+    for _ in range(60):
+        values = torch.sin(values) + torch.cos(values) * 0.5
+    return values
+
+
+def collect_cycles() -> None:
+    """Make cyclic garbage, and have it collected as the collector would do by itself some time."""
+    gc.disable()
+    for _ in range(CYCLES):
+        ring: list[object] = []
+        ring.append(ring)
+    gc.enable()
+    gc.collect()
+
+
+def touch_new_memory() -> None:
+    """Have the kernel map and clear pages, and take them back."""
+    with mmap.mmap(-1, FAULTED_BYTES) as memory:
+        for start in range(0, FAULTED_BYTES, mmap.PAGESIZE):
+            memory[start] = 1
+
+
+class Rows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Rows in memory; the first of a batch may be slow to come."""
+
+    def __init__(self, disturb: Callable[[], None]) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(ROWS, FEATURES, generator=generator)
+        self.y = torch.randn(ROWS, 1, generator=generator)
+        self.disturb = disturb
+
+    def __len__(self) -> int:
+        return ROWS
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        self.disturb()
+        return self.x[row], self.y[row]
+
+
+def _workload(disturbances: Disturbances | None) -> Workload:
+    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+        if disturbances is not None:
+            disturbances.in_loss()
+        x, y = batch
+        return nn.functional.mse_loss(model(x), y)
+
+    return Workload(
+        model=lambda: nn.Sequential(
+            nn.Linear(FEATURES, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 1)
+        ),
+        dataset=lambda: Rows(disturbances.while_loading if disturbances else lambda: None),
+        loss=loss,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.001),
+        batch_size=BATCH,
+    )
+
+
+def mixed() -> Workload:
+    """Everything that can be disturbed in one process, and one that nothing lists."""
+    competitor = Competitor()
+    return _workload(Disturbances([GARBAGE, LOADER, FAULTS, RUN_QUEUE, COMPILATION, UNKNOWN], competitor.start))
+
+
+def with_workers() -> Workload:
+    """With loader workers that start anew at each epoch, by their scenario; the rows are fetched elsewhere."""
+    torch._dynamo.config.recompile_limit = 10_000
+    return _workload(Disturbances([GARBAGE, FAULTS, UNKNOWN]))
+
+
+class Competitor:
+    """A process on the same core, at work for a while whenever it is told to."""
+
+    def __init__(self) -> None:
+        self.told, tell = os.pipe()
+        self.tell = tell
+        cores = os.sched_getaffinity(0)
+        if os.fork() == 0:
+            os.close(tell)
+            os.sched_setaffinity(0, {min(cores)})
+            while os.read(self.told, 1):
+                end = time.monotonic() + 4 * LOSS_S
+                while time.monotonic() < end:
+                    pass
+            os._exit(0)
+        os.sched_setaffinity(0, {min(cores)})
+
+    def start(self) -> None:
+        os.write(self.tell, b"x")
+
+
+if sys.platform == "linux":
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = 10_000
+    torch._dynamo.config.accumulated_recompile_limit = 100_000
