@@ -23,7 +23,6 @@ from perftool.records import (
     LEAVE_ONE_OUT,
     PARITY,
     TOGETHER,
-    Block,
     Decision,
     Goal,
     Session,
@@ -242,7 +241,7 @@ def _train(lab: Lab, settings: Settings) -> None:
     session = lab.session
     peers = [without(session, kinds, settings) for kinds in (["numerics", "optimisation"], ["numerics"])]
     variants = list(dict.fromkeys(lab.variant(one) for one in [*peers, settings]))
-    steps = parity_steps(session.blocks, SHARE_PARITY * session.budget_s)
+    steps = parity_steps(_step_s(session), SHARE_PARITY * session.budget_s)
     done = 0
     for seeds in PARITY_SEEDS:
         lab.train_runs(variants, range(done, seeds), steps, limit_s=lab.start_limit_s + 10 * session.budget_s)
@@ -262,11 +261,10 @@ def _learn_samples_to_loss(lab: Lab, offer: Offer) -> None:
             _train(lab, settings)
 
 
-def parity_steps(blocks: Sequence[Block], seconds: float) -> int:
+def parity_steps(step_s: float, seconds: float) -> int:
     """Steps of each of the trainings so that all of them take about so long."""
-    step_s = sum(block.wall_ns for block in blocks) / max(1, sum(block.steps for block in blocks)) / 1e9
     least, most = PARITY_STEPS
-    return max(least, min(most, int(seconds / PARITY_SEEDS[0] / 2 / max(step_s, 1e-9))))
+    return max(least, min(most, int(seconds / PARITY_SEEDS[0] / 2 / step_s)))
 
 
 # ------------------------------------------------------------------------------------------------------- confirmation

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from perftool.analysis.pairs import launches_of, pair_effects
 from perftool.analysis.parity import log_samples_ratio, settings_that
 from perftool.analysis.stats import LAUNCH_SD_UNPINNED, sign_test_log_e
-from perftool.analysis.surrogate import Observation, Posterior, likely_launch_sd, posterior
+from perftool.analysis.surrogate import Observation, Posterior, key_of, likely_launch_sd, posterior
 from perftool.records import ALONE, PARITY, Estimate, Session, Settings
 
 WORTHWHILE = 0.01  # smaller gains are not advised
@@ -282,7 +282,9 @@ def believe(session: Session, offer: Offer, *, seed: int = 0) -> Belief:
     out = excluded(session, offer)
     combinations = combinations_of(offer, out)
     goal = session.goal
-    main = _posterior(session, combinations, METRIC_OF[goal.objective], seed)
+    metric = METRIC_OF[goal.objective]
+    seen = observations(session, metric)
+    main = _posterior(seen, combinations, metric, seed)
     offset = _samples_to_loss(session, combinations)
     mean, scores = main.mean + offset, main.draws + offset
     if goal.planned_steps is not None:
@@ -292,17 +294,16 @@ def believe(session: Session, offer: Offer, *, seed: int = 0) -> Belief:
             mean, scores = np.log(slower + np.exp(mean)), np.log(slower + np.exp(scores))
     likely = np.ones(len(combinations))
     for metric, limit, own in limits_of(session):
-        measure = _posterior(session, combinations, metric, seed)
+        measure = _posterior(observations(session, metric), combinations, metric, seed)
         room = log(limit / own)
         likely = np.minimum(likely, (measure.draws <= room).mean(axis=0))
         scores = np.where(measure.draws <= room, scores, np.inf)
-    seen = {tuple(sorted(one.settings.items())) for one in observations(session, "throughput")}
-    measured = np.array([not one or tuple(sorted(one.items())) in seen for one in combinations])
+    known = {key_of(one.settings) for one in seen}
+    measured = np.array([not one or key_of(one) in known for one in combinations])
     return Belief(tuple(combinations), measured, mean, likely, scores)
 
 
-def _posterior(session: Session, combinations: Sequence[Settings], metric: str, seed: int) -> Posterior:
-    seen = observations(session, metric)
+def _posterior(seen: Sequence[Observation], combinations: Sequence[Settings], metric: str, seed: int) -> Posterior:
     launch_sd = MEMORY_SD if metric.startswith("peak_") else likely_launch_sd(seen, LAUNCH_SD_UNPINNED)
     return posterior(combinations, seen, launch_sd=launch_sd, seed=seed)
 

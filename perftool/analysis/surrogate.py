@@ -58,7 +58,7 @@ def likely_launch_sd(observations: Sequence[Observation], expected: float) -> fl
     columns = _columns([one.settings for one in observations])
     seen = _features([one.settings for one in observations], columns)
     values = np.array([one.log_ratio for one in observations])
-    keys = [_key(one.settings) for one in observations]
+    keys = [key_of(one.settings) for one in observations]
     rest = REST_SD**2 * np.array([[float(one == other) for other in keys] for one in keys])
 
     def log_likelihood(launch_sd: float) -> float:
@@ -92,8 +92,8 @@ def posterior(
     columns = _columns([*combinations, *(one.settings for one in observations)])
     wanted = _features(combinations, columns)
     seen = _features([one.settings for one in observations], columns)
-    keys = [_key(one) for one in combinations]
-    seen_keys = [_key(one.settings) for one in observations]
+    keys = [key_of(one) for one in combinations]
+    seen_keys = [key_of(one.settings) for one in observations]
     distinct = list(dict.fromkeys([*keys, *seen_keys]))
     place = {key: index for index, key in enumerate(distinct)}
     rest_of = np.array([place[key] for key in keys], dtype=int)
@@ -127,7 +127,8 @@ def posterior(
     return Posterior(tuple(combinations), mean, sd, moved)
 
 
-def _key(settings: Settings) -> tuple[tuple[str, str], ...]:
+def key_of(settings: Settings) -> tuple[tuple[str, str], ...]:
+    """The same for the same settings, whatever their order."""
     return tuple(sorted(settings.items()))
 
 

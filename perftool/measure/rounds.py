@@ -136,6 +136,7 @@ class Lab:
         self._watcher, self._clock = watcher, clock
         self._began_s = clock()
         self._costs: list[_Cost] = []
+        self._slowest_s: dict[tuple[str, str], float] = {}  # start of a launch with a setting
         self._random = random.Random(session.seed)
         self._next_launch = 1 + max((one.launch for one in session.launches), default=-1)
         self._next_generation = 1 + max((one.generation for one in session.launches), default=-1)
@@ -159,8 +160,8 @@ class Lab:
         if not self._costs:
             return FIRST_GUESS_START_S
         same = [cost.start_s for cost in self._costs if cost.settings == settings]
-        alike = [cost.start_s for cost in self._costs if settings.items() & cost.settings.items()]
-        return same[-1] if same else max([median(cost.start_s for cost in self._costs), *alike])
+        usual_s = median(cost.start_s for cost in self._costs)
+        return same[-1] if same else max([usual_s, *(self._slowest_s.get(change, 0.0) for change in settings.items())])
 
     def launches_s(self, variants: Sequence[Settings], *, again: bool = False) -> float:
         """Wall time to start and warm up a launch of each and one of the baseline, blocks not included.
@@ -350,6 +351,8 @@ class Lab:
         running.live.reset_host_peak()
         settings = self.session.variants[running.variant]
         self._costs.append(_Cost(settings, (running.start_up_ns or 0) / 1e9, self._clock() - began_s))
+        for change in settings.items():
+            self._slowest_s[change] = max(self._slowest_s.get(change, 0.0), self._costs[-1].start_s)
 
     def _settle(self, running: Running, drift_limit_s: float) -> None:
         """Step until the times have settled or patience is out; then the length of a block is known."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -19,7 +21,9 @@ from perftool.records import (
 MS = 1_000_000
 
 
-def block(step_ms: list[float], causes_ms: dict[str, list[float]] | None = None, first_call: int = 0) -> WatchedBlock:
+def block(
+    step_ms: Sequence[float], causes_ms: dict[str, Sequence[float]] | None = None, first_call: int = 0
+) -> WatchedBlock:
     """Steps of so many ms, with what each cause took of them."""
     return WatchedBlock(
         launch=1,
@@ -126,7 +130,7 @@ def test_irregular_stalls_have_none() -> None:
     st.lists(st.floats(0, 100), min_size=60, max_size=60),
 )
 def test_every_slow_step_has_one_cause_and_none_explains_more_than_was_lost(
-    step_ms: list[float], garbage: list[float], faults: list[float]
+    step_ms: Sequence[float], garbage: Sequence[float], faults: Sequence[float]
 ) -> None:
     steps = watched([block(step_ms, {GARBAGE: garbage[: len(step_ms)], FAULTS: faults[: len(step_ms)]})])
     slow = slow_steps(steps)

@@ -55,8 +55,8 @@ def run(quick: bool) -> Table:
             "`__getitem__` that sleeps, memory touched for the first time, a process on the same core, a function "
             "compiled for a new shape, loader workers started at each epoch, and a sleep within the loss, which "
             "nothing lists and which has to come out unknown. Precision: of the slow steps with this cause, those in "
-            "which it was injected; slow steps of no injection that waited for a core, were stolen from, or are of no known "
-            "cause are the machine's own, and count for neither."
+            "which it was injected; slow steps of no injection that waited for a core, were stolen from, or are of no "
+            "known cause are the machine's own, and count for neither."
         ],
     )
 

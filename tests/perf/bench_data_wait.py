@@ -35,7 +35,7 @@ def run(quick: bool) -> Table:
         ["loader sleeps", "truth", "plain blocks", "watched blocks"],
         rows,
         [
-            "Target: within two points. Apart from its loader the training only spins until a known time has passed, so "
-            "that the rest of its median step is the truth."
+            "Target: within two points. Apart from its loader the training only spins until a known time has passed, "
+            "so that the rest of its median step is the truth."
         ],
     )

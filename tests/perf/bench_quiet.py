@@ -34,6 +34,7 @@ def run(quick: bool) -> Table:
         ["findings", "findings on the machine", "slow steps", "watched / plain step"],
         rows,
         [
-            f"Target: no false finding in {RUNS} runs. The training does the same small products in each step, on one core."
+            f"Target: no false finding in {RUNS} runs. The training does the same small products in each step, on one "
+            "core."
         ],
     )
