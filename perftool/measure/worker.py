@@ -72,6 +72,8 @@ class Worker:
                 return self.run(request)
             case messages.Train():
                 return self.train(request)
+            case messages.Limit():
+                return self.limit()
             case messages.Finish():
                 return self.finish()
 
@@ -236,6 +238,11 @@ class Worker:
         return messages.Trained(
             loss=sum(finite) / len(tail) if len(finite) == len(tail) else None, losses=losses, samples=samples
         )
+
+    def limit(self) -> messages.Limited:
+        from perftool.measure.probes.ceilings import limits
+
+        return messages.Limited(limits=limits(self._live()))
 
     def finish(self) -> messages.Finished:
         from perftool.measure.probes.device import read_peaks
