@@ -1,7 +1,7 @@
 """How far a step is from the least time that its arithmetic and its memory traffic allow on this machine.
 
-The roofline model: a step takes at least as long as its FLOPs at the measured peak, and at least as long as its bytes at
-the measured bandwidth. Source: Williams, Waterman and Patterson, Roofline (2009), doi:10.1145/1498765.1498785.
+The roofline model: a step takes at least as long as its FLOPs at the measured peak, and at least as long as its bytes
+at the measured bandwidth. Source: Williams, Waterman and Patterson, Roofline (2009), doi:10.1145/1498765.1498785.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ FASTER_FROM = 1.2  # a mode counts as faster than the step's own from so many ti
 Mode = tuple[str, str | None]
 """A dtype with the precision mode of its matmuls, which only float32 has."""
 
+FULL: Mode = ("float32", "highest")
+
 
 def distance(limits: Limits, step_ns: float) -> Distance | None:
     """Where a step of this time stands above its bounds.
@@ -23,18 +25,19 @@ def distance(limits: Limits, step_ns: float) -> Distance | None:
     One bound for the mode that the step runs in, and one for the fastest mode of the machine where that is another;
     where the step's own mode is not known, float32 in full precision takes its place.
     The memory bound takes the copy that fits in the last-level cache where the step's whole working set does, and the
-    large one otherwise. None where a ceiling is missing, or the time is none.
+    large one otherwise. None where a ceiling is missing, or there is neither work nor time.
     """
     peaks = _peaks(limits.ceilings)
     in_cache = limits.cache_bytes is not None and limits.work.working_set_bytes <= limits.cache_bytes
     bytes_per_second = _bandwidth(limits.ceilings, in_cache)
-    if not peaks or bytes_per_second is None or not isfinite(step_ns) or step_ns <= 0:
+    moved = moved_bytes(limits.work)
+    if not peaks or bytes_per_second is None or not moved or not isfinite(step_ns) or step_ns <= 0:
         return None
-    memory_ns = moved_bytes(limits.work) / bytes_per_second * 1e9
+    memory_ns = moved / bytes_per_second * 1e9
     return Distance(
         step_ns=step_ns,
         work=limits.work,
-        moved_bytes=moved_bytes(limits.work),
+        moved_bytes=moved,
         bytes_per_second=bytes_per_second,
         in_cache=in_cache,
         bounds=[
@@ -59,14 +62,14 @@ def _compared(limits: Limits, peaks: Mapping[Mode, float]) -> list[tuple[dict[Mo
     """FLOPs by mode, and whether the step runs so."""
     flops = limits.work.flops
     own = {_mode(dtype, limits.precision): count for dtype, count in limits.work.flops_by_dtype.items()}
-    known = all(mode in peaks for mode in own) and sum(own.values()) == flops
-    full: Mode = ("float32", "highest")
-    first = own if known else {full: flops} if full in peaks else {}
+    if sum(own.values()) == flops and own.keys() <= peaks.keys():
+        found = [(own, True)]
+    else:
+        found = [({FULL: flops}, False)] if FULL in peaks else []
     best = max(peaks, key=lambda mode: peaks[mode])
-    found = [(first, known)] if first or known else []
-    if not first or flops / peaks[best] * FASTER_FROM < _compute_s(first, peaks):
+    if not found or flops / peaks[best] * FASTER_FROM < _compute_s(found[0][0], peaks):
         found.append(({best: flops}, False))
-    return found if flops else found[:1]
+    return found
 
 
 def _bound(

@@ -32,6 +32,8 @@ def render(summary: Summary) -> str:
         parts.append(f"Numerics: {_escaped(wording.parity(summary.parity))}.")
     if summary.command == "profile":
         parts.append(_table(("figure", ""), wording.profile_lines(summary.baseline)))
+        if summary.distance is not None:
+            parts.append(_table(("distance to the limit", ""), wording.limit_lines(summary.distance)))
     else:
         parts += _variants(summary, fold=advice is not None)
     parts.append(_folded("How it was measured", f"{HOW}\n\n{_table(('', ''), wording.circumstances(summary))}"))

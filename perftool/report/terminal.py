@@ -91,6 +91,9 @@ def render(summary: Summary, *, width: int = 80, colour: bool = False) -> str:
         case "profile":
             page.line()
             page.pairs(wording.profile_lines(summary.baseline))
+            if summary.distance is not None:
+                page.title("Distance to the limit")
+                page.pairs(wording.limit_lines(summary.distance))
     for warning in wording.warnings(summary):
         page.line()
         page.line(f"Warning: {warning}", style="yellow")

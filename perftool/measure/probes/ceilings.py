@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -97,7 +97,7 @@ def _precision(mode: str | None) -> Iterator[None]:
         return
     before = precision_mode()
     # The attributes of newer versions of torch: what was never set, or set by backend, is so again afterwards.
-    backends = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
     set_before = [(one, one.fp32_precision) for one in backends if hasattr(one, "fp32_precision")]
     try:
         torch.set_float32_matmul_precision(mode)

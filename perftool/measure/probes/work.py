@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from perftool.records import StepWork
 from perftool.training import copied, count_samples, tensors_of
@@ -44,10 +44,10 @@ def count_work(training: Training) -> StepWork:
     hold a part of the working set.
 
     Gradients, buffers and the random state are put back, and compiled code stays compiled. What cannot be undone: the
-    feed has moved on by one batch, and counters of the workload's own have counted a step. The second set of gradients
-    raises the peak of memory. Raises whatever the workload's code raises.
+    feed has moved on by a batch or two, and counters of the workload's own have counted a step. The second set of
+    gradients raises the peak of memory. Raises whatever the workload's code raises.
     """
-    batch = copied(next(training.batches), training.device, non_blocking=False)
+    batch = copied(_full_batch(training), training.device, non_blocking=False)
     parameters = list(training.module.parameters())
     counter = FlopCounterMode(display=False, custom_mapping=dict(_more_formulas()))
     by_dtype = _ByDtype(counter)
@@ -84,6 +84,12 @@ def count_work(training: Training) -> StepWork:
     )
 
 
+def _full_batch(training: Training) -> Any:
+    """The next batch; the one after it where that is an epoch's rest."""
+    batch = next(training.batches)
+    return next(training.batches) if count_samples(batch) < (training.plan.batch_size or 0) else batch
+
+
 class _Resting:
     """Bytes of gradients and of what the update touches for their sake; of sparse gradients only their rows."""
 
@@ -118,23 +124,25 @@ class _Saved:
 
     def bytes_of(self, tensors: Sequence[torch.Tensor]) -> int:
         """Saved bytes that are these tensors'."""
-        return sum(self._bytes(place) for place in {_place(tensor) for tensor in tensors} & self._views.keys() if place)
+        places = set(map(_place, tensors))
+        return sum(self._bytes(place) for place in self._views if place in places)
 
     def bytes_but_of(self, tensors: Sequence[torch.Tensor]) -> int:
         """Saved bytes that are none of these tensors'."""
-        return sum(map(self._bytes, self._views.keys() - {_place(tensor) for tensor in tensors}))
+        places = set(map(_place, tensors))
+        return sum(self._bytes(place) for place in self._views if place not in places)
 
     def _bytes(self, place: int) -> int:
         return min(self._storage_bytes[place], sum(self._views[place].values()))
 
 
-class _ByDtype(TorchDispatchMode):
+class _ByDtype(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Asks a counter after each operation what it has added, and puts that down to the dtype that was multiplied."""
 
     supports_higher_order_operators = True
 
     def __init__(self, counter: FlopCounterMode) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._counter = counter
         self.flops: Counter[str] = Counter()
 
@@ -152,8 +160,8 @@ def _more_formulas() -> Iterator[tuple[Any, Callable[..., int]]]:
     """FLOPs of fused operations that torch's counter passes over: attention on a CPU, and recurrent layers."""
     attention = "_scaled_dot_product_flash_attention_for_cpu"
     formulas: dict[str, Callable[..., int]] = {
-        attention: sdpa_flop,
-        f"{attention}_backward": sdpa_backward_flop,
+        attention: lambda *shapes, **_: int(sdpa_flop_count(*shapes[:3])),  # type: ignore[no-untyped-call]
+        f"{attention}_backward": lambda *shapes, **_: int(sdpa_backward_flop_count(*shapes[:4])),  # type: ignore[no-untyped-call]
         "mkldnn_rnn_layer": lambda inputs, first, second, *_, **__: _recurrent(inputs, [first, second]),
         "mkldnn_rnn_layer_backward": lambda inputs, first, second, *_, **__: 2 * _recurrent(inputs, [first, second]),
         "_cudnn_rnn": lambda inputs, weights, *_, **__: _recurrent(inputs, weights),
@@ -182,7 +190,7 @@ def _nothing_compiled() -> Iterator[None]:
 def _as_before(training: Training, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """Put gradients, buffers and the random state back at the end. Inside there are no gradients."""
     gradients = [part.grad for part in parameters]
-    buffers = [(buffer, buffer._version, buffer.detach().clone()) for buffer in training.module.buffers()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in training.module.buffers()]
     devices = [training.device] if training.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices):
@@ -193,12 +201,12 @@ def _as_before(training: Training, parameters: Sequence[nn.Parameter]) -> Iterat
         for part, gradient in zip(parameters, gradients, strict=True):
             part.grad = gradient
         with torch.no_grad():
-            for buffer, version, before in buffers:
-                if buffer._version != version:
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):  # BatchNorm writes past the counter of versions
                     buffer.copy_(before)
 
 
-def _looked_up(module: nn.Module) -> list[nn.Parameter]:
+def _looked_up(module: nn.Module) -> list[torch.Tensor]:
     """Tables of which a forward pass reads a few rows, each once."""
     tables = (part.weight for part in module.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag))
     return list(dict.fromkeys(tables))
