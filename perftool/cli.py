@@ -502,7 +502,10 @@ class _Run:
                 watcher=watcher,
             )
             with opened as lab:
-                measure(lab, self.scenarios, self.context)
+                try:
+                    measure(lab, self.scenarios, self.context)
+                finally:
+                    self.session = lab.session
 
     def _write(self, summary: Summary) -> None:
         from perftool.records import RecommendedSettings, to_json

@@ -286,6 +286,44 @@ class Decision(Record, frozen=True, kw_only=True, tag="decision"):
     reason: str
 
 
+class StepWork(Record, frozen=True, kw_only=True):
+    """What one training step has to do at the least: arithmetic by counting, and bytes moved between memory and the
+    processor where nothing stays in a cache from one pass (forward, backward, update) to the next."""
+
+    samples: int  # that the step learns from
+    flops: int  # forward and backward; a multiplication and an addition are two
+    flops_by_dtype: dict[str, int] = {}  # of what the matmuls and convolutions multiply: "float32", "bfloat16"
+    matmul_flops: int | None = None  # of all, those of matrix products; the rest are convolutions, attention, RNNs
+    parameter_bytes: int  # moved: read by the passes, read and written by the update
+    gradient_bytes: int  # moved: written by the backward pass, read by the update
+    optimizer_state_bytes: int  # moved: read and written by the update
+    activation_bytes: int  # moved: what autograd saved, written by the forward pass and read by the backward pass
+    batch_bytes: int  # moved: read by the forward pass, and again by the backward pass where autograd saved it
+    working_set_bytes: int  # of all these together at rest, each counted once
+
+
+class Ceiling(Record, frozen=True, kw_only=True):
+    """The best that this machine was seen to do, by the threads of the training: a product of two square matrices, or
+    a copy of one buffer into another."""
+
+    kind: Literal["matmul", "copy"]
+    dtype: str  # "float32", "bfloat16"
+    precision: str | None = None  # of float32 matmuls: a mode of torch.set_float32_matmul_precision
+    rows: int | None = None  # of each of the square matrices with which it was reached
+    buffer_bytes: int | None = None  # of each of the two buffers of a copy
+    flops_per_second: float | None = None
+    bytes_per_second: float | None = None  # of a copy: read and written bytes together
+
+
+class Limits(Record, frozen=True, kw_only=True, tag="limits"):
+    """The work of one step beside the measured ceilings of the machine, from one process."""
+
+    work: StepWork
+    ceilings: list[Ceiling]
+    cache_bytes: int | None = None  # last-level cache of the device; None where the system does not tell
+    precision: str | None = None  # in which the training's float32 matmuls run; None where it was set in other ways
+
+
 class Goal(Record, frozen=True, kw_only=True):
     """What a search is to find, and within which limits. A memory or a time that is None has no limit."""
 
@@ -325,6 +363,7 @@ class Session(Record, frozen=True, kw_only=True):
     cures: dict[str, list[str]] = {}  # finding to the settings that may cure it here and are not in force
     training_runs: list[TrainingRun] = []
     decisions: list[Decision] = []
+    limits: Limits | None = None  # of the baseline, where it was asked for
     interrupted: bool = False
     warnings: list[str] = []
 
@@ -454,6 +493,32 @@ class Explained(Record, frozen=True, kw_only=True):
     bound_by: Literal["launches", "device"] | None  # on a GPU: what a step waits for
 
 
+class Bound(Record, frozen=True, kw_only=True):
+    """The least time of one step, if all its arithmetic ran at the measured peak of one mode."""
+
+    dtypes: list[str]  # several where the step itself mixes them
+    precision: str | None  # mode of float32 matmuls; None where no float32 is multiplied
+    as_it_runs: bool  # the step computes in this mode; False: it could
+    flops_per_second: float | None  # the measured peak, by the step's own mixture of dtypes; None: nothing to compute
+    compute_ns: float
+    memory_ns: float
+    bound_ns: float  # the longer of the two
+    bound_by: Literal["compute", "memory"]
+    times_above: float  # step time over this bound; below 1 where caches spare the step traffic
+    mfu: float  # model FLOPs utilisation: arithmetic of the step over what the peak does in its time
+
+
+class Distance(Record, frozen=True, kw_only=True):
+    """How far a step is from what the machine allows."""
+
+    step_ns: float
+    work: StepWork
+    moved_bytes: int  # per step, all parts of the work
+    bytes_per_second: float  # the measured copy that the memory bound rests on
+    in_cache: bool  # the working set fits in the last-level cache, and so did that copy
+    bounds: list[Bound]  # the mode that the step runs in first, where it is known; then faster ones
+
+
 class LossParity(Record, frozen=True, kw_only=True):
     """Whether a change of numerics trains the same, judged by the baseline's own spread between seeds."""
 
@@ -561,6 +626,7 @@ class Summary(Record, frozen=True, kw_only=True):
     smallest_batch: SmallestBatch | None = None
     explained: Explained | None = None
     fitness: Fitness | None = None
+    distance: Distance | None = None  # of the baseline to the limits of the machine
     measured_s: float  # wall time of all blocks
     warnings: list[str]
 

@@ -23,6 +23,7 @@ from perftool.records import (
     Block,
     Decision,
     Launch,
+    Limits,
     Record,
     SchemaError,
     Session,
@@ -51,7 +52,7 @@ class _Warning(Record, frozen=True, kw_only=True, tag="warning"):
     text: str
 
 
-_Entry = Block | WatchedBlock | Launch | TrainingRun | Decision | _Variant | _Warning
+_Entry = Block | WatchedBlock | Limits | Launch | TrainingRun | Decision | _Variant | _Warning
 
 
 class StoreError(Exception):
@@ -195,6 +196,8 @@ def _from_journal(content: bytes) -> Session:
                 session.blocks.append(entry)
             case WatchedBlock():
                 session.watched_blocks.append(entry)
+            case Limits():
+                session = replace(session, limits=entry)
             case Launch():
                 launches[entry.launch] = entry  # one may be written when it starts, and again when it ends
             case TrainingRun():

@@ -14,6 +14,7 @@ UNKNOWN = "unknown"
 _SECOND_NS = 10**9
 _TIMES_NS = ((1.0, "ns"), (1e3, "µs"), (1e6, "ms"), (1e9, "s"))
 _PREFIXES = ((1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
+_FLOPS = ((1.0, "FLOP"), (1e3, "kFLOP"), (1e6, "MFLOP"), (1e9, "GFLOP"), (1e12, "TFLOP"), (1e15, "PFLOP"))
 _BYTES = ((1.0, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"))
 
 
@@ -41,6 +42,25 @@ def size(size_bytes: float | None) -> str:
     if size_bytes is None or not isfinite(size_bytes):
         return UNKNOWN
     return _scaled(size_bytes, _BYTES)
+
+
+def bandwidth(bytes_per_second: float | None) -> str:
+    """Bytes per second as "12.1 GB/s"."""
+    text = size(bytes_per_second)
+    return text if text == UNKNOWN else f"{text}/s"
+
+
+def flops(count: float | None) -> str:
+    """Floating point operations as "1.88 GFLOP"."""
+    if count is None or not isfinite(count):
+        return UNKNOWN
+    return _scaled(count, _FLOPS)
+
+
+def flop_rate(flops_per_second: float | None) -> str:
+    """Floating point operations per second as "180 GFLOP/s"."""
+    text = flops(flops_per_second)
+    return text if text == UNKNOWN else f"{text}/s"
 
 
 def bytes_of(text: str) -> int:

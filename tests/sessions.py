@@ -8,14 +8,17 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from perftool.analysis.roofline import distance
 from perftool.records import (
     Block,
+    Ceiling,
     Command,
     Comparison,
     Engaged,
     Estimate,
     Jitter,
     Launch,
+    Limits,
     LossParity,
     Quantiles,
     Recommendation,
@@ -23,6 +26,7 @@ from perftool.records import (
     Session,
     SettingEffect,
     Settings,
+    StepWork,
     Summary,
     VariantSummary,
     VerdictWord,
@@ -287,3 +291,45 @@ def compared_summary() -> Summary:
 def profiled_summary() -> Summary:
     """A profile of one variant."""
     return make_summary("profile", baseline=make_variant({"amp": "bf16"}))
+
+
+# ----------------------------------------------------------------------------------------------------------- limits
+
+
+def make_work(**changes: Any) -> StepWork:
+    """A GFLOP of float32 and 60 MB moved, 20 MB at rest."""
+    usual: dict[str, Any] = {
+        "samples": 256,
+        "flops": 10**9,
+        "flops_by_dtype": {"float32": 10**9},
+        "parameter_bytes": 20_000_000,
+        "gradient_bytes": 10_000_000,
+        "optimizer_state_bytes": 20_000_000,
+        "activation_bytes": 9_000_000,
+        "batch_bytes": 1_000_000,
+        "working_set_bytes": 20_000_000,
+    }
+    return StepWork(**{**usual, **changes})
+
+
+def make_limits(**changes: Any) -> Limits:
+    """A machine with 100 GFLOP/s in float32, eight times that in bfloat16, 40 GB/s in its cache and 10 GB/s beyond."""
+    usual: dict[str, Any] = {
+        "work": make_work(),
+        "ceilings": [
+            Ceiling(kind="matmul", dtype="float32", precision="highest", rows=1024, flops_per_second=100e9),
+            Ceiling(kind="matmul", dtype="float32", precision="medium", rows=1024, flops_per_second=400e9),
+            Ceiling(kind="matmul", dtype="bfloat16", rows=1024, flops_per_second=800e9),
+            Ceiling(kind="matmul", dtype="float16", rows=256, flops_per_second=2e9),
+            Ceiling(kind="copy", dtype="float32", buffer_bytes=67_108_864, bytes_per_second=10e9),
+            Ceiling(kind="copy", dtype="float32", buffer_bytes=4_194_304, bytes_per_second=40e9),
+        ],
+        "cache_bytes": 33_554_432,
+        "precision": "highest",
+    }
+    return Limits(**{**usual, **changes})
+
+
+def limited_summary() -> Summary:
+    """A profile with the distance of its 12 ms step to the limit."""
+    return make_summary("profile", distance=distance(make_limits(), 12e6))

@@ -12,6 +12,7 @@ from perftool.analysis.diagnose import findings
 from perftool.analysis.explain import explained
 from perftool.analysis.jitter import jitter
 from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects
+from perftool.analysis.roofline import distance
 from perftool.analysis.stats import launch_effects
 from perftool.analysis.tradeoffs import pareto, smallest_batch
 from perftool.analysis.verdict import LOOKS, comparison
@@ -21,6 +22,7 @@ from perftool.records import (
     METRICS,
     Block,
     Comparison,
+    Distance,
     Engaged,
     Jitter,
     Launch,
@@ -151,9 +153,22 @@ def summarise(
         smallest_batch=smallest_batch(session, measured),
         explained=found,
         fitness=session.fitness,
+        distance=_distance(session, baseline),
         measured_s=sum(block.wall_ns for block in session.blocks) / 1e9,
         warnings=list(session.warnings),
     )
+
+
+def _distance(session: Session, baseline: VariantSummary) -> Distance | None:
+    """Of the baseline's median step; of its mean one where several run in a call. None where nobody asked for it."""
+    if session.limits is None:
+        return None
+    if baseline.step_ns is not None and baseline.step_ns.p50 is not None:
+        return distance(session.limits, baseline.step_ns.p50)
+    own = {launch.launch for launch in launches_of(session, 0)}
+    blocks = [block for block in session.blocks if block.launch in own]
+    steps = sum(block.steps for block in blocks)
+    return distance(session.limits, sum(block.wall_ns for block in blocks) / steps) if steps else None
 
 
 def compare_all(

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from perftool.records import Block, Engaged, Machine, Record, Settings, WatchedBlock, WorkloadFacts
+from perftool.records import Block, Engaged, Limits, Machine, Record, Settings, WatchedBlock, WorkloadFacts
 
 
 class LaunchSpec(Record, frozen=True, kw_only=True):
@@ -68,11 +68,16 @@ class Train(Record, frozen=True, kw_only=True, tag="train"):
     steps: int
 
 
+class Limit(Record, frozen=True, kw_only=True, tag="limit"):
+    """Count the work of a step and measure the ceilings of the machine: a `Limited`. Takes a batch, some seconds and
+    memory of its own, so it belongs into a launch that explains, after everything that is timed."""
+
+
 class Finish(Record, frozen=True, kw_only=True, tag="finish"):
     """Say the last figures, then end: a `Finished`."""
 
 
-Request = Describe | Start | Warm | Prove | Run | Watch | Train | Finish
+Request = Describe | Start | Warm | Prove | Run | Watch | Train | Limit | Finish
 
 
 class Described(Record, frozen=True, kw_only=True, tag="described"):
@@ -104,6 +109,10 @@ class Trained(Record, frozen=True, kw_only=True, tag="trained"):
     samples: int
 
 
+class Limited(Record, frozen=True, kw_only=True, tag="limited"):
+    limits: Limits
+
+
 class Finished(Record, frozen=True, kw_only=True, tag="finished"):
     last_loss: float | None
     peak_device_allocated_bytes: int | None
@@ -121,7 +130,7 @@ class Failed(Record, frozen=True, kw_only=True, tag="failed"):
     reason: str
 
 
-Reply = Described | Started | Warmed | Proved | Block | WatchedBlock | Trained | Finished | Failed
+Reply = Described | Started | Warmed | Proved | Block | WatchedBlock | Trained | Limited | Finished | Failed
 
 encode = msgspec.json.encode
 decode_request: Callable[[bytes], Request] = msgspec.json.Decoder(Request).decode

@@ -18,6 +18,8 @@ from statistics import median
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from msgspec.structs import replace
+
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed, LiveLaunch
 from perftool.measure.warmup import GIVE_UP_S, classify, settled
@@ -27,6 +29,7 @@ from perftool.records import (
     Decision,
     Engaged,
     Launch,
+    Limits,
     Record,
     Session,
     Settings,
@@ -281,6 +284,11 @@ class Lab:
         for record in (*blocks, found):
             self._append(record)
         return found
+
+    def learn(self, *, limits: Limits) -> None:
+        """Keep what is known once of a session."""
+        self.session = replace(self.session, limits=limits)
+        self._append(limits)
 
     def tell(self, text: str, left_s: float) -> None:
         """Let whoever looks on know what is being done."""

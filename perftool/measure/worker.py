@@ -76,6 +76,8 @@ class Worker:
                 return self.watch(request)
             case messages.Train():
                 return self.train(request)
+            case messages.Limit():
+                return self.limit()
             case messages.Finish():
                 return self.finish()
 
@@ -258,6 +260,11 @@ class Worker:
         return messages.Trained(
             loss=sum(finite) / len(tail) if len(finite) == len(tail) else None, losses=losses, samples=samples
         )
+
+    def limit(self) -> messages.Limited:
+        from perftool.measure.probes.ceilings import limits
+
+        return messages.Limited(limits=limits(self._live()))
 
     def finish(self) -> messages.Finished:
         from perftool.measure.probes.device import read_peaks

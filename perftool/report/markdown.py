@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from perftool.records import Summary
+from perftool.records import Explained, Summary
 from perftool.report import wording
 
 HOW = (
@@ -39,10 +39,14 @@ def render(summary: Summary) -> str:
 
 
 def _profile(summary: Summary) -> list[str]:
-    found = summary.explained
-    figures = _table(("figure", ""), wording.profile_lines(summary.baseline))
-    if found is None:
-        return [figures]
+    return [
+        *(_explained(summary, summary.explained) if summary.explained else []),
+        _table(("distance to the limit", ""), wording.limit_lines(summary.distance)) if summary.distance else "",
+        _table(("figure", ""), wording.profile_lines(summary.baseline)),
+    ]
+
+
+def _explained(summary: Summary, found: Explained) -> list[str]:
     told = wording.finding_rows(summary.findings)
     return [
         _table(("finding", "evidence"), told) if told else "None of the known causes takes a share that counts.",
@@ -50,7 +54,6 @@ def _profile(summary: Summary) -> list[str]:
         _escaped(wording.slow_text(found)),
         _table(wording.CAUSE_HEADINGS, wording.cause_rows(found)) if found.causes else "",
         _folded("Slowest steps", _table(wording.WORST_HEADINGS, wording.worst_rows(found))) if found.worst else "",
-        figures,
     ]
 
 

@@ -112,6 +112,9 @@ def _profiled(page: _Page, summary: Summary) -> None:
         page.line(wording.slow_text(found))
         if found.causes:
             page.table(wording.CAUSE_HEADINGS, wording.cause_rows(found))
+    if summary.distance is not None:
+        page.title("Distance to the limit")
+        page.pairs(wording.limit_lines(summary.distance))
     page.title("Figures")
     page.pairs(wording.profile_lines(summary.baseline))
 

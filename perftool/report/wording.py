@@ -14,7 +14,9 @@ from perftool import units
 from perftool.analysis.fitness import rate
 from perftool.analysis.verdict import ALPHA
 from perftool.records import (
+    Bound,
     Comparison,
+    Distance,
     Estimate,
     Explained,
     Finding,
@@ -527,6 +529,45 @@ def _tail(value: float | None, low: float | None, high: float | None) -> str:
     if value is None or low is None or high is None:
         return "not enough steps"
     return f"{units.share(value)} above the median ({units.share(low)} to {units.share(high)})"
+
+
+def limit_lines(distance: Distance) -> Pairs:
+    """How far the step is from what the machine allows: its work, the ceilings, the bounds, and how well it does."""
+    peaks = [f"{units.flop_rate(one.flops_per_second)} ({mode_text(one)})" for one in distance.bounds if one.dtypes]
+    copy = f"copy {units.bandwidth(distance.bytes_per_second)} {'in' if distance.in_cache else 'beyond the'} cache"
+    used = [f"{units.share(one.mfu)} of the measured {mode_text(one)} peak" for one in distance.bounds if one.dtypes]
+    return [
+        (
+            "work per step",
+            f"{units.flops(distance.work.flops)} forward and backward, at least "
+            f"{units.size(distance.moved_bytes)} moved",
+        ),
+        ("this machine's ceiling", ", ".join([*peaks, copy])),
+        *((_bound_name(one), _bound_text(one)) for one in distance.bounds),
+        ("MFU", ", ".join(used) or "no matrix product to judge by"),
+    ]
+
+
+def mode_text(bound: Bound) -> str:
+    """ "bfloat16", "float32", "float32 at medium"."""
+    mode = "" if bound.precision in (None, "highest") else f" at {bound.precision}"
+    return " and ".join(f"{dtype}{mode if dtype == 'float32' else ''}" for dtype in bound.dtypes)
+
+
+def _bound_name(bound: Bound) -> str:
+    return "bound" if bound.as_it_runs else f"bound in {mode_text(bound)}"
+
+
+def _bound_text(bound: Bound) -> str:
+    by = {"compute": "arithmetic", "memory": "memory traffic"}[bound.bound_by]
+    text = f"{units.duration(bound.bound_ns)} by {by}: the step takes {units.ratio(bound.times_above)} that"
+    if bound.times_above >= 1:
+        return text
+    why = {
+        "compute": "the peak was measured too low, so end other programs and measure again",
+        "memory": "caches spare it a part of the traffic",
+    }[bound.bound_by]
+    return f"{text}, since {why}"
 
 
 # -------------------------------------------------------------------------------------------------------- the place

@@ -12,7 +12,7 @@ from perftool.analysis.summary import all_decided, compare_all, summarise, varia
 from perftool.records import Comparison, Engaged, Settings
 from perftool.report.wording import notes
 from tests.measure.fakes import make_session
-from tests.sessions import make_launch, timed_session
+from tests.sessions import make_launch, make_limits, timed_session
 
 FAST: Settings = {"amp": "bf16"}
 SLOW: Settings = {"threads": "1"}
@@ -165,3 +165,18 @@ def test_several_steps_per_call_have_no_times_of_single_steps_but_a_share_of_wai
     assert told.versus_baseline["throughput"].ratio == pytest.approx(2.0, rel=0.005)
     assert "step_p50" not in told.versus_baseline
     assert variant_summary(session, 0).steps_per_call == 1
+
+
+def test_the_distance_to_the_limit_is_of_the_baselines_median_step_or_of_its_mean_where_several_run_in_a_call() -> None:
+    session = timed_session([({}, 10.0), (FAST, 5.0)])
+    assert summarise(session).distance is None
+    told = summarise(replace(session, limits=make_limits()))
+    assert told.distance is not None
+    assert told.baseline.step_ns is not None
+    assert told.distance.step_ns == told.baseline.step_ns.p50
+    several = replace(session, limits=make_limits(), blocks=[replace(one, step_ns=[]) for one in session.blocks])
+    mean = summarise(several).distance
+    own = [one for one in session.blocks if one.launch % 2 == 0]
+    assert mean is not None
+    assert mean.step_ns == pytest.approx(sum(one.wall_ns for one in own) / sum(one.steps for one in own))
+    assert summarise(replace(make_session(), limits=make_limits())).distance is None

@@ -60,6 +60,17 @@ def gone(pid: int, limit_s: float = 10.0) -> bool:
     return False
 
 
+def test_a_launch_tells_the_limits_and_goes_on(launches: list[ProcessLaunch]) -> None:
+    launch = launched(launches, "rows", amp="off")
+    launch.ask(messages.Start(), LIMIT_S)
+    limited = launch.ask(messages.Limit(), LIMIT_S)
+    assert isinstance(limited, messages.Limited)
+    assert limited.limits.work.flops == 2 * 8 * (4 * 16 + 16) * 3 - 2 * 8 * 4 * 16
+    assert limited.limits.precision == "highest"
+    assert {one.kind for one in limited.limits.ceilings} == {"matmul", "copy"}
+    assert isinstance(launch.ask(messages.Run(round=0, position=0, drop=1, steps=2), LIMIT_S), Block)
+
+
 def test_a_launch_from_start_to_finish(launches: list[ProcessLaunch]) -> None:
     launch = launched(launches, "good")
     assert isinstance(launch.ask(messages.Start(), LIMIT_S), messages.Started)
