@@ -46,6 +46,7 @@ QUEUES_PER_BLOCK = (2, 10)  # so that what loader workers held ready when the bl
 LONG_BLOCK_S = 0.15  # where ten queues would take longer, fewer do: the first one is dropped anyway
 WARM_CHUNK_STEPS = 20
 WARM_CAP_STEPS = 2000
+WATCHED_MOST = 2000  # calls of a watched block
 CHILDREN_INTERVAL_S = 1.0
 ANSWER_LIMIT_S = 30.0  # for what should take a fraction of a second
 USUAL_START_MOST_S = 20.0  # of a launch that compiles nothing, on a busy machine
@@ -268,7 +269,7 @@ class Lab:
                 self._block(blocks, 0, running)
                 continue
             call_s = running.block_s / (running.steps_per_block + running.drop)
-            steps = max(1, round(seconds / call_s))
+            steps = max(1, min(WATCHED_MOST, round(seconds / call_s)))
             began_s = self._clock()
             reply = running.live.ask(
                 messages.Watch(round=self._next_round, drop=running.drop, steps=steps),

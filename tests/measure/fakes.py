@@ -11,7 +11,20 @@ from perftool.analysis.search import Standing
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.rounds import Lab
-from perftool.records import FORWARD, Block, Engaged, Machine, Record, Session, Settings, WatchedBlock, WorkloadFacts
+from perftool.records import (
+    FORWARD,
+    Block,
+    Ceiling,
+    Engaged,
+    Limits,
+    Machine,
+    Record,
+    Session,
+    Settings,
+    StepWork,
+    WatchedBlock,
+    WorkloadFacts,
+)
 
 MACHINE = Machine(
     system="Linux",
@@ -42,6 +55,25 @@ WORKLOAD = WorkloadFacts(
     optimizer="Adam",
     optimizer_options={"fused": None},
     settings={},
+)
+
+
+LIMITS = Limits(
+    work=StepWork(
+        samples=10,
+        flops=1_000_000,
+        parameter_bytes=120,
+        gradient_bytes=80,
+        optimizer_state_bytes=160,
+        activation_bytes=400,
+        batch_bytes=400,
+        working_set_bytes=900,
+    ),
+    ceilings=[
+        Ceiling(kind="matmul", dtype="float32", precision="highest", rows=512, flops_per_second=1e9),
+        Ceiling(kind="copy", dtype="uint8", buffer_bytes=2**26, bytes_per_second=1e10),
+    ],
+    precision="highest",
 )
 
 
@@ -156,6 +188,8 @@ class ScriptedLaunch:
                 samples = script.samples_per_step(spec.settings) * steps
                 tail = [loss for loss in losses[-max(1, steps // 10) :] if loss is not None]
                 return messages.Trained(loss=sum(tail) / len(tail) if tail else None, losses=losses, samples=samples)
+            case messages.Limit():
+                return messages.Limited(limits=LIMITS)
             case messages.Finish():
                 return messages.Finished(
                     last_loss=0.5,
