@@ -229,6 +229,50 @@ class TrainingRun(Record, frozen=True, kw_only=True, tag="training_run"):
     losses: list[float | None] = []  # of every step; empty in sessions before 1.1
 
 
+class MemorySample(Record, frozen=True, kw_only=True):
+    """Memory that a launch held between two blocks."""
+
+    launch: int = 0
+    steps: int  # that this launch has done since its warm-up
+    host_bytes: int  # resident set of the process, and its children's PSS
+    device_allocated_bytes: int | None = None
+
+
+class MemoryParts(Record, frozen=True, kw_only=True):
+    """What a training holds, by what it is for. Views and tied weights are counted once."""
+
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    buffers_bytes: int
+    activations_bytes: int | None  # that autograd keeps for the backward pass, of one eager forward pass
+    batch_bytes: int | None
+    batch_size: int | None = None  # of that batch
+    reason: str | None = None  # why activations or the batch are not known
+    device_allocated_bytes: int | None = None  # after these steps, as all below
+    device_reserved_bytes: int | None = None
+    device_nvml_bytes: int | None = None  # of the whole device, other processes included
+    device_inactive_split_bytes: int | None = None  # free, but in pieces: lost to fragmentation
+
+
+class BatchPoint(Record, frozen=True, kw_only=True):
+    """The peak of a process during one forward and backward pass."""
+
+    batch_size: int
+    peak_bytes: int
+
+
+class BatchFit(Record, frozen=True, kw_only=True):
+    """The largest batch that memory would hold, by a line through measured peaks. Numbers are None with a reason."""
+
+    points: list[BatchPoint]
+    available_bytes: int  # that the process may hold in all
+    fixed_bytes: float | None = None  # that no batch needs
+    per_sample_bytes: float | None = None
+    largest_batch_size: int | None = None
+    reason: str | None = None
+
+
 class Decision(Record, frozen=True, kw_only=True, tag="decision"):
     """A choice `tune` made while measuring, with its reason, in the order made."""
 
@@ -274,6 +318,9 @@ class Session(Record, frozen=True, kw_only=True):
     blocks: list[Block] = []
     training_runs: list[TrainingRun] = []
     decisions: list[Decision] = []
+    memory_samples: list[MemorySample] = []
+    memory_parts: MemoryParts | None = None
+    batch_fit: BatchFit | None = None
     interrupted: bool = False
     warnings: list[str] = []
 
@@ -441,6 +488,27 @@ class SmallestBatch(Record, frozen=True, kw_only=True):
     largest_batch_size: int  # of those measured
 
 
+class Growth(Record, frozen=True, kw_only=True):
+    """Whether memory grows from step to step. The rate, with its 95 % interval, is of the part that was judged: where
+    a leak was found the longest part that grows evenly, otherwise the last half."""
+
+    verdict: Literal["leak", "steady", "undecided"]
+    bytes_per_step: float | None  # None, as its interval: too few samples
+    low: float | None
+    high: float | None
+    steps: int  # from the first sample to the last
+    grown_bytes: int  # likewise; negative where it shrank
+
+
+class MemoryReport(Record, frozen=True, kw_only=True):
+    """Where a training's memory goes, whether it grows, and how large a batch would fit."""
+
+    parts: MemoryParts | None = None
+    host_growth: Growth | None = None
+    device_growth: Growth | None = None
+    fit: BatchFit | None = None
+
+
 RecommendationStatus = Literal["confirmed", "nothing_better", "not_confirmed", "interrupted"]
 
 
@@ -466,6 +534,7 @@ class Summary(Record, frozen=True, kw_only=True):
     goal: Goal = Goal()
     so_far: SoFar | None = None
     smallest_batch: SmallestBatch | None = None
+    memory: MemoryReport | None = None
     measured_s: float  # wall time of all blocks
     warnings: list[str]
 

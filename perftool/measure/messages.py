@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from perftool.records import Block, Engaged, Machine, Record, Settings, WorkloadFacts
+from perftool.records import BatchFit, Block, Engaged, Machine, MemoryParts, Record, Settings, WorkloadFacts
 
 
 class LaunchSpec(Record, frozen=True, kw_only=True):
@@ -59,11 +59,21 @@ class Train(Record, frozen=True, kw_only=True, tag="train"):
     steps: int
 
 
+class Weigh(Record, frozen=True, kw_only=True, tag="weigh"):
+    """Say what the training's memory is taken by, and how large a batch would fit: a `Weighed`.
+
+    Nothing may be run or read off the launch afterwards but `Finish`: other batches have gone through the model, and
+    the host's high-water mark began again.
+    """
+
+    available_bytes: int  # that the process may hold in all, on its device: what it holds, and what is free
+
+
 class Finish(Record, frozen=True, kw_only=True, tag="finish"):
     """Say the last figures, then end: a `Finished`."""
 
 
-Request = Describe | Start | Warm | Prove | Run | Train | Finish
+Request = Describe | Start | Warm | Prove | Run | Train | Weigh | Finish
 
 
 class Described(Record, frozen=True, kw_only=True, tag="described"):
@@ -95,6 +105,11 @@ class Trained(Record, frozen=True, kw_only=True, tag="trained"):
     samples: int
 
 
+class Weighed(Record, frozen=True, kw_only=True, tag="weighed"):
+    parts: MemoryParts
+    fit: BatchFit
+
+
 class Finished(Record, frozen=True, kw_only=True, tag="finished"):
     last_loss: float | None
     peak_device_allocated_bytes: int | None
@@ -112,7 +127,7 @@ class Failed(Record, frozen=True, kw_only=True, tag="failed"):
     reason: str
 
 
-Reply = Described | Started | Warmed | Proved | Block | Trained | Finished | Failed
+Reply = Described | Started | Warmed | Proved | Block | Trained | Weighed | Finished | Failed
 
 encode = msgspec.json.encode
 decode_request: Callable[[bytes], Request] = msgspec.json.Decoder(Request).decode

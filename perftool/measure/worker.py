@@ -28,6 +28,7 @@ from perftool.records import BatchForm, Block, WorkloadFacts, known
 if TYPE_CHECKING:
     import torch
 
+    from perftool.measure.probes.device import DevicePeaks
     from perftool.scenario import Scenarios
     from perftool.training import Plan, Training
     from perftool.workload import Batch, Loaded
@@ -56,6 +57,7 @@ class Worker:
         self.last_event_call: int | None = None
         self.events_seen: tuple[int, ...] = ()
         self.last_loss: Any = None
+        self.device_peaks: DevicePeaks | None = None  # of the steps, where something else ran after them
 
     def answer(self, request: messages.Request) -> messages.Reply:
         """Do what was asked. Exceptions of the user's code pass through; see `failure`."""
@@ -72,6 +74,8 @@ class Worker:
                 return self.run(request)
             case messages.Train():
                 return self.train(request)
+            case messages.Weigh():
+                return self.weigh(request)
             case messages.Finish():
                 return self.finish()
 
@@ -237,11 +241,20 @@ class Worker:
             loss=sum(finite) / len(tail) if len(finite) == len(tail) else None, losses=losses, samples=samples
         )
 
+    def weigh(self, request: messages.Weigh) -> messages.Weighed:
+        from perftool.measure.probes.device import read_peaks
+        from perftool.measure.probes.weights import fit_batch, weigh
+
+        training = self._live()
+        self.device_peaks = read_peaks(training.device)
+        parts = weigh(training)
+        return messages.Weighed(parts=parts, fit=fit_batch(training, request.available_bytes))
+
     def finish(self) -> messages.Finished:
         from perftool.measure.probes.device import read_peaks
 
         loss = None if self.last_loss is None else self._loss()
-        peaks = read_peaks(self._live().device) if self.training else None
+        peaks = self.device_peaks or (read_peaks(self._live().device) if self.training else None)
         return messages.Finished(
             last_loss=loss if loss is not None and math.isfinite(loss) else None,
             peak_device_allocated_bytes=peaks.allocated_bytes if peaks else None,
