@@ -28,6 +28,7 @@ STRAIGHT = 0.96  # R2 of a line: one jump reaches 0.75, two 0.89, three 0.94
 PACE = 0.5  # of a leak's growth in its earlier half, that its later half has at least
 NEW_GROUND = 0.5  # of a leak's growth, that goes beyond all that was held before it
 SMALL_GROWTH_BYTES = 2_000_000  # of a whole run: counters and caches grow by as much
+CLEAR_RATIO = 6.0  # growth over the standard deviation of single samples: the tail of a warm-up has no more in noise
 STEADY_BYTES_PER_STEP = 10_000.0  # 1 MB in 100 steps: what is called steady grows by less
 SEEN_BYTES = 1_000_000  # the pages of a process come and go by as much
 SEEN_RATIO = 4.0  # rise with the batch over scatter about the line, from which on a rise is believed
@@ -89,12 +90,14 @@ def _judged(steps: Floats, held_bytes: Floats) -> Growth:
 class _Trend:
     """A robust line through a series from some sample on."""
 
+    steps: float  # in all of the series
     slope: float  # bytes per step, as its interval
     low: float
     high: float
     straightness: float  # R2 of a line; 0 where nothing changes
     early_bytes: float  # growth in the first half, and in the second
     late_bytes: float
+    scatter_bytes: float  # of samples about the line, as a standard deviation
     new_ground: float  # share of the growth beyond all that was held before the first sample
 
     def goes_on(self) -> bool:
@@ -102,15 +105,16 @@ class _Trend:
         return (
             self.low > 0
             and self.straightness >= STRAIGHT
-            and self.early_bytes + self.late_bytes >= SMALL_GROWTH_BYTES
+            and self.early_bytes + self.late_bytes >= max(SMALL_GROWTH_BYTES, CLEAR_RATIO * self.scatter_bytes)
             and self.late_bytes >= PACE * self.early_bytes > 0
             and self.new_ground >= NEW_GROUND
         )
 
     def is_over(self) -> bool:
-        """Whether it surely grows by little, and what growth there is is chance or dies down."""
+        """Whether it surely grows slowly, and what growth there is is chance, dies down, or comes to nothing."""
         slows = self.late_bytes < PACE * self.early_bytes
-        return self.high < STEADY_BYTES_PER_STEP and (self.low <= 0 or slows)
+        little = self.high * self.steps < SMALL_GROWTH_BYTES
+        return self.high < STEADY_BYTES_PER_STEP and (self.low <= 0 or slows or little)
 
 
 def _trend(steps: Floats, held_bytes: Floats, start: int) -> _Trend:
@@ -120,20 +124,24 @@ def _trend(steps: Floats, held_bytes: Floats, start: int) -> _Trend:
     y = _levels(held_bytes[start:], PIECES)
     slope, _, low, high = (float(value) for value in stats.theilslopes(y, x, 0.95))
     # Levels that wander together say less than as many independent ones.
-    rest = y - np.median(y - slope * x) - slope * x
-    widened = sqrt((1 + (r := _neighbours(rest))) / (1 - r))
+    base = float(np.median(y - slope * x))
+    related = _neighbours(y - base - slope * x)
+    widened = sqrt((1 + related) / (1 - related))
     half = PIECES // 2
     per_piece = (x[-1] - x[0]) / (PIECES - 1)
     early, late = (float(np.polyfit(x[part], y[part], 1)[0]) for part in (slice(half), slice(half, None)))
     before = _levels(held_bytes[:start], max(1, round(start / (len(steps) - start) * PIECES))) if start else y[:1]
     rise_bytes = slope * (x[-1] - x[0])
+    scatter_bytes = 1.4826 * float(np.median(np.abs(held_bytes[start:] - base - slope * steps[start:])))
     return _Trend(
+        steps=float(steps[-1] - steps[0]),
         slope=slope,
         low=slope - widened * (slope - low),
         high=slope + widened * (high - slope),
         straightness=float(np.corrcoef(x, y)[0, 1] ** 2) if np.ptp(y) else 0.0,
         early_bytes=early * half * per_piece,
         late_bytes=late * half * per_piece,
+        scatter_bytes=scatter_bytes,
         new_ground=(y[-1] - float(before.max())) / rise_bytes if rise_bytes else 0.0,
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from perftool.analysis.jitter import jitter
+from perftool.analysis.memory import memory_report
 from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects
 from perftool.analysis.stats import launch_effects
 from perftool.analysis.tradeoffs import pareto, smallest_batch
@@ -145,6 +146,7 @@ def summarise(
         goal=session.goal,
         so_far=so_far,
         smallest_batch=smallest_batch(session, measured),
+        memory=memory_report(session),
         measured_s=sum(block.wall_ns for block in session.blocks) / 1e9,
         warnings=list(session.warnings),
     )

@@ -31,7 +31,8 @@ def render(summary: Summary) -> str:
     elif summary.parity is not None:
         parts.append(f"Numerics: {_escaped(wording.parity(summary.parity))}.")
     if summary.command == "profile":
-        parts.append(_table(("figure", ""), wording.profile_lines(summary.baseline)))
+        lines = [*wording.profile_lines(summary.baseline), *wording.memory_lines(summary.memory)]
+        parts.append(_table(("figure", ""), lines))
     else:
         parts += _variants(summary, fold=advice is not None)
     parts.append(_folded("How it was measured", f"{HOW}\n\n{_table(('', ''), wording.circumstances(summary))}"))

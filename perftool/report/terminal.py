@@ -90,7 +90,7 @@ def render(summary: Summary, *, width: int = 80, colour: bool = False) -> str:
             _compared(page, summary)
         case "profile":
             page.line()
-            page.pairs(wording.profile_lines(summary.baseline))
+            page.pairs([*wording.profile_lines(summary.baseline), *wording.memory_lines(summary.memory)])
     for warning in wording.warnings(summary):
         page.line()
         page.line(f"Warning: {warning}", style="yellow")

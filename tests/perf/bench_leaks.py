@@ -51,12 +51,14 @@ def flat(_: Generator, steps: Floats) -> Floats:
 def settling(generator: Generator, steps: Floats, longest: float = 0.2) -> Floats:
     """Up to 200 MB, with a time constant of up to a fifth of the run."""
     constant = generator.uniform(0.02, longest) * steps[-1]
-    return generator.uniform(20, 200) * MB * (1 - np.exp(-steps / constant))
+    held: Floats = generator.uniform(20, 200) * MB * (1 - np.exp(-steps / constant))
+    return held
 
 
 def jump(generator: Generator, steps: Floats) -> Floats:
     """Once, at any time."""
-    return generator.uniform(5, 50) * MB * (steps > generator.uniform(0.05, 0.98) * steps[-1])
+    held: Floats = generator.uniform(5, 50) * MB * (steps > generator.uniform(0.05, 0.98) * steps[-1])
+    return held
 
 
 def allocator(generator: Generator, steps: Floats) -> Floats:
@@ -69,8 +71,8 @@ def allocator(generator: Generator, steps: Floats) -> Floats:
 def sawtooth(generator: Generator, steps: Floats) -> Floats:
     """Garbage that piles up until it is collected, at least twice within the run."""
     period = generator.uniform(0.02, 0.4) * steps[-1]
-    phase = (steps / period + generator.random()) % 1
-    return generator.uniform(5, 50) * MB * phase
+    held: Floats = generator.uniform(5, 50) * MB * ((steps / period + generator.random()) % 1)
+    return held
 
 
 def uneven_sawtooth(generator: Generator, steps: Floats) -> Floats:
@@ -78,7 +80,8 @@ def uneven_sawtooth(generator: Generator, steps: Floats) -> Floats:
     ends = np.cumsum(generator.uniform(0.05, 0.35, 40) * steps[-1])
     starts = np.concatenate([[0.0], ends])
     since = steps - starts[np.searchsorted(ends, steps, side="right")]
-    return generator.uniform(10, 100) * MB * since / steps[-1]
+    held: Floats = generator.uniform(10, 100) * MB * since / steps[-1]
+    return held
 
 
 def workers(generator: Generator, steps: Floats, ramp: float = 1.0) -> Floats:
@@ -125,7 +128,9 @@ def verdicts(shape: Shape, noise: Shape, trials: int) -> list[str]:
 def verdict(shape: Shape, noise: Shape, generator: Generator) -> str:
     steps = np.round(np.linspace(0, generator.integers(*STEPS), generator.choice(SAMPLES)))
     held_bytes = (BASE + shape(generator, steps) + noise(generator, steps)) // PAGE * PAGE
-    told = growth([MemorySample(steps=int(at), host_bytes=int(held)) for at, held in zip(steps, held_bytes, strict=True)])
+    told = growth(
+        [MemorySample(steps=int(at), host_bytes=int(held)) for at, held in zip(steps, held_bytes, strict=True)]
+    )
     assert told is not None
     return told.verdict
 
