@@ -60,6 +60,8 @@ LAUNCH_BOUND = "launch-bound"
 FULL_PRECISION = "full-precision arithmetic"
 DENORMALS = "denormal numbers"
 THROTTLED = "throttled clock"
+LEAK = "memory leak"
+FRAGMENTATION = "fragmented device memory"
 """Findings. A scenario names those that it cures."""
 
 Objective = Literal["throughput", "step-time", "jitter", "memory", "time-to-loss"]
@@ -263,6 +265,7 @@ class WatchedBlock(Record, frozen=True, kw_only=True, tag="watched"):
     counts: dict[str, list[int]] = {}  # cause to how often it happened, where that is all that is known
     minor_faults: list[int] = []
     dispatch_ns: list[int] = []  # on a GPU: until the host had issued the step
+    device_allocated_bytes: int | None = None  # at its end
     throttled: bool | None = None  # the device's clock was held down for heat or power
 
 
@@ -275,6 +278,50 @@ class TrainingRun(Record, frozen=True, kw_only=True, tag="training_run"):
     loss: float | None  # mean of the last tenth of the steps; None where it was not finite
     samples: int | None = None  # fed in all these steps
     losses: list[float | None] = []  # of every step; empty in sessions before 1.1
+
+
+class MemorySample(Record, frozen=True, kw_only=True, tag="memory_sample"):
+    """Memory that a launch held between two blocks."""
+
+    launch: int = 0
+    steps: int  # that this launch has done since its warm-up
+    host_bytes: int  # resident set of the process, and its children's PSS
+    device_allocated_bytes: int | None = None
+
+
+class MemoryParts(Record, frozen=True, kw_only=True, tag="memory_parts"):
+    """What a training holds, by what it is for. Views and tied weights are counted once."""
+
+    parameters_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    buffers_bytes: int
+    activations_bytes: int | None  # that autograd keeps for the backward pass, of one eager forward pass
+    batch_bytes: int | None
+    batch_size: int | None = None  # of that batch
+    reason: str | None = None  # why activations or the batch are not known
+    device_allocated_bytes: int | None = None  # after these steps, as all below
+    device_reserved_bytes: int | None = None
+    device_nvml_bytes: int | None = None  # of the whole device, other processes included
+    device_inactive_split_bytes: int | None = None  # free, but in pieces: lost to fragmentation
+
+
+class BatchPoint(Record, frozen=True, kw_only=True):
+    """The peak of a process during one forward and backward pass."""
+
+    batch_size: int
+    peak_bytes: int
+
+
+class BatchFit(Record, frozen=True, kw_only=True, tag="batch_fit"):
+    """The largest batch that memory would hold, by a line through measured peaks. Numbers are None with a reason."""
+
+    points: list[BatchPoint]
+    available_bytes: int  # that the process may hold in all
+    fixed_bytes: float | None = None  # that no batch needs
+    per_sample_bytes: float | None = None
+    largest_batch_size: int | None = None
+    reason: str | None = None
 
 
 class Decision(Record, frozen=True, kw_only=True, tag="decision"):
@@ -364,6 +411,9 @@ class Session(Record, frozen=True, kw_only=True):
     training_runs: list[TrainingRun] = []
     decisions: list[Decision] = []
     limits: Limits | None = None  # of the baseline, where it was asked for
+    memory_samples: list[MemorySample] = []
+    memory_parts: MemoryParts | None = None
+    batch_fit: BatchFit | None = None
     interrupted: bool = False
     warnings: list[str] = []
 
@@ -599,6 +649,27 @@ class SmallestBatch(Record, frozen=True, kw_only=True):
     largest_batch_size: int  # of those measured
 
 
+class Growth(Record, frozen=True, kw_only=True):
+    """Whether memory grows from step to step. The rate, with its 95 % interval, is of the part that was judged: where
+    a leak was found the longest part that grows evenly, otherwise the last half."""
+
+    verdict: Literal["leak", "steady", "undecided"]
+    bytes_per_step: float | None  # None, as its interval: too few samples
+    low: float | None
+    high: float | None
+    steps: int  # from the first sample to the last
+    grown_bytes: int  # likewise; negative where it shrank
+
+
+class MemoryReport(Record, frozen=True, kw_only=True):
+    """Where a training's memory goes, whether it grows, and how large a batch would fit."""
+
+    parts: MemoryParts | None = None
+    host_growth: Growth | None = None
+    device_growth: Growth | None = None
+    fit: BatchFit | None = None
+
+
 RecommendationStatus = Literal["confirmed", "nothing_better", "not_confirmed", "interrupted"]
 
 
@@ -627,6 +698,7 @@ class Summary(Record, frozen=True, kw_only=True):
     explained: Explained | None = None
     fitness: Fitness | None = None
     distance: Distance | None = None  # of the baseline to the limits of the machine
+    memory: MemoryReport | None = None
     measured_s: float  # wall time of all blocks
     warnings: list[str]
 

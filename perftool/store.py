@@ -20,10 +20,13 @@ import msgspec
 from msgspec.structs import replace
 
 from perftool.records import (
+    BatchFit,
     Block,
     Decision,
     Launch,
     Limits,
+    MemoryParts,
+    MemorySample,
     Record,
     SchemaError,
     Session,
@@ -52,7 +55,19 @@ class _Warning(Record, frozen=True, kw_only=True, tag="warning"):
     text: str
 
 
-_Entry = Block | WatchedBlock | Limits | Launch | TrainingRun | Decision | _Variant | _Warning
+_Entry = (
+    Block
+    | WatchedBlock
+    | Limits
+    | MemorySample
+    | MemoryParts
+    | BatchFit
+    | Launch
+    | TrainingRun
+    | Decision
+    | _Variant
+    | _Warning
+)
 
 
 class StoreError(Exception):
@@ -198,6 +213,12 @@ def _from_journal(content: bytes) -> Session:
                 session.watched_blocks.append(entry)
             case Limits():
                 session = replace(session, limits=entry)
+            case MemorySample():
+                session.memory_samples.append(entry)
+            case MemoryParts():
+                session = replace(session, memory_parts=entry)
+            case BatchFit():
+                session = replace(session, batch_fit=entry)
             case Launch():
                 launches[entry.launch] = entry  # one may be written when it starts, and again when it ends
             case TrainingRun():

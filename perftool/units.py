@@ -63,6 +63,20 @@ def flop_rate(flops_per_second: float | None) -> str:
     return text if text == UNKNOWN else f"{text}/s"
 
 
+def size_change(size_bytes: float | None, low: float | None, high: float | None, per: str = "step") -> str:
+    """A change of size with its interval, all in the unit of the largest, as "+10.1 kB per step (9.8 to 10.4)"."""
+    values = (size_bytes, low, high)
+    known = [value for value in values if value is not None and isfinite(value)]
+    if len(known) < len(values):
+        return UNKNOWN
+    largest = _rounded(max(map(abs, known)))
+    factor, unit = next((one for one in reversed(_BYTES) if largest >= one[0]), _BYTES[0])
+    exponent = int(f"{largest / factor:.2e}".partition("e")[2])
+    change, *interval = (_fixed(value / factor, max(0, 2 - exponent)) for value in known)
+    sign = "" if change.startswith("-") or change == "0" else "+"
+    return f"{sign}{change} {unit} per {per} ({interval[0]} to {interval[1]})"
+
+
 def bytes_of(text: str) -> int:
     """A size that somebody wrote, such as "800MB", "1.5 GB" or "2GiB", in bytes. Raises ValueError with the remedy."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?\s*", text, flags=re.IGNORECASE)
@@ -109,6 +123,11 @@ def count(number: float | None) -> str:
     return f"{round(number):,}"
 
 
+def amount(number: float | None) -> str:
+    """A number that is only about known, as "845", "61.7 k" or "1.2 M"."""
+    return UNKNOWN if number is None or not isfinite(number) else _scaled(number, _PREFIXES)
+
+
 def counted(number: float | None, what: str, whats: str | None = None) -> str:
     """A number of things as "1 pair", "1,234 pairs", "2 launches"."""
     return f"{count(number)} {what if number == 1 else whats or what + 's'}"
@@ -130,6 +149,12 @@ def _digits(value: float) -> str:
     """Three significant digits without an exponent: "1.30", "0.435", "1,230"."""
     exponent = int(f"{value:.2e}".partition("e")[2])
     return f"{_rounded(value):,.{min(max(0, 2 - exponent), 300)}f}"
+
+
+def _fixed(value: float, decimals: int) -> str:
+    """So many decimals, without trailing zeros and without the sign of a zero."""
+    text = _stripped(f"{value:,.{min(decimals, 3)}f}")
+    return "0" if text == "-0" else text
 
 
 def _stripped(text: str) -> str:

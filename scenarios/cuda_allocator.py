@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from perftool.records import Engaged, Settings
+from perftool.records import FRAGMENTATION, RETRIES, Engaged, Settings
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    cures={FRAGMENTATION: "expandable_segments", RETRIES: "expandable_segments"},
     environment=environment,
     clash=clash,
 )

@@ -10,16 +10,21 @@ from msgspec.structs import replace
 
 from perftool.analysis.roofline import distance
 from perftool.records import (
+    BatchFit,
+    BatchPoint,
     Block,
     Ceiling,
     Command,
     Comparison,
     Engaged,
     Estimate,
+    Growth,
     Jitter,
     Launch,
     Limits,
     LossParity,
+    MemoryParts,
+    MemoryReport,
     Quantiles,
     Recommendation,
     Rejected,
@@ -333,3 +338,36 @@ def make_limits(**changes: Any) -> Limits:
 def limited_summary() -> Summary:
     """A profile with the distance of its 12 ms step to the limit."""
     return make_summary("profile", distance=distance(make_limits(), 12e6))
+
+
+def weighed_summary() -> Summary:
+    """A profile whose memory was watched and weighed, with a leak on the host."""
+    memory = MemoryReport(
+        parts=MemoryParts(
+            parameters_bytes=5_255_172,
+            gradients_bytes=5_255_172,
+            optimizer_bytes=10_510_368,
+            buffers_bytes=4096,
+            activations_bytes=2_098_176,
+            batch_bytes=263_168,
+            batch_size=256,
+            device_allocated_bytes=40_000_000,
+            device_reserved_bytes=60_000_000,
+            device_nvml_bytes=900_000_000,
+            device_inactive_split_bytes=3_000_000,
+        ),
+        host_growth=Growth(
+            verdict="leak", bytes_per_step=10_100.0, low=9800.0, high=10_400.0, steps=4000, grown_bytes=40_500_000
+        ),
+        device_growth=Growth(
+            verdict="steady", bytes_per_step=12.0, low=-200.0, high=400.0, steps=4000, grown_bytes=-5000
+        ),
+        fit=BatchFit(
+            points=[BatchPoint(batch_size=size, peak_bytes=426_000_000 + 31_700 * size) for size in (128, 256, 512)],
+            available_bytes=20_000_000_000,
+            fixed_bytes=426e6,
+            per_sample_bytes=31.7e3,
+            largest_batch_size=617_476,
+        ),
+    )
+    return make_summary("profile", baseline=make_variant({}), memory=memory)

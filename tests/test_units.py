@@ -25,7 +25,9 @@ EVERY_FORM: list[Callable[[float | None], str]] = [
     units.percent,
     units.share,
     units.count,
+    units.amount,
     units.decimal,
+    lambda number: units.size_change(0, number, 1),
 ]
 
 
@@ -72,6 +74,12 @@ def test_duration(time_ns: float, text: str) -> None:
         (units.percent(-0.0001), "0 %"),
         (units.percent(0.0997), "+10 %"),
         (units.share(0.042), "4.2 %"),
+        (units.size_change(10_123, 9_840, 10_400), "+10.1 kB per step (9.8 to 10.4)"),
+        (units.size_change(12, -200, 400), "+12 B per step (-200 to 400)"),
+        (units.size_change(-1.5e6, -2e6, 900, "day"), "-1.5 MB per day (-2 to 0)"),
+        (units.size_change(0, 0, 0), "0 B per step (0 to 0)"),
+        (units.amount(1_234_000), "1.23 M"),
+        (units.amount(845), "845"),
         (units.count(1234), "1,234"),
         (units.counted(1, "pair"), "1 pair"),
         (units.counted(2, "launch", "launches"), "2 launches"),

@@ -25,9 +25,11 @@ from perftool.records import (
     FAULT_CHURN,
     FAULTS,
     FORWARD,
+    FRAGMENTATION,
     FULL_PRECISION,
     GARBAGE,
     LAUNCH_BOUND,
+    LEAK,
     LOADER,
     NO_CORE,
     OPTIMIZER,
@@ -47,6 +49,7 @@ from perftool.records import (
     WORKER_START,
     Explained,
     Finding,
+    MemoryReport,
     Session,
 )
 
@@ -57,6 +60,7 @@ CHURN_BYTES_PER_STEP, CHURN_SHARE = 4_000_000, 0.05
 CORE_SHARE = 0.05
 LOST_SHARE = 0.02  # of all time, in slow steps of one cause
 ARITHMETIC_SHARE = 0.5
+FRAGMENTED_SHARE = 0.2  # of what is reserved
 THROTTLED_SHARE = 0.05  # of the blocks
 PAGE_BYTES = 4096
 
@@ -67,6 +71,7 @@ class Evidence:
 
     session: Session
     explained: Explained
+    memory: MemoryReport | None = None
 
     def phase(self, name: str) -> float:
         """Share of the step; 0 where there is no such phase."""
@@ -104,11 +109,11 @@ class Evidence:
 Rule = Callable[[Evidence], Finding | None]
 
 
-def findings(session: Session, explained: Explained | None) -> list[Finding]:
+def findings(session: Session, explained: Explained | None, memory: MemoryReport | None = None) -> list[Finding]:
     """All that the rules find, the largest share first."""
     if explained is None:
         return []
-    evidence = Evidence(session, explained)
+    evidence = Evidence(session, explained, memory)
     found = [finding for rule in RULES if (finding := rule(evidence)) is not None]
     return sorted(found, key=lambda one: -(one.share or 0.0))
 
@@ -294,7 +299,33 @@ def throttled(evidence: Evidence) -> Finding | None:
     return _found(evidence, THROTTLED, share, text, "cool it, or raise its power limit; compare no runs of such hours")
 
 
+def leak(evidence: Evidence) -> Finding | None:
+    grown = () if evidence.memory is None else (evidence.memory.host_growth, evidence.memory.device_growth)
+    found = next((one for one in grown if one is not None and one.verdict == "leak"), None)
+    if found is None:
+        return None
+    pace = units.size_change(found.bytes_per_step, found.low, found.high)
+    text = (
+        f"memory grows by {pace}, to the end: {units.size(found.grown_bytes)} in {units.counted(found.steps, 'step')}"
+    )
+    return _found(
+        evidence, LEAK, None, text, "look for what is kept of each step, such as losses that were not detached"
+    )
+
+
+def fragmentation(evidence: Evidence) -> Finding | None:
+    parts = evidence.session.memory_parts
+    split_bytes = None if parts is None else parts.device_inactive_split_bytes
+    reserved_bytes = None if parts is None else parts.device_reserved_bytes
+    if not split_bytes or not reserved_bytes or split_bytes / reserved_bytes < FRAGMENTED_SHARE:
+        return None
+    text = f"{units.size(split_bytes)} of the device memory that torch holds are free but in pieces"
+    return _found(evidence, FRAGMENTATION, split_bytes / reserved_bytes, text)
+
+
 RULES: Sequence[Rule] = (
+    leak,
+    fragmentation,
     row_by_row,
     data_wait,
     worker_restarts,

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from perftool.analysis.diagnose import findings
 from perftool.analysis.explain import explained
 from perftool.analysis.jitter import jitter
+from perftool.analysis.memory import memory_report
 from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects
 from perftool.analysis.roofline import distance
 from perftool.analysis.stats import launch_effects
@@ -128,7 +129,7 @@ def summarise(
     launched = {launch.variant for launch in session.launches} - {0}
     variants = [summaries.of(variant) for variant in sorted(launched)]
     baseline = summaries.of(0)
-    found = explained(session)
+    found, memory = explained(session), memory_report(session)
     measured = [one for one in (replace(baseline, settings={}), *variants) if one.status == "measured"]
     return Summary(
         command=session.command,
@@ -139,7 +140,7 @@ def summarise(
         machine=session.machine,
         baseline=baseline,
         variants=variants,
-        findings=findings(session, found),
+        findings=findings(session, found, memory),
         recommendation_status="interrupted"
         if session.interrupted and session.command == "tune"
         else recommendation_status,
@@ -154,6 +155,7 @@ def summarise(
         explained=found,
         fitness=session.fitness,
         distance=_distance(session, baseline),
+        memory=memory,
         measured_s=sum(block.wall_ns for block in session.blocks) / 1e9,
         warnings=list(session.warnings),
     )

@@ -1,7 +1,9 @@
 """One more launch of the baseline, that explains and gives no verdict on time: its steps are watched, and what they
-would take at best on this machine is measured."""
+would take at best on this machine and what its memory is taken by are measured."""
 
 from __future__ import annotations
+
+import psutil
 
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed
@@ -25,8 +27,18 @@ def explain(lab: Lab, seconds: float) -> None:
             limited = running.live.ask(messages.Limit(), LIMITS_S)
             assert isinstance(limited, messages.Limited)
             lab.learn(limits=limited.limits)
+            _weigh(lab, running)
     except LaunchFailed as failed:
         lab.session.warnings.append(f"not all could be explained: {failed.reason}")
+
+
+def _weigh(lab: Lab, running: Running) -> None:
+    """Last of all: batches of other sizes go through the model."""
+    lab.tell(f"{EXPLAIN}: weighing memory", 0.0)
+    available_bytes = (running.live.held_bytes() or 0) + psutil.virtual_memory().available
+    weighed = running.live.ask(messages.Weigh(available_bytes=available_bytes), max(LIMITS_S, 100 * running.block_s))
+    assert isinstance(weighed, messages.Weighed)
+    lab.learn(memory_parts=weighed.parts, batch_fit=weighed.fit)
 
 
 def _watch(lab: Lab, running: Running, seconds: float) -> None:

@@ -10,7 +10,18 @@ from typing import Literal
 
 import msgspec
 
-from perftool.records import Block, Engaged, Limits, Machine, Record, Settings, WatchedBlock, WorkloadFacts
+from perftool.records import (
+    BatchFit,
+    Block,
+    Engaged,
+    Limits,
+    Machine,
+    MemoryParts,
+    Record,
+    Settings,
+    WatchedBlock,
+    WorkloadFacts,
+)
 
 
 class LaunchSpec(Record, frozen=True, kw_only=True):
@@ -73,11 +84,21 @@ class Limit(Record, frozen=True, kw_only=True, tag="limit"):
     memory of its own, so it belongs into a launch that explains, after everything that is timed."""
 
 
+class Weigh(Record, frozen=True, kw_only=True, tag="weigh"):
+    """Say what the training's memory is taken by, and how large a batch would fit: a `Weighed`.
+
+    Nothing may be run or read off the launch afterwards but `Finish`: other batches have gone through the model, and
+    the host's high-water mark began again.
+    """
+
+    available_bytes: int  # that the process may hold in all, on its device: what it holds, and what is free
+
+
 class Finish(Record, frozen=True, kw_only=True, tag="finish"):
     """Say the last figures, then end: a `Finished`."""
 
 
-Request = Describe | Start | Warm | Prove | Run | Watch | Train | Limit | Finish
+Request = Describe | Start | Warm | Prove | Run | Watch | Train | Limit | Weigh | Finish
 
 
 class Described(Record, frozen=True, kw_only=True, tag="described"):
@@ -113,6 +134,11 @@ class Limited(Record, frozen=True, kw_only=True, tag="limited"):
     limits: Limits
 
 
+class Weighed(Record, frozen=True, kw_only=True, tag="weighed"):
+    parts: MemoryParts
+    fit: BatchFit
+
+
 class Finished(Record, frozen=True, kw_only=True, tag="finished"):
     last_loss: float | None
     peak_device_allocated_bytes: int | None
@@ -130,7 +156,7 @@ class Failed(Record, frozen=True, kw_only=True, tag="failed"):
     reason: str
 
 
-Reply = Described | Started | Warmed | Proved | Block | WatchedBlock | Trained | Limited | Finished | Failed
+Reply = Described | Started | Warmed | Proved | Block | WatchedBlock | Trained | Limited | Weighed | Finished | Failed
 
 encode = msgspec.json.encode
 decode_request: Callable[[bytes], Request] = msgspec.json.Decoder(Request).decode

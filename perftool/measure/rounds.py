@@ -25,11 +25,14 @@ from perftool.measure.launch import LaunchFailed, LiveLaunch
 from perftool.measure.warmup import GIVE_UP_S, classify, settled
 from perftool.records import (
     PARITY,
+    BatchFit,
     Block,
     Decision,
     Engaged,
     Launch,
     Limits,
+    MemoryParts,
+    MemorySample,
     Record,
     Session,
     Settings,
@@ -282,14 +285,26 @@ class Lab:
         self._next_round += 1
         self.session.blocks.extend(blocks)
         self.session.watched_blocks.append(found)
-        for record in (*blocks, found):
+        records: list[Record] = [*blocks, found]
+        held_bytes = running.live.held_bytes()
+        if held_bytes is not None:
+            sample = MemorySample(
+                launch=running.number,
+                steps=(found.first_call + len(found.step_ns)) * running.steps_per_call,
+                host_bytes=held_bytes,
+                device_allocated_bytes=found.device_allocated_bytes,
+            )
+            self.session.memory_samples.append(sample)
+            records.append(sample)
+        for record in records:
             self._append(record)
         return found
 
-    def learn(self, *, limits: Limits) -> None:
-        """Keep what is known once of a session."""
-        self.session = replace(self.session, limits=limits)
-        self._append(limits)
+    def learn(self, **facts: Limits | MemoryParts | BatchFit) -> None:
+        """Keep what is known once of a session: fields by their names."""
+        self.session = replace(self.session, **facts)
+        for fact in facts.values():
+            self._append(fact)
 
     def tell(self, text: str, left_s: float) -> None:
         """Let whoever looks on know what is being done."""

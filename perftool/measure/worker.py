@@ -28,6 +28,7 @@ from perftool.records import BatchForm, Block, WatchedBlock, WorkloadFacts, know
 if TYPE_CHECKING:
     import torch
 
+    from perftool.measure.probes.device import DevicePeaks
     from perftool.measure.probes.watch import Watcher
     from perftool.scenario import Scenarios
     from perftool.training import Plan, Training
@@ -58,6 +59,7 @@ class Worker:
         self.events_seen: tuple[int, ...] = ()
         self.last_loss: Any = None
         self.watcher: Watcher | None = None
+        self.device_peaks: DevicePeaks | None = None  # of the steps, where something else ran after them
 
     def answer(self, request: messages.Request) -> messages.Reply:
         """Do what was asked. Exceptions of the user's code pass through; see `failure`."""
@@ -78,6 +80,8 @@ class Worker:
                 return self.train(request)
             case messages.Limit():
                 return self.limit()
+            case messages.Weigh():
+                return self.weigh(request)
             case messages.Finish():
                 return self.finish()
 
@@ -266,11 +270,22 @@ class Worker:
 
         return messages.Limited(limits=limits(self._live()))
 
+    def weigh(self, request: messages.Weigh) -> messages.Weighed:
+        from perftool.measure.probes.device import available_bytes as available_on
+        from perftool.measure.probes.device import read_peaks
+        from perftool.measure.probes.weights import fit_batch, weigh
+
+        training = self._live()
+        self.device_peaks = read_peaks(training.device)
+        parts = weigh(training)
+        available_bytes = available_on(training.device)
+        return messages.Weighed(parts=parts, fit=fit_batch(training, available_bytes or request.available_bytes))
+
     def finish(self) -> messages.Finished:
         from perftool.measure.probes.device import read_peaks
 
         loss = None if self.last_loss is None else self._loss()
-        peaks = read_peaks(self._live().device) if self.training else None
+        peaks = self.device_peaks or (read_peaks(self._live().device) if self.training else None)
         return messages.Finished(
             last_loss=loss if loss is not None and math.isfinite(loss) else None,
             peak_device_allocated_bytes=peaks.allocated_bytes if peaks else None,

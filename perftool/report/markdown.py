@@ -42,7 +42,7 @@ def _profile(summary: Summary) -> list[str]:
     return [
         *(_explained(summary, summary.explained) if summary.explained else []),
         _table(("distance to the limit", ""), wording.limit_lines(summary.distance)) if summary.distance else "",
-        _table(("figure", ""), wording.profile_lines(summary.baseline)),
+        _table(("figure", ""), [*wording.profile_lines(summary.baseline), *wording.memory_lines(summary.memory)]),
     ]
 
 

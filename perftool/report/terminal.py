@@ -116,7 +116,7 @@ def _profiled(page: _Page, summary: Summary) -> None:
         page.title("Distance to the limit")
         page.pairs(wording.limit_lines(summary.distance))
     page.title("Figures")
-    page.pairs(wording.profile_lines(summary.baseline))
+    page.pairs([*wording.profile_lines(summary.baseline), *wording.memory_lines(summary.memory)])
 
 
 def _tuned(page: _Page, summary: Summary) -> None:

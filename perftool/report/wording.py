@@ -14,6 +14,7 @@ from perftool import units
 from perftool.analysis.fitness import rate
 from perftool.analysis.verdict import ALPHA
 from perftool.records import (
+    BatchFit,
     Bound,
     Comparison,
     Distance,
@@ -21,9 +22,12 @@ from perftool.records import (
     Explained,
     Finding,
     Fitness,
+    Growth,
     Jitter,
     LossParity,
     Machine,
+    MemoryParts,
+    MemoryReport,
     Recommendation,
     Rejected,
     SettingEffect,
@@ -523,6 +527,59 @@ def jitter_lines(jitter: Jitter) -> Pairs:
         ),
         ("stalled time", f"{units.share(jitter.stall_share)} of {units.counted(jitter.steps, 'step')}"),
     ]
+
+
+def memory_lines(memory: MemoryReport | None) -> Pairs:
+    """What memory is taken by, whether it grows, and how large a batch would fit."""
+    if memory is None:
+        return []
+    lines = _parts_lines(memory.parts) if memory.parts is not None else []
+    grown = (("memory growth", memory.host_growth), ("device memory growth", memory.device_growth))
+    lines += [(name, _growth(found)) for name, found in grown if found is not None]
+    return [*lines, ("largest batch", _largest_batch(memory.fit))] if memory.fit is not None else lines
+
+
+def _parts_lines(parts: MemoryParts) -> Pairs:
+    held = [
+        f"parameters {units.size(parts.parameters_bytes)}",
+        f"gradients {units.size(parts.gradients_bytes)}",
+        f"optimizer state {units.size(parts.optimizer_bytes)}",
+        *([f"buffers {units.size(parts.buffers_bytes)}"] if parts.buffers_bytes else []),
+        f"activations {units.size(parts.activations_bytes)}{f' ({parts.reason})' if parts.reason else ''}",
+        *([f"batch {units.size(parts.batch_bytes)}"] if parts.batch_bytes is not None else []),
+    ]
+    lines = [("memory parts", ", ".join(held))]
+    if parts.device_allocated_bytes is not None:
+        split_bytes, reserved_bytes = parts.device_inactive_split_bytes, parts.device_reserved_bytes
+        lost = split_bytes / reserved_bytes if split_bytes is not None and reserved_bytes else None
+        lines.append(
+            (
+                "device memory",
+                f"{units.size(parts.device_allocated_bytes)} allocated, {units.size(reserved_bytes)} reserved, "
+                f"{units.size(parts.device_nvml_bytes)} in use on the device; fragmentation "
+                f"{units.size(split_bytes)}, {units.share(lost)} of what is reserved",
+            )
+        )
+    return lines
+
+
+def _growth(found: Growth) -> str:
+    if found.bytes_per_step is None:
+        return f"undecided: too few samples in {units.counted(found.steps, 'step')}"
+    pace = units.size_change(found.bytes_per_step, found.low, found.high)
+    if found.verdict == "steady":
+        return f"{'little' if found.low is not None and found.low > 0 else 'none'}: {pace}"
+    return f"{found.verdict}: {pace}, {units.size(found.grown_bytes)} in {units.counted(found.steps, 'step')}"
+
+
+def _largest_batch(fit: BatchFit) -> str:
+    if fit.largest_batch_size is None:
+        return f"unknown: {fit.reason}"
+    sizes = ", ".join(units.count(one.batch_size) for one in fit.points)
+    return (
+        f"about {units.amount(fit.largest_batch_size)} fits in {units.size(fit.available_bytes)}, "
+        f"{units.size(fit.per_sample_bytes)} a sample (fitted from batches of {sizes})"
+    )
 
 
 def _tail(value: float | None, low: float | None, high: float | None) -> str:

@@ -13,11 +13,13 @@ from perftool.measure.launch import LaunchFailed
 from perftool.measure.rounds import Lab
 from perftool.records import (
     FORWARD,
+    BatchFit,
     Block,
     Ceiling,
     Engaged,
     Limits,
     Machine,
+    MemoryParts,
     Record,
     Session,
     Settings,
@@ -75,6 +77,18 @@ LIMITS = Limits(
     ],
     precision="highest",
 )
+
+
+PARTS = MemoryParts(
+    parameters_bytes=40,
+    gradients_bytes=40,
+    optimizer_bytes=80,
+    buffers_bytes=0,
+    activations_bytes=400,
+    batch_bytes=400,
+    batch_size=10,
+)
+FIT = BatchFit(points=[], available_bytes=8 * 2**30, reason="scripted")
 
 
 def make_session(budget_s: float = 10.0, baseline: Settings | None = None) -> Session:
@@ -190,6 +204,8 @@ class ScriptedLaunch:
                 return messages.Trained(loss=sum(tail) / len(tail) if tail else None, losses=losses, samples=samples)
             case messages.Limit():
                 return messages.Limited(limits=LIMITS)
+            case messages.Weigh():
+                return messages.Weighed(parts=PARTS, fit=FIT)
             case messages.Finish():
                 return messages.Finished(
                     last_loss=0.5,

@@ -4,7 +4,7 @@ from perftool.measure import messages
 from perftool.measure.explain import ROUNDS_LEAST, explain
 from perftool.measure.launch import LaunchFailed
 from perftool.records import EXPLAIN, Block, Limits, WatchedBlock
-from tests.measure.fakes import Script, make_lab, make_session
+from tests.measure.fakes import FIT, PARTS, Script, make_lab, make_session
 
 
 def test_one_launch_is_watched_beside_plain_blocks_for_so_long() -> None:
@@ -24,6 +24,8 @@ def test_one_launch_is_watched_beside_plain_blocks_for_so_long() -> None:
     assert kinds.count(Block) == kinds.count(WatchedBlock) == len(watched), "on disk as it comes"
     assert Limits in kinds
     assert lab.session.limits is not None
+    assert (lab.session.memory_parts, lab.session.batch_fit) == (PARTS, FIT)
+    assert [one.steps for one in session.memory_samples] == [len(one.step_ns) for one in watched]
 
 
 def test_slow_steps_are_watched_all_the_same() -> None:

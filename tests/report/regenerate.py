@@ -11,7 +11,14 @@ from perftool.analysis.fitness import rate
 from perftool.records import BusyProcess, Fitness, Rejected, ScenarioDescription
 from perftool.report import markdown, terminal
 from tests.measure.fakes import MACHINE
-from tests.sessions import compared_summary, limited_summary, make_summary, profiled_summary, tuned_summary
+from tests.sessions import (
+    compared_summary,
+    limited_summary,
+    make_summary,
+    profiled_summary,
+    tuned_summary,
+    weighed_summary,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -73,6 +80,8 @@ REPORTS: dict[str, Callable[[], str]] = {
     "profile.md": lambda: markdown.render(profiled_summary()),
     "limits.txt": lambda: terminal.render(limited_summary()),
     "limits.md": lambda: markdown.render(limited_summary()),
+    "memory.txt": lambda: terminal.render(weighed_summary()),
+    "memory.md": lambda: markdown.render(weighed_summary()),
     "nothing_better.txt": lambda: terminal.render(NOTHING_BETTER),
     "nothing_better.md": lambda: markdown.render(NOTHING_BETTER),
     "machine.txt": lambda: terminal.render_machine(WITH_GPU, DISTURBED, rate(DISTURBED)),

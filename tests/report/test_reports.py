@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from perftool.records import Rejected, Summary
+from perftool.records import BatchFit, Growth, MemoryParts, MemoryReport, Rejected, Summary
 from perftool.report import markdown, terminal, wording
 from tests.report.regenerate import GOLDEN, REPORTS
 from tests.sessions import (
@@ -21,6 +21,7 @@ from tests.sessions import (
     make_variant,
     profiled_summary,
     tuned_summary,
+    weighed_summary,
 )
 
 PROPERTY = settings(deadline=None, max_examples=40, derandomize=True)
@@ -36,7 +37,7 @@ HOSTILE = [
     "\u202eright to left\u202c\u200b",
     ":smile: **bold** _it_ ~~no~~ $x$ @somebody # &lt; \\",
 ]
-ALL_SUMMARIES = [tuned_summary, compared_summary, profiled_summary]
+ALL_SUMMARIES = [tuned_summary, compared_summary, profiled_summary, weighed_summary]
 
 
 def hostile(text: str) -> Summary:
@@ -246,3 +247,27 @@ def test_launches_that_differ_too_much_are_a_warning() -> None:
         assert "the launches of amp=bf16 differ more than" in text
         assert "another one" in text
     assert wording.warnings(make_summary("compare", [steady])) == []
+
+
+def test_memory_that_is_not_known_says_why() -> None:
+    parts = MemoryParts(
+        parameters_bytes=4,
+        gradients_bytes=4,
+        optimizer_bytes=8,
+        buffers_bytes=0,
+        activations_bytes=None,
+        batch_bytes=None,
+        reason="it failed",
+    )
+    few = Growth(verdict="undecided", bytes_per_step=None, low=None, high=None, steps=3, grown_bytes=5)
+    fit = BatchFit(points=[], available_bytes=10**9, reason="its batches are text")
+    assert wording.memory_lines(MemoryReport(parts=parts, host_growth=few, fit=fit)) == [
+        ("memory parts", "parameters 4 B, gradients 4 B, optimizer state 8 B, activations unknown (it failed)"),
+        ("memory growth", "undecided: too few samples in 3 steps"),
+        ("largest batch", "unknown: its batches are text"),
+    ]
+    slow = replace(few, verdict="steady", bytes_per_step=200.0, low=190.0, high=210.0)
+    assert wording.memory_lines(MemoryReport(host_growth=slow)) == [
+        ("memory growth", "little: +200 B per step (190 to 210)")
+    ]
+    assert wording.memory_lines(None) == []

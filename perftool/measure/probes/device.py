@@ -1,4 +1,4 @@
-"""Peak memory of a CUDA device, each figure under its own name. On a CPU everything is None.
+"""Memory of a CUDA device, present and peak, each figure under its own name. On a CPU everything is None.
 
 `allocated` are tensors, `reserved` is what torch's allocator holds, `nvml` is the whole device's use, contexts and
 other processes included.
@@ -21,6 +21,13 @@ class DevicePeaks(NamedTuple):
     nvml_bytes: int | None
 
 
+class DeviceUse(NamedTuple):
+    allocated_bytes: int | None
+    reserved_bytes: int | None
+    nvml_bytes: int | None
+    inactive_split_bytes: int | None  # free, but in pieces of blocks that are in use
+
+
 def reset_peaks(device: torch.device) -> None:
     """Start the peaks again at the present use."""
     if device.type == "cuda":
@@ -36,6 +43,28 @@ def read_peaks(device: torch.device) -> DevicePeaks:
     import torch
 
     return DevicePeaks(torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device), _nvml(device))
+
+
+def read_use(device: torch.device) -> DeviceUse:
+    """Present use. Source: torch.cuda.memory_stats."""
+    if device.type != "cuda":
+        return DeviceUse(None, None, None, None)
+    import torch
+
+    split_bytes = torch.cuda.memory_stats(device).get("inactive_split_bytes.all.current")
+    return DeviceUse(
+        torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device), _nvml(device), split_bytes
+    )
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """What this process may hold on the device: what torch holds, and what is free. None on a CPU."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return int(free_bytes) + torch.cuda.memory_reserved(device)
 
 
 def allocator_retries(device: torch.device) -> int:

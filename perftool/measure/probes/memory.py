@@ -1,6 +1,7 @@
-"""Host memory of a worker and its children, read from outside while they are stopped.
+"""Host memory of a worker and its children, read from outside while they are stopped, and of a process by itself.
 
-Source: proc(5): VmHWM in status, 5 written to clear_refs resets it, smaps_rollup for the proportional set size.
+Source: proc(5): VmRSS and VmHWM in status, 5 written to clear_refs resets the latter, smaps_rollup for the
+proportional set size.
 """
 
 from __future__ import annotations
@@ -12,21 +13,22 @@ import psutil
 
 def high_water_bytes(pid: int) -> int | None:
     """Largest resident set of the process since its start or the last reset."""
+    return _status_bytes(pid, "VmHWM:")
+
+
+def resident_bytes(pid: int) -> int | None:
+    """Present resident set of the process."""
+    return _status_bytes(pid, "VmRSS:")
+
+
+def _status_bytes(pid: int, name: str) -> int | None:
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(name):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError):
         pass
     return None
-
-
-def resident_bytes(pid: int) -> int | None:
-    """What the process holds in memory now."""
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return None
 
 
 def reset_high_water(pid: int) -> bool:

@@ -203,6 +203,7 @@ class Watcher:
             counts=_columns([{RETRY: last.retries - first.retries} for first, _, last in readings]),
             minor_faults=[last.minor_faults - first.minor_faults for first, _, last in readings],
             dispatch_ns=rests if on_cuda else [],
+            device_allocated_bytes=device_probe.read_use(training.device).allocated_bytes,
             throttled=device_probe.is_throttled(training.device),
         )
 

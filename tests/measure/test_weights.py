@@ -1,0 +1,234 @@
+"""What memory is taken by, counted on small trainings whose parts are known, and batches of other sizes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from perftool.analysis.memory import growth
+from perftool.measure import messages
+from perftool.measure.launch import ProcessLaunch
+from perftool.measure.probes import weights
+from perftool.measure.probes.memory import resident_bytes
+from perftool.measure.probes.weights import fit_batch, weigh
+from perftool.records import MemorySample
+from perftool.training import Plan, Training
+from perftool.workload import Workload
+
+FREE = 2**40
+ROWS, WIDTH = 64, 8
+FLOAT = 4
+
+
+def training_of(steps: int = 2, device: str = "cpu", **changes: Any) -> Training:
+    """Two linear layers of 8 by 8 with bias, Adam, batches of 16 rows."""
+    usual: dict[str, Any] = {
+        "model": lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH)),
+        "dataset": lambda: (torch.ones(ROWS, WIDTH), torch.zeros(ROWS, WIDTH)),
+        "loss": lambda model, batch: (model(batch[0]) - batch[1]).square().mean(),
+        "optimizer": lambda parameters: torch.optim.Adam(parameters),
+        "batch_size": 16,
+    }
+    workload = Workload(**{**usual, **changes})
+    training = Training(Plan(workload=workload, batch_size=workload.batch_size, device=device))
+    for _ in range(steps):
+        training.step(training.fetch())
+    return training
+
+
+def mean_output(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    output: torch.Tensor = model(rows)
+    return output.mean()
+
+
+LAYER = (WIDTH * WIDTH + WIDTH) * FLOAT
+
+
+def test_every_part_is_counted() -> None:
+    parts = weigh(training_of())
+    assert (parts.parameters_bytes, parts.gradients_bytes, parts.buffers_bytes) == (2 * LAYER, 2 * LAYER, 0)
+    steps = 4 * FLOAT  # Adam's counters, one per parameter
+    assert parts.optimizer_bytes == 4 * LAYER + steps
+    # The output of the tanh, and the difference that is squared; the input is the batch's own.
+    assert parts.activations_bytes == 2 * 16 * WIDTH * FLOAT
+    assert (parts.batch_bytes, parts.batch_size) == (2 * 16 * WIDTH * FLOAT, 16)
+    assert (parts.reason, parts.device_allocated_bytes) == (None, None)
+
+
+def test_tied_weights_views_and_buffers_are_counted_once() -> None:
+    def tied() -> nn.Module:
+        model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH))
+        model[1].weight = model[0].weight
+        model.register_buffer("part_of_it", model[2].running_mean[:4])  # type: ignore[index]
+        return model
+
+    parts = weigh(training_of(model=tied))
+    assert parts.parameters_bytes == (WIDTH * WIDTH + 4 * WIDTH) * FLOAT
+    assert parts.buffers_bytes == 2 * WIDTH * FLOAT + 8  # mean, variance, and the counter of batches
+
+
+def test_state_in_lists_and_sparse_gradients_are_counted() -> None:
+    def table() -> nn.Module:
+        return nn.EmbeddingBag(100, WIDTH, sparse=True, mode="sum")
+
+    training = training_of(
+        model=table,
+        dataset=lambda: (torch.zeros(ROWS, 3, dtype=torch.long),),
+        loss=lambda model, batch: model(batch[0]).square().mean(),
+        optimizer=lambda parameters: torch.optim.SparseAdam(parameters),
+    )
+    training.optimizer.state[torch.zeros(1)] = {"history": [torch.zeros(5), (torch.zeros(7),)], "name": "text"}
+    parts = weigh(training)
+    assert 0 < parts.gradients_bytes < parts.parameters_bytes == 100 * WIDTH * FLOAT
+    assert parts.optimizer_bytes == 2 * 100 * WIDTH * FLOAT + 12 * FLOAT
+
+
+def test_what_the_users_code_refuses_has_a_reason() -> None:
+    calls = []
+
+    def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) > 2:
+            raise ValueError("no more of this")
+        return mean_output(model, batch[0])
+
+    training = training_of(loss=loss)
+    parts = weigh(training)
+    assert parts.activations_bytes is None
+    assert "ValueError: no more of this" in (parts.reason or "")
+    assert parts.parameters_bytes == 2 * LAYER
+    fit = fit_batch(training, FREE)
+    assert fit.largest_batch_size is None
+    assert "ValueError: no more of this" in (fit.reason or "")
+
+
+# ------------------------------------------------------------------------------------------------------ larger batches
+
+
+@pytest.fixture
+def peaks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Sets the memory of the process: what is held, and what each sample of a batch adds to the peak."""
+
+    def script(held_bytes: int, per_sample_bytes: int) -> None:
+        seen: list[int] = []
+        real = weights._forward_and_backward
+
+        def noted(training: Training, batch: Any) -> None:
+            seen.append(len(batch[0]))
+            real(training, batch)
+
+        monkeypatch.setattr(weights, "_forward_and_backward", noted)
+        monkeypatch.setattr(weights, "resident_bytes", lambda pid: held_bytes)
+        monkeypatch.setattr(weights, "reset_high_water", lambda pid: True)
+        monkeypatch.setattr(weights, "high_water_bytes", lambda pid: held_bytes + per_sample_bytes * seen[-1])
+
+    return script
+
+
+def test_peaks_of_several_sizes_give_the_largest(peaks: Callable[[int, int], None]) -> None:
+    peaks(10**8, 10**6)
+    fit = fit_batch(training_of(), 10**9)
+    assert [one.batch_size for one in fit.points] == [8, 16, 32, 64]
+    assert fit.largest_batch_size == pytest.approx(900, abs=1)
+
+
+def test_no_size_is_tried_that_might_take_a_quarter_of_what_is_free(peaks: Callable[[int, int], None]) -> None:
+    peaks(10**8, 10**6)
+    fit = fit_batch(training_of(), 10**8 + 4 * 33 * 10**6)
+    assert [one.batch_size for one in fit.points] == [8, 16, 32]
+    assert fit.largest_batch_size == pytest.approx(132, abs=1)
+
+
+def test_where_no_memory_is_free_nothing_is_tried(peaks: Callable[[int, int], None]) -> None:
+    peaks(10**8, 10**6)
+    fit = fit_batch(training_of(), 10**8 + 1000)
+    assert fit.points == []
+    assert fit.reason == "too little memory is free to try batches of other sizes safely"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"collate_fn": lambda rows: (torch.stack([row[0] for row in rows]), "text")}, "not made of tensors alone"),
+        ({"collate_fn": lambda rows: (torch.ones(len(rows), WIDTH), torch.ones(3))}, "differ in their first dimension"),
+        ({"collate_fn": lambda rows: (torch.ones(len(rows), WIDTH), torch.tensor(1.0))}, "not made of tensors alone"),
+    ],
+)
+def test_batches_that_cannot_be_resized_have_a_reason(changes: dict[str, Any], said: str) -> None:
+    training = training_of(loss=lambda model, batch: mean_output(model, batch[0]), **changes)
+    fit = fit_batch(training, FREE)
+    assert fit.largest_batch_size is None
+    assert said in (fit.reason or "")
+
+
+def test_a_model_that_takes_one_size_only_leaves_no_error(peaks: Callable[[int, int], None]) -> None:
+    peaks(10**8, 10**6)
+
+    def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        return mean_output(model, batch[0].reshape(16, WIDTH))
+
+    fit = fit_batch(training_of(loss=loss), 10**9)
+    assert fit.largest_batch_size is None
+    assert (fit.reason or "").startswith("a batch of another size failed: RuntimeError")
+
+
+def test_rows_come_again_where_a_larger_batch_needs_them() -> None:
+    batch = {"x": torch.arange(3), "y": [torch.arange(6).reshape(3, 2)]}
+    larger = weights._resized(batch, 5, 3)
+    assert larger["x"].tolist() == [0, 1, 2, 0, 1]
+    assert larger["y"][0].shape == (5, 2)
+
+
+@pytest.mark.process
+def test_a_worker_weighs_its_training_and_ends_as_ever() -> None:
+    workloads = Path(__file__).with_name("workloads.py")
+    spec = messages.LaunchSpec(
+        launch=0, reference=f"{workloads}:rows", scenario_files=[], settings={}, device="cpu", seed=0
+    )
+    launch = ProcessLaunch(spec, {})
+    try:
+        launch.ask(messages.Start(), 60)
+        told = launch.ask(messages.Weigh(available_bytes=FREE), 60)
+        assert isinstance(told, messages.Weighed)
+        assert told.parts.parameters_bytes == (4 * 16 + 16 + 16 + 1) * FLOAT
+        assert [one.batch_size for one in told.fit.points] == [4, 8, 16, 32]
+        assert min(one.peak_bytes for one in told.fit.points) > 10**7
+        assert isinstance(launch.ask(messages.Finish(), 60), messages.Finished)
+    finally:
+        launch.close()
+
+
+@pytest.mark.gpu
+def test_a_device_tells_its_own_figures() -> None:
+    training = training_of(device="cuda:0")
+    parts = weigh(training)
+    assert parts.device_allocated_bytes is not None
+    assert parts.device_reserved_bytes is not None
+    held = parts.parameters_bytes + parts.gradients_bytes + parts.optimizer_bytes
+    assert held - 100 <= parts.device_allocated_bytes <= parts.device_reserved_bytes  # Adam's counters are on the host
+    assert parts.device_inactive_split_bytes is not None
+    fit = fit_batch(training, 10**10)
+    assert [one.batch_size for one in fit.points] == [8, 16, 32, 64]
+
+
+@pytest.mark.parametrize(("keeps", "verdict"), [(True, "leak"), (False, "steady")])
+def test_a_process_that_keeps_a_megabyte_in_a_hundred_steps_leaks(keeps: bool, verdict: str) -> None:
+    kept: list[torch.Tensor] = []
+    samples = []
+    for steps in range(0, 2000, 20):
+        held_bytes = resident_bytes(os.getpid())
+        assert held_bytes is not None
+        samples.append(MemorySample(steps=steps, host_bytes=held_bytes))
+        for _ in range(20):
+            made = torch.ones(2500)  # 10 kB
+            if keeps:
+                kept.append(made)
+    told = growth(samples)
+    assert told is not None
+    assert told.verdict == verdict
