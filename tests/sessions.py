@@ -10,6 +10,14 @@ from msgspec.structs import replace
 
 from perftool.analysis.roofline import distance
 from perftool.records import (
+    BACKWARD,
+    COLLECTIONS,
+    FORWARD,
+    GARBAGE,
+    OPTIMIZER,
+    SLOW_OPTIMIZER,
+    UNKNOWN,
+    WAIT,
     BatchFit,
     BatchPoint,
     Block,
@@ -18,6 +26,8 @@ from perftool.records import (
     Comparison,
     Engaged,
     Estimate,
+    Explained,
+    Finding,
     Growth,
     Jitter,
     Launch,
@@ -25,12 +35,15 @@ from perftool.records import (
     LossParity,
     MemoryParts,
     MemoryReport,
+    Phase,
     Quantiles,
     Recommendation,
     Rejected,
     Session,
     SettingEffect,
     Settings,
+    SlowCause,
+    SlowStep,
     StepWork,
     Summary,
     VariantSummary,
@@ -296,6 +309,52 @@ def compared_summary() -> Summary:
 def profiled_summary() -> Summary:
     """A profile of one variant."""
     return make_summary("profile", baseline=make_variant({"amp": "bf16"}))
+
+
+def explained_summary() -> Summary:
+    """A profile with phases, slow steps of two causes, and two findings."""
+    explained = Explained(
+        steps=1200,
+        median_ns=22.1e6,
+        phases=[
+            Phase(name=WAIT, step_ns=1.6e6, share=0.07),
+            Phase(name=FORWARD, step_ns=5.8e6, share=0.26),
+            Phase(name=BACKWARD, step_ns=8.1e6, share=0.36),
+            Phase(name=OPTIMIZER, step_ns=6.9e6, share=0.31),
+        ],
+        slow_steps=9,
+        causes=[
+            SlowCause(
+                cause=GARBAGE,
+                steps=6,
+                share_of_slow=6 / 9,
+                share_of_time=0.021,
+                worst_ns=95_000_000,
+                period="every 64 steps",
+            ),
+            SlowCause(
+                cause=UNKNOWN, steps=3, share_of_slow=3 / 9, share_of_time=0.004, worst_ns=36_000_000, period=None
+            ),
+        ],
+        worst=[
+            SlowStep(call=812, started_ns=0, step_ns=95_000_000, cause=GARBAGE, cause_ns=71_000_000),
+            SlowStep(call=90, started_ns=0, step_ns=36_000_000, cause=UNKNOWN, cause_ns=None),
+        ],
+        distortion=Estimate(ratio=1.004, low=1.001, high=1.008),
+        bound_by=None,
+    )
+    findings = [
+        Finding(
+            name=SLOW_OPTIMIZER,
+            share=0.31,
+            evidence="Adam.step() takes 31 % of the step, one tensor after another",
+            try_="optimizer_kernel=fused",
+        ),
+        Finding(
+            name=COLLECTIONS, share=0.021, evidence="Python's garbage collector made 6 slow steps of 1,200", try_=None
+        ),
+    ]
+    return make_summary("profile", baseline=make_variant({}), explained=explained, findings=findings)
 
 
 # ----------------------------------------------------------------------------------------------------------- limits

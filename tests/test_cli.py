@@ -219,8 +219,15 @@ def test_profile_tells_one_variants_figures(tmp_path: Path) -> None:
         "profile", f"{WORKLOADS}:good", "-s", "threads=1", "--budget", "2", "--out", "out", "--quiet", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    for words in ("step time", "p99", "data wait", "peak host memory", "samples/s"):
+    for words in ("step time", "p99", "data wait", "peak host memory", "samples/s", "forward", "Slow steps", "bound"):
         assert words in done.stdout
+    [folder] = (tmp_path / "out").iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["explained"]["steps"] > 0
+    assert {one["name"] for one in summary["explained"]["phases"]} >= {"data wait", "forward", "backward", "optimizer"}
+    assert summary["distance"]["bounds"]
+    assert summary["memory"]["parts"]["parameters_bytes"] > 0
+    assert summary["fitness"]["cores"] >= 1
     told = [line for line in done.stderr.splitlines() if "another perftool" not in line]
     assert [line.partition(":")[0] for line in told] == ["report"]
 

@@ -133,7 +133,9 @@ def headline(summary: Summary) -> str:
 def _answer(summary: Summary) -> str:
     advice = summary.recommendation
     if summary.command == "profile":
-        return units.rate(summary.baseline.samples_per_second)
+        first = next(iter(summary.findings), None)
+        found = f"; first of what is wrong: {first.name}" if first is not None else ""
+        return f"{units.rate(summary.baseline.samples_per_second)}{found}"
     if summary.command == "compare":
         faster = [
             (found, one) for one in measured(summary) if (found := throughput_of(one)) and found.verdict == "better"

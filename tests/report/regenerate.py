@@ -13,6 +13,7 @@ from perftool.report import markdown, terminal
 from tests.measure.fakes import MACHINE
 from tests.sessions import (
     compared_summary,
+    explained_summary,
     limited_summary,
     make_summary,
     profiled_summary,
@@ -78,6 +79,8 @@ REPORTS: dict[str, Callable[[], str]] = {
     "compare.md": lambda: markdown.render(compared_summary()),
     "profile.txt": lambda: terminal.render(profiled_summary()),
     "profile.md": lambda: markdown.render(profiled_summary()),
+    "explained.txt": lambda: terminal.render(explained_summary()),
+    "explained.md": lambda: markdown.render(explained_summary()),
     "limits.txt": lambda: terminal.render(limited_summary()),
     "limits.md": lambda: markdown.render(limited_summary()),
     "memory.txt": lambda: terminal.render(weighed_summary()),
