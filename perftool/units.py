@@ -101,6 +101,12 @@ def ratio_interval(value: float | None, low: float | None, high: float | None) -
     return f"{ratio(value)} ({_digits(low)} to {_digits(high)})"
 
 
+def times(value: float | None) -> str:
+    """A round ratio, such as a tick of an axis, as "1x" or "1.2x"."""
+    text = decimal(value)
+    return text if text == UNKNOWN else f"{text}x"
+
+
 def percent(fraction: float | None) -> str:
     """A relative difference as "+34 %" or "-0.4 %"; 0.34 is +34 %."""
     text = share(fraction)

@@ -30,18 +30,25 @@ def pareto(variants: Sequence[VariantSummary]) -> list[Settings]:
     return [one.settings for one in variants if not beaten(one)]
 
 
-def smallest_batch(session: Session, variants: Sequence[VariantSummary]) -> SmallestBatch | None:
-    """The smallest batch, alone, whose samples per second are nearly those of the best batch; None where only one was
-    measured. The baseline is to be among the variants, as {}."""
+def by_batch(session: Session, variants: Sequence[VariantSummary]) -> dict[int, VariantSummary]:
+    """The variants that differ from the baseline in nothing but the batch size, by that size, smallest first. The
+    baseline is to be among the variants, as {}."""
     own = str(session.workload.batch_size)
     names = [name for name, changes in session.scenario_changes.items() if changes == "optimisation"]
     [name, *_] = [*(name for name in names if session.defaults.get(name) == own), ""]
-    sizes: dict[int, float] = {}
+    sizes: dict[int, VariantSummary] = {}
     for one in variants:
         size = own if not one.settings else one.settings.get(name, "") if len(one.settings) == 1 else ""
-        faster = one.versus_baseline.get("throughput")
-        if size.isdecimal() and (faster is not None or not one.settings):
-            sizes[int(size)] = faster.ratio if faster else 1.0
+        if size.isdecimal() and ("throughput" in one.versus_baseline or not one.settings):
+            sizes[int(size)] = one
+    return dict(sorted(sizes.items()))
+
+
+def smallest_batch(session: Session, variants: Sequence[VariantSummary]) -> SmallestBatch | None:
+    """The smallest batch, alone, whose samples per second are nearly those of the best batch; None where only one was
+    measured. The baseline is to be among the variants, as {}."""
+    found = by_batch(session, variants)
+    sizes = {size: one.versus_baseline["throughput"].ratio if one.settings else 1.0 for size, one in found.items()}
     if len(sizes) < 2:
         return None
     best = max(sizes.values())

@@ -9,12 +9,6 @@ from collections.abc import Iterable, Sequence
 from perftool.records import Explained, Summary
 from perftool.report import wording
 
-HOW = (
-    "Each variant ran in several fresh processes that took turns with the baseline's, one running at a time, in a "
-    "drawn order. Ratios are from blocks of the same round; intervals treat launches as a random effect."
-)
-
-
 def render(summary: Summary) -> str:
     """The whole report. Whatever users named is escaped and shows as text."""
     advice = summary.recommendation
@@ -34,7 +28,7 @@ def render(summary: Summary) -> str:
         parts += _profile(summary)
     else:
         parts += _variants(summary, fold=advice is not None)
-    parts.append(_folded("How it was measured", f"{HOW}\n\n{_table(('', ''), wording.circumstances(summary))}"))
+    parts.append(_folded("How it was measured", f"{wording.HOW}\n\n{_table(('', ''), wording.circumstances(summary))}"))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -49,7 +43,7 @@ def _profile(summary: Summary) -> list[str]:
 def _explained(summary: Summary, found: Explained) -> list[str]:
     told = wording.finding_rows(summary.findings)
     return [
-        _table(("finding", "evidence"), told) if told else "None of the known causes takes a share that counts.",
+        _table(("finding", "evidence"), told) if told else wording.NOTHING_FOUND,
         _table(("phase", "of the step"), wording.phase_lines(found)),
         _escaped(wording.slow_text(found)),
         _table(wording.CAUSE_HEADINGS, wording.cause_rows(found)) if found.causes else "",

@@ -105,7 +105,7 @@ def _profiled(page: _Page, summary: Summary) -> None:
         page.title("Findings")
         page.pairs(wording.finding_rows(summary.findings))
         if not summary.findings:
-            page.line("None of the known causes takes a share that counts.")
+            page.line(wording.NOTHING_FOUND)
         page.title("Where a step's time goes")
         page.pairs(wording.phase_lines(found))
         page.title("Slow steps")

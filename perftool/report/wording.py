@@ -30,8 +30,10 @@ from perftool.records import (
     MemoryReport,
     Recommendation,
     Rejected,
+    Session,
     SettingEffect,
     Settings,
+    SlowStep,
     SmallestBatch,
     Summary,
     TimeToLoss,
@@ -74,6 +76,12 @@ CAUSE_HEADINGS = ("cause", "slow steps", "time lost", "worst", "how often")
 WORST_HEADINGS = ("step", "took", "cause")
 TRADEOFF_HEADINGS = ("settings", "samples/s", "memory", "p95/p50")
 VARIANT_HEADINGS = ("settings", "samples/s", "verdict", "p50", "memory")
+
+HOW = (
+    "Each variant ran in several fresh processes that took turns with the baseline's, one running at a time, in a "
+    "drawn order. Ratios are from blocks of the same round; intervals treat launches as a random effect."
+)
+NOTHING_FOUND = "None of the known causes takes a share that counts."
 
 Pairs = list[tuple[str, str]]
 """Names with texts, in the order to show."""
@@ -127,23 +135,22 @@ def warnings(summary: Summary) -> list[str]:
 
 def headline(summary: Summary) -> str:
     """The answer, in a sentence."""
-    return f"{summary.workload}: {_answer(summary)}"
+    return f"{summary.workload}: {answer(summary)}"
 
 
-def _answer(summary: Summary) -> str:
+def answer(summary: Summary) -> str:
+    """The same without what was trained."""
     advice = summary.recommendation
     if summary.command == "profile":
         first = next(iter(summary.findings), None)
         found = f"; first of what is wrong: {first.name}" if first is not None else ""
         return f"{units.rate(summary.baseline.samples_per_second)}{found}"
     if summary.command == "compare":
-        faster = [
-            (found, one) for one in measured(summary) if (found := throughput_of(one)) and found.verdict == "better"
-        ]
-        if not faster:
+        fastest = best(summary)
+        gain = throughput_of(fastest) if fastest is not None else None
+        if fastest is None or gain is None:
             return "no variant was found faster than the baseline"
-        gain, best = max(faster, key=lambda pair: pair[0].ratio)
-        return f"fastest is {settings_text(best.settings)}, {comparison_text(gain)} the samples per second"
+        return f"fastest is {settings_text(fastest.settings)}, {comparison_text(gain)} the samples per second"
     if advice is not None:
         gained = estimate_text(advice.gain or advice.speedup)
         return f"{settings_text(advice.settings)} gives {gained} the {GOAL_NAMES[advice.metric]}"
@@ -156,6 +163,16 @@ def _answer(summary: Summary) -> str:
             return f"interrupted before anything was confirmed; no advice{_so_far(summary)}"
         case _:
             return "no advice"
+
+
+def best(summary: Summary) -> VariantSummary | None:
+    """The variant that the answer is about: what is recommended, or the fastest of those found faster."""
+    if summary.recommendation is not None:
+        advised = summary.recommendation.settings
+        return next((one for one in summary.variants if one.settings == advised), None)
+    if summary.command != "compare":
+        return None
+    return next((one for one in measured(summary) if (found := throughput_of(one)) and found.verdict == "better"), None)
 
 
 def _so_far(summary: Summary) -> str:
@@ -496,13 +513,18 @@ def slow_text(found: Explained) -> str:
 
 def worst_rows(found: Explained) -> list[tuple[str, str, str]]:
     """The slowest steps, under WORST_HEADINGS."""
+    return slow_rows(found.worst)
+
+
+def slow_rows(slow: Sequence[SlowStep]) -> list[tuple[str, str, str]]:
+    """Slow steps, under WORST_HEADINGS."""
     return [
         (
             units.count(one.call),
             units.duration(one.step_ns),
             one.cause if one.cause_ns is None else f"{one.cause}, {units.duration(one.cause_ns)}",
         )
-        for one in found.worst
+        for one in slow
     ]
 
 
@@ -602,7 +624,7 @@ def limit_lines(distance: Distance) -> Pairs:
             f"{units.size(distance.moved_bytes)} moved",
         ),
         ("this machine's ceiling", ", ".join([*peaks, copy])),
-        *((_bound_name(one), _bound_text(one)) for one in distance.bounds),
+        *((bound_name(one), _bound_text(one)) for one in distance.bounds),
         ("MFU", ", ".join(used) or "no matrix product to judge by"),
     ]
 
@@ -613,7 +635,8 @@ def mode_text(bound: Bound) -> str:
     return " and ".join(f"{dtype}{mode if dtype == 'float32' else ''}" for dtype in bound.dtypes)
 
 
-def _bound_name(bound: Bound) -> str:
+def bound_name(bound: Bound) -> str:
+    """ "bound" for the mode that the step runs in, "bound in bfloat16" for one that it could."""
     return "bound" if bound.as_it_runs else f"bound in {mode_text(bound)}"
 
 
@@ -650,7 +673,7 @@ def circumstances(summary: Summary) -> Pairs:
             "measured",
             f"{summary.created_at}, {units.duration(summary.measured_s * 1e9)} of blocks, seed {summary.seed}",
         ),
-        ("again", join(["perftool", *summary.arguments])),
+        ("again", again(summary)),
     ]
     if summary.fitness is not None:
         lines.append(("it was", fitness_text(summary.fitness)))
@@ -661,8 +684,66 @@ def circumstances(summary: Summary) -> Pairs:
     return lines
 
 
+def again(summary: Summary) -> str:
+    """The command that measures the same once more."""
+    return join(["perftool", *summary.arguments])
+
+
 def environment_text(machine: Machine) -> str:
     """The variables found set that bear on speed."""
     return (
         ", ".join(f"{name}={text}" for name, text in machine.environment.items()) or "nothing set that bears on speed"
     )
+
+
+# --------------------------------------------------------------------------------------------------------- the page
+
+
+MARKS = "Filled in colour is faster, filled dark is slower, hollow is the same or undecided"
+CAPTIONS = {
+    "variants": "Samples per second over the baseline's, whose line is at 1x; bars are the intervals. " + MARKS + ". "
+    "A bar without a cap goes on beyond the plot.",
+    "contributions": "Samples per second that each setting adds: hollow alone, filled on top of all the others.",
+    "steps": "The line is the median, the band reaches from the fastest to the slowest step of each moment.",
+    "slow": "Each slow step has a tick in the lane of its cause.",
+    "distribution": "Shares of all steps, by how long they took.",
+    "front": "Filled are the variants that no other one beats in throughput, memory and jitter together; their numbers "
+    "are those of the table.",
+    "batches": "Samples per second over the baseline's, by batch size, with nothing else changed.",
+    "fit": "Peak memory of one forward and backward pass, by batch size.",
+    "phases": "Where the time of a mean step goes.",
+    "parts": "What the memory of a training step is taken by.",
+    "growth": "Memory that one launch held, by the steps it had done.",
+    "distance": "The least time that this machine could take for the step's work, as a part of what it takes.",
+}
+
+
+def series_caption(told: Sequence[tuple[str, int]], *, blocks: bool) -> str:
+    """Which series a plot of step times shows: "baseline (4,000 steps) and amp=bf16 (4,000 steps)"."""
+    each = " and ".join(f"{name} ({units.counted(steps, 'block' if blocks else 'step')})" for name, steps in told)
+    return f"{each}; means of blocks, since several steps run in one call." if blocks else f"{each}."
+
+
+def beyond(told: Sequence[tuple[str, int]]) -> str:
+    """How many steps a histogram leaves out on its right."""
+    left_out = ", ".join(f"{units.count(steps)} of {name}" for name, steps in told if steps)
+    return f"Slower still, and not shown: {left_out}." if left_out else ""
+
+
+def not_tested(session: Session, summary: Summary) -> Pairs:
+    """What the session says nothing about: settings that were left as they are, other places, other trainings."""
+    tried = {name for variant in session.variants for name in variant}
+    told = {name for one in summary.rejected for name in one.settings}
+    left = [name for name in session.defaults if name not in tried | told]
+    rows = []
+    if summary.command != "profile" and left:
+        rows.append(("left as they are", ", ".join(left)))
+    if session.goal.keep:
+        rows.append(("kept on request", ", ".join(session.goal.keep)))
+    rows.append(("other machines", "absolute times are of this machine and this hour; measure again elsewhere"))
+    numerics = [name for name, changes in session.scenario_changes.items() if changes != "speed" and name in tried]
+    if numerics and summary.parity is None:
+        rows.append(("what it learns", f"whether it trains the same with {', '.join(numerics)} was not looked at"))
+    elif summary.parity is not None:
+        rows.append(("what it learns", "losses were compared over short runs; the validation metric is yours to watch"))
+    return rows

@@ -1,0 +1,564 @@
+"""The summary as one page to send around: a file that needs no network, no server and hardly any script.
+
+Pure: a session and its summary in, text out. Sentences come from `wording`, pictures from `plots`; whatever users named
+is escaped by the template.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from msgspec.structs import replace
+
+from perftool import units
+from perftool.analysis.pairs import launches_of
+from perftool.analysis.slow_steps import slow_steps, watched
+from perftool.analysis.tradeoffs import by_batch
+from perftool.records import (
+    EXPLAIN,
+    Comparison,
+    Estimate,
+    Explained,
+    Session,
+    SettingEffect,
+    Summary,
+    VariantSummary,
+)
+from perftool.report import plots, wording
+from perftool.report.thin import Envelope, Floats, bars, envelope
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent / "templates"
+ROWS_SHOWN = 40  # of a long list of variants; the rest is folded
+LEAST_STEPS = 8  # for a picture of them
+SERIES = ("first", "second")  # how the baseline and what is compared with it are drawn
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot with what it shows in words, and in numbers for who cannot see it."""
+
+    title: str
+    svg: str
+    caption: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table one of whose cells is a drawing."""
+
+    name: str
+    svg: str
+    cells: Sequence[str]
+
+
+def render(session: Session, summary: Summary) -> str:
+    """The whole page."""
+    found = summary.explained
+    focus = wording.best(summary)
+    return _page(
+        "report.html.j2",
+        summary=summary,
+        title=wording.headline(summary),
+        figure=_headline_figure(summary, focus),
+        key_figures=_key_figures(summary, focus),
+        variants=_variant_rows(summary),
+        axis=_variants_head(summary),
+        steps=_steps(session, summary, focus),
+        phases=_phases(found) if found is not None else [],
+        relations=[one for one in (*_front(summary), _batches(session, summary), _fit(summary)) if one is not None],
+        front=_numbered(summary) if summary.command != "profile" else [],
+        parts=_parts(summary),
+        growth=_growth(session),
+        contributions=_contribution_rows(summary),
+        bounds=_bounds(summary),
+        metrics=[
+            (wording.settings_text(one.settings), *row)
+            for one in wording.measured(summary)
+            for row in wording.comparison_rows(one)
+        ],
+        not_tested=wording.not_tested(session, summary),
+        rows_shown=ROWS_SHOWN,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- first screen
+
+
+def _headline_figure(summary: Summary, focus: VariantSummary | None) -> tuple[str, str] | None:
+    """The one number, and what it counts."""
+    advice = summary.recommendation
+    if advice is not None:
+        gain = advice.gain or advice.speedup
+        return units.ratio(gain.ratio), f"{_range(gain)} the {wording.GOAL_NAMES[advice.metric]}"
+    compared = wording.throughput_of(focus) if focus is not None else None
+    if compared is not None:
+        return units.ratio(compared.ratio), f"{_range(compared)} the {wording.GOAL_NAMES['throughput']}"
+    if summary.command == "profile":
+        return units.rate(summary.baseline.samples_per_second), ""
+    return None
+
+
+def _range(found: Estimate | Comparison) -> str:
+    """The interval of a ratio alone: "(1.31 to 1.37)"."""
+    return units.ratio_interval(found.ratio, found.low, found.high).removeprefix(units.ratio(found.ratio)).strip()
+
+
+def _key_figures(summary: Summary, focus: VariantSummary | None) -> wording.Pairs:
+    """What the answer costs, or what a profile is in short."""
+    if summary.recommendation is not None:
+        return wording.costs(summary.recommendation)
+    if focus is not None:
+        return [(name, f"{ratio}, {verdict}") for name, ratio, verdict, _ in wording.comparison_rows(focus)]
+    return wording.profile_lines(summary.baseline) if summary.command == "profile" else []
+
+
+# --------------------------------------------------------------------------------------------------------- variants
+
+
+def _compared(summary: Summary) -> list[tuple[VariantSummary, Comparison | None]]:
+    return [(one, wording.throughput_of(one)) for one in wording.measured(summary)]
+
+
+def _axis(summary: Summary) -> plots.Axis:
+    found = [comparison for _, comparison in _compared(summary) if comparison is not None]
+    ends = [end for one in found for end in (one.low, one.high) if end is not None]
+    return plots.ratio_axis([one.ratio for one in found], ends)
+
+
+def _variants_head(summary: Summary) -> str:
+    return plots.interval_axis(_axis(summary), units.times, "samples per second over the baseline's")
+
+
+def _variant_rows(summary: Summary) -> list[Row]:
+    """Every measured variant with its interval, fastest first."""
+    axis = _axis(summary)
+    rows = []
+    for one, comparison in _compared(summary):
+        name, *cells = wording.variant_cells(one, summary)
+        rows.append(Row(name, _interval(axis, comparison, f"{name}: {cells[0]} {cells[1]}"), cells))
+    return rows
+
+
+def _interval(axis: plots.Axis, comparison: Comparison | None, name: str) -> str:
+    if comparison is None:
+        return plots.interval(axis, 1.0, None, None, "base", name)
+    marks: dict[str, plots.Mark] = {"better": "better", "worse": "worse"}
+    mark = marks.get(comparison.verdict, "open")
+    return plots.interval(axis, comparison.ratio, comparison.low, comparison.high, mark, name)
+
+
+def _contribution_rows(summary: Summary) -> list[Row]:
+    """Each setting of the recommendation: alone above, on top of the others below."""
+    advice = summary.recommendation
+    if advice is None or len(advice.per_setting) < 2:
+        return []
+    told = [found for one in advice.per_setting for found in (one.alone, one.together) if found is not None]
+    axis = plots.ratio_axis([one.ratio for one in told], [end for one in told for end in (one.low, one.high)])
+    names = dict(wording.contributions(advice))
+    return [
+        Row(name, _contribution(axis, effect, f"{name}: {told}"), [told])
+        for (name, told), effect in zip(names.items(), advice.per_setting, strict=True)
+    ]
+
+
+def _contribution(axis: plots.Axis, effect: SettingEffect, name: str) -> str:
+    drawn: list[tuple[Estimate | None, plots.Mark]] = [(effect.alone, "open"), (effect.together, "better")]
+    return "".join(plots.interval(axis, one.ratio, one.low, one.high, mark, name) for one, mark in drawn if one)
+
+
+# ------------------------------------------------------------------------------------------------------- step times
+
+
+@dataclass(frozen=True)
+class _Times:
+    """The step times of one variant, or the means of its blocks where it has none of single steps."""
+
+    name: str
+    at_ns: Floats  # of measuring, since its begin
+    step_ns: Floats
+    are_blocks: bool
+
+
+def _times(session: Session, variant: int, name: str) -> _Times | None:
+    own = {launch.launch for launch in launches_of(session, variant) if launch.stage != EXPLAIN}
+    ended_ns = np.cumsum([block.wall_ns for block in session.blocks], dtype=float)
+    placed = [(block, end) for block, end in zip(session.blocks, ended_ns, strict=True) if block.launch in own]
+    stepped = [(block, end) for block, end in placed if block.step_ns]
+    if not stepped:
+        means = np.array([block.wall_ns / block.steps for block, _ in placed], dtype=float)
+        times = _Times(name, np.array([end for _, end in placed], dtype=float), means, are_blocks=True)
+    else:
+        counts = [len(block.step_ns) for block, _ in stepped]
+        step_ns = np.array([time_ns for block, _ in stepped for time_ns in block.step_ns], dtype=float)
+        total_ns = np.cumsum(step_ns)
+        last_ns = total_ns[np.cumsum(counts) - 1]
+        # Each block ends when it ended; its steps lie before that.
+        at_ns = total_ns + np.repeat(np.array([end for _, end in stepped]) - last_ns, counts)
+        times = _Times(name, at_ns, step_ns, are_blocks=False)
+    return times if len(times.step_ns) >= LEAST_STEPS else None
+
+
+def _steps(session: Session, summary: Summary, focus: VariantSummary | None) -> list[Figure]:
+    """Over time and as a distribution, of the baseline and of what is advised; slow steps with their causes."""
+    series = [_times(session, 0, "baseline")]
+    if focus is not None and focus.settings in session.variants:
+        number = session.variants.index(focus.settings)
+        series.append(_times(session, number, wording.settings_text(focus.settings)))
+    known = [one for one in series if one is not None]
+    shown = [one for one in known if one.are_blocks == known[0].are_blocks]
+    figures = [_slow(session)] if len(session.watched_blocks) else []
+    if shown:
+        figures += [_over_time(shown), _distribution(shown)]
+    return [figure for figure in figures if figure is not None]
+
+
+def _told(series: Sequence[_Times]) -> str:
+    return wording.series_caption([(one.name, len(one.step_ns)) for one in series], blocks=series[0].are_blocks)
+
+
+def _band(one: Envelope, name: str, class_: str) -> plots.Band:
+    return plots.Band(name=name, class_=class_, at=one.at, low=one.low, middle=one.middle, high=one.high)
+
+
+QUANTILES = (0.0, 0.05, 0.5, 0.95, 0.99, 1.0)
+QUANTILE_HEADINGS = ("", "fastest", "p5", "p50", "p95", "p99", "slowest")
+
+
+def _quantile_row(name: str, step_ns: Floats) -> tuple[str, ...]:
+    return (name, *(units.duration(float(value)) for value in np.quantile(step_ns, QUANTILES)))
+
+
+def _over_time(series: Sequence[_Times]) -> Figure:
+    bands = [
+        _band(envelope(one.at_ns, one.step_ns), one.name, class_) for one, class_ in zip(series, SERIES, strict=False)
+    ]
+    drawn = plots.timeline(
+        "Step times over time", _told(series), bands, [], units.duration, units.duration, "time of measuring"
+    )
+    return Figure(
+        title="Step times over time",
+        svg=_legend(series) + drawn,
+        caption=f"{_told(series)} {wording.CAPTIONS['steps']}",
+        headings=QUANTILE_HEADINGS,
+        rows=[_quantile_row(one.name, one.step_ns) for one in series],
+    )
+
+
+def _legend(series: Sequence[_Times]) -> str:
+    """Names of two series beside the shades they are drawn in; nothing to tell apart where there is one."""
+    if len(series) < 2:
+        return ""
+    return "".join(
+        plots.element("span", plots.key(class_), plots.escape(wording.visible(one.name)), class_="key")
+        for one, class_ in zip(series, SERIES, strict=False)
+    )
+
+
+def _distribution(series: Sequence[_Times]) -> Figure:
+    found = bars([one.step_ns for one in series])
+    shapes = [
+        plots.Shape(
+            name=one.name,
+            class_=class_,
+            heights=shares,
+            marks=[(f"p50 {units.duration(middle)}", middle)],
+        )
+        for one, class_, shares in zip(series, SERIES, found.shares, strict=False)
+        for middle in [float(np.median(one.step_ns))]
+    ]
+    above = wording.beyond([(one.name, more) for one, more in zip(series, found.above, strict=True)])
+    drawn = plots.histogram(
+        "How long the steps take",
+        _told(series),
+        shapes,
+        plots.Axis(found.low, found.high),
+        units.duration,
+        units.share,
+        "step time",
+    )
+    return Figure(
+        title="How long the steps take",
+        svg=_legend(series) + drawn,
+        caption=" ".join(filter(None, (_told(series), wording.CAPTIONS["distribution"], above))),
+        headings=QUANTILE_HEADINGS,
+        rows=[_quantile_row(one.name, one.step_ns) for one in series],
+    )
+
+
+def _slow(session: Session) -> Figure | None:
+    """The watched steps, their slow ones by cause."""
+    steps = watched(session.watched_blocks)
+    if len(steps.step_ns) < LEAST_STEPS:
+        return None
+    slow = slow_steps(steps)
+    thinned = envelope(steps.started_ns.astype(float), steps.step_ns.astype(float))
+    causes = dict.fromkeys(one.cause for one in slow)
+    lanes = [plots.Lane(cause, [float(one.started_ns) for one in slow if one.cause == cause]) for cause in causes]
+    told = wording.series_caption([("watched", len(steps.step_ns))], blocks=False)
+    drawn = plots.timeline(
+        "Slow steps and their causes",
+        told,
+        [_band(thinned, "watched", "first")],
+        lanes,
+        units.duration,
+        units.duration,
+        "since the first watched step",
+    )
+    worst = sorted(slow, key=lambda one: -one.step_ns)[:ROWS_SHOWN]
+    return Figure(
+        title="Slow steps and their causes",
+        svg=drawn,
+        caption=f"{wording.CAPTIONS['steps']} {wording.CAPTIONS['slow']}",
+        headings=wording.WORST_HEADINGS,
+        rows=wording.slow_rows(worst),
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- relations
+
+
+def _front(summary: Summary) -> list[Figure]:
+    """Throughput against memory and against jitter, with the variants that nothing beats filled."""
+    measured = wording.measured(summary)
+    if len(measured) < 2 or not summary.pareto:
+        return []
+    front = [one for one in measured if ({} if one is summary.baseline else one.settings) in summary.pareto]
+    numbers = {id(one): str(number) for number, one in enumerate(front, 1)}
+
+    def spots(cost: Callable[[VariantSummary], float | None]) -> list[plots.Spot]:
+        found = []
+        for one in measured:
+            throughput, paid = wording.throughput_of(one), cost(one)
+            if paid is not None and (throughput is not None or one is summary.baseline):
+                mark: plots.Mark = "better" if id(one) in numbers else "open"
+                ratio = throughput.ratio if throughput is not None else 1.0
+                found.append(plots.Spot(x=ratio, y=paid, mark=mark, label=numbers.get(id(one), "")))
+        return found
+
+    def uneven(one: VariantSummary) -> float | None:
+        jitter = one.versus_baseline.get("jitter")
+        return 1.0 if one is summary.baseline else jitter.ratio if jitter is not None else None
+
+    drawn: tuple[tuple[str, list[plots.Spot], plots.Label], ...] = (
+        ("Throughput and memory", spots(wording.peak_memory_bytes), units.size),
+        ("Throughput and jitter", spots(uneven), units.times),
+    )
+    return [
+        Figure(
+            title=title,
+            svg=plots.scatter(
+                title, wording.CAPTIONS["front"], found, units.times, label, "samples per second over the baseline's"
+            ),
+            caption=wording.CAPTIONS["front"],
+            headings=("", *wording.TRADEOFF_HEADINGS),
+            rows=_numbered(summary),
+        )
+        for title, found, label in drawn
+        if len(found) >= 2
+    ]
+
+
+def _numbered(summary: Summary) -> list[tuple[str, ...]]:
+    """The variants of the front under the numbers that they have in the plots."""
+    return [(units.count(number), *row) for number, row in enumerate(wording.tradeoffs(summary), 1)]
+
+
+def _batches(session: Session, summary: Summary) -> Figure | None:
+    """Samples per second by batch size, where that was varied alone."""
+    measured = [one for one in summary.variants if one.status == "measured"]
+    sizes = by_batch(session, [replace(summary.baseline, settings={}), *measured])
+    if len(sizes) < 2:
+        return None
+    compared = {size: wording.throughput_of(one) for size, one in sizes.items()}
+    spots = [
+        plots.Spot(x=size, y=one.ratio if one else 1.0, mark="better", low=one and one.low, high=one and one.high)
+        for size, one in compared.items()
+    ]
+    return Figure(
+        title="Batch size and throughput",
+        svg=plots.scatter(
+            "Batch size and throughput",
+            wording.CAPTIONS["batches"],
+            spots,
+            units.count,
+            units.times,
+            "batch size",
+            curve=True,
+            log_x=True,
+        ),
+        caption=wording.CAPTIONS["batches"]
+        + (f" {wording.smallest_batch(summary.smallest_batch)}" if summary.smallest_batch else ""),
+        headings=("batch size", "samples/s"),
+        rows=[
+            (units.count(size), wording.comparison_text(one) if one else units.ratio(1.0))
+            for size, one in compared.items()
+        ],
+    )
+
+
+def _fit(summary: Summary) -> Figure | None:
+    """Peak memory by batch size, from which the largest batch was told."""
+    fit = summary.memory.fit if summary.memory is not None else None
+    if fit is None or len(fit.points) < 2:
+        return None
+    spots = [plots.Spot(x=one.batch_size, y=one.peak_bytes, mark="better") for one in fit.points]
+    return Figure(
+        title="Batch size and memory",
+        svg=plots.scatter(
+            "Batch size and memory", wording.CAPTIONS["fit"], spots, units.count, units.size, "batch size", curve=True
+        ),
+        caption=wording.CAPTIONS["fit"],
+        headings=("batch size", "peak"),
+        rows=[(units.count(one.batch_size), units.size(one.peak_bytes)) for one in fit.points],
+    )
+
+
+# ------------------------------------------------------------------------------------------------- parts of a whole
+
+
+def _phases(found: Explained) -> list[Figure]:
+    if not found.phases:
+        return []
+    return [
+        _stack(
+            "Phases of a step",
+            "phases",
+            [(one.name, one.step_ns, f"{units.share(one.share)}, {units.duration(one.step_ns)}") for one in found.phases],
+        )
+    ]
+
+
+def _parts(summary: Summary) -> list[Figure]:
+    parts = summary.memory.parts if summary.memory is not None else None
+    if parts is None:
+        return []
+    held = (
+        ("parameters", parts.parameters_bytes),
+        ("gradients", parts.gradients_bytes),
+        ("optimizer state", parts.optimizer_bytes),
+        ("buffers", parts.buffers_bytes),
+        ("activations", parts.activations_bytes),
+        ("batch", parts.batch_bytes),
+    )
+    return [_stack("Memory of a step", "parts", [(name, size, units.size(size)) for name, size in held if size])]
+
+
+def _stack(title: str, caption: str, parts: Sequence[tuple[str, float, str]]) -> Figure:
+    """A bar of parts. Its table carries the swatches, so it is its legend, too."""
+    told = "; ".join(f"{name} {text}" for name, _, text in parts)
+    return Figure(
+        title=title,
+        svg=plots.stacked(title, told, [size for _, size, _ in parts]),
+        caption=wording.CAPTIONS[caption],
+        headings=(),
+        rows=[(plots.swatch(number), name, text) for number, (name, _, text) in enumerate(parts)],
+    )
+
+
+def _growth(session: Session) -> list[Figure]:
+    """Memory of the launch that was looked at most often."""
+    launches = [one.launch for one in session.memory_samples]
+    if not launches:
+        return []
+    longest = max(dict.fromkeys(launches), key=launches.count)
+    samples = [one for one in session.memory_samples if one.launch == longest]
+    if len(samples) < LEAST_STEPS:
+        return []
+    held = envelope(np.array([one.steps for one in samples], float), np.array([one.host_bytes for one in samples], float))
+    drawn = plots.timeline(
+        "Memory over the steps",
+        wording.CAPTIONS["growth"],
+        [_band(held, "host memory", "first")],
+        [],
+        units.count,
+        units.size,
+        "steps",
+        height_px=140,
+        zero=False,
+    )
+    first, last = samples[0], samples[-1]
+    return [
+        Figure(
+            title="Memory over the steps",
+            svg=drawn,
+            caption=wording.CAPTIONS["growth"],
+            headings=("steps", "host memory"),
+            rows=[(units.count(one.steps), units.size(one.host_bytes)) for one in (first, last)],
+        )
+    ]
+
+
+def _bounds(summary: Summary) -> list[Row]:
+    """The least time by each mode, as a part of the step."""
+    distance = summary.distance
+    if distance is None:
+        return []
+    names = [wording.bound_name(one) for one in distance.bounds]
+    return [
+        Row(name, plots.bar(f"{name}: {units.share(one.bound_ns / distance.step_ns)} of the step", share, mark), [told])
+        for name, one in zip(names, distance.bounds, strict=True)
+        for share in [one.bound_ns / distance.step_ns]
+        for mark in [_bar_mark(one.as_it_runs)]
+        for told in [f"{units.share(share)} of the step"]
+    ]
+
+
+def _bar_mark(as_it_runs: bool) -> plots.Mark:
+    return "better" if as_it_runs else "worse"
+
+
+# -------------------------------------------------------------------------------------------------------- the paper
+
+
+def _page(template: str, **content: Any) -> str:
+    environment = _environment()
+    return environment.get_template(template).render(
+        wording=wording,
+        units=units,
+        script_hash=_script_hash(),
+        **content,
+    )
+
+
+@cache
+def _environment() -> Environment:
+    """Jinja2, strict about names, which escapes all that is no markup of ours and shows user text on one line."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: object) -> object:
+        return wording.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    def lines(code: str) -> Markup:
+        return Markup("\n").join(wording.printable(line) for line in code.splitlines())
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["lines"] = lines
+    environment.filters["drawing"] = Markup  # of `plots` alone, which escapes by itself
+    return environment
+
+
+@cache
+def _script_hash() -> str:
+    """Of the page's only script, for the policy that forbids all others."""
+    script = _environment().get_template("copy.js").render()
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
