@@ -26,6 +26,7 @@ from perftool.records import (
     Comparison,
     Estimate,
     Explained,
+    Recommendation,
     Session,
     SettingEffect,
     Summary,
@@ -82,7 +83,9 @@ def render(session: Session, summary: Summary) -> str:
         parts=_parts(summary),
         growth=_growth(session),
         contributions=_contribution_rows(summary),
+        contributions_axis=_contributions_head(summary),
         bounds=_bounds(summary),
+        notes=_grouped(wording.notes(summary)),
         metrics=[
             (wording.settings_text(one.settings), *row)
             for one in wording.measured(summary)
@@ -121,7 +124,9 @@ def _key_figures(summary: Summary, focus: VariantSummary | None) -> wording.Pair
         return wording.costs(summary.recommendation)
     if focus is not None:
         return [(name, f"{ratio}, {verdict}") for name, ratio, verdict, _ in wording.comparison_rows(focus)]
-    return wording.profile_lines(summary.baseline) if summary.command == "profile" else []
+    if summary.command != "profile":
+        return []
+    return wording.finding_rows(summary.findings) or wording.profile_lines(summary.baseline)
 
 
 # --------------------------------------------------------------------------------------------------------- variants
@@ -138,7 +143,7 @@ def _axis(summary: Summary) -> plots.Axis:
 
 
 def _variants_head(summary: Summary) -> str:
-    return plots.interval_axis(_axis(summary), units.times, "samples per second over the baseline's")
+    return plots.interval_axis(_axis(summary), units.times, wording.RATIO_AXIS)
 
 
 def _variant_rows(summary: Summary) -> list[Row]:
@@ -164,8 +169,7 @@ def _contribution_rows(summary: Summary) -> list[Row]:
     advice = summary.recommendation
     if advice is None or len(advice.per_setting) < 2:
         return []
-    told = [found for one in advice.per_setting for found in (one.alone, one.together) if found is not None]
-    axis = plots.ratio_axis([one.ratio for one in told], [end for one in told for end in (one.low, one.high)])
+    axis = _contributions_axis(advice)
     names = dict(wording.contributions(advice))
     return [
         Row(name, _contribution(axis, effect, f"{name}: {told}"), [told])
@@ -173,9 +177,25 @@ def _contribution_rows(summary: Summary) -> list[Row]:
     ]
 
 
+def _contributions_axis(advice: Recommendation) -> plots.Axis:
+    told = [found for one in advice.per_setting for found in (one.alone, one.together) if found is not None]
+    return plots.ratio_axis([one.ratio for one in told], [end for one in told for end in (one.low, one.high)])
+
+
+def _contributions_head(summary: Summary) -> str:
+    advice = summary.recommendation
+    return plots.interval_axis(_contributions_axis(advice), units.times, wording.RATIO_AXIS) if advice else ""
+
+
 def _contribution(axis: plots.Axis, effect: SettingEffect, name: str) -> str:
     drawn: list[tuple[Estimate | None, plots.Mark]] = [(effect.alone, "open"), (effect.together, "better")]
     return "".join(plots.interval(axis, one.ratio, one.low, one.high, mark, name) for one, mark in drawn if one)
+
+
+def _grouped(rows: wording.Pairs) -> wording.Pairs:
+    """Texts of the same name in one row."""
+    names = dict.fromkeys(name for name, _ in rows)
+    return [(name, "; ".join(text for other, text in rows if other == name)) for name in names]
 
 
 # ------------------------------------------------------------------------------------------------------- step times
@@ -245,7 +265,7 @@ def _over_time(series: Sequence[_Times]) -> Figure:
         _band(envelope(one.at_ns, one.step_ns), one.name, class_) for one, class_ in zip(series, SERIES, strict=False)
     ]
     drawn = plots.timeline(
-        "Step times over time", _told(series), bands, [], units.duration, units.duration, "time of measuring"
+        "Step times over time", _told(series), bands, [], _since, _since, "time of measuring"
     )
     return Figure(
         title="Step times over time",
@@ -266,6 +286,10 @@ def _legend(series: Sequence[_Times]) -> str:
     )
 
 
+def _since(time_ns: float) -> str:
+    return units.duration(time_ns) if time_ns else "0"
+
+
 def _distribution(series: Sequence[_Times]) -> Figure:
     found = bars([one.step_ns for one in series])
     shapes = [
@@ -283,7 +307,7 @@ def _distribution(series: Sequence[_Times]) -> Figure:
         "How long the steps take",
         _told(series),
         shapes,
-        plots.Axis(found.low, found.high),
+        plots.Axis(found.low, found.high, log=found.log),
         units.duration,
         units.share,
         "step time",
@@ -305,15 +329,18 @@ def _slow(session: Session) -> Figure | None:
     slow = slow_steps(steps)
     thinned = envelope(steps.started_ns.astype(float), steps.step_ns.astype(float))
     causes = dict.fromkeys(one.cause for one in slow)
-    lanes = [plots.Lane(cause, [float(one.started_ns) for one in slow if one.cause == cause]) for cause in causes]
+    lanes = []
+    for cause in causes:
+        own = [one for one in slow if one.cause == cause]
+        lanes.append(plots.Lane(cause, [one.started_ns for one in own], [one.step_ns for one in own]))
     told = wording.series_caption([("watched", len(steps.step_ns))], blocks=False)
     drawn = plots.timeline(
         "Slow steps and their causes",
         told,
         [_band(thinned, "watched", "first")],
         lanes,
-        units.duration,
-        units.duration,
+        _since,
+        _since,
         "since the first watched step",
     )
     worst = sorted(slow, key=lambda one: -one.step_ns)[:ROWS_SHOWN]
@@ -359,11 +386,11 @@ def _front(summary: Summary) -> list[Figure]:
         Figure(
             title=title,
             svg=plots.scatter(
-                title, wording.CAPTIONS["front"], found, units.times, label, "samples per second over the baseline's"
+                title, wording.CAPTIONS["front"], found, units.times, label, wording.RATIO_AXIS
             ),
-            caption=wording.CAPTIONS["front"],
-            headings=("", *wording.TRADEOFF_HEADINGS),
-            rows=_numbered(summary),
+            caption="",  # one below both, with the table
+            headings=(),
+            rows=(),
         )
         for title, found, label in drawn
         if len(found) >= 2

@@ -18,6 +18,7 @@ FRAME = 1000
 TICK_HEIGHT_PX = 38  # below a plot: the labels of its ticks, and of the axis
 LANE_PX = 22
 ROW_PX = 22
+GAP = 6  # times the usual distance between two points: more is a time in which there was nothing to draw
 
 Mark = Literal["better", "worse", "open", "base"]
 Label = Callable[[float], str]
@@ -196,10 +197,11 @@ class Band:
 
 @dataclass(frozen=True)
 class Lane:
-    """When something happened, as ticks in a lane below a plot."""
+    """When something happened and how long it took: ticks in a lane below a plot, dots within it."""
 
     name: str
     at: Sequence[float]
+    values: Sequence[float]
 
 
 def timeline(
@@ -221,18 +223,45 @@ def timeline(
     y = axis_over(everything, log=uneven, zero=zero and not uneven)
     drawn = _grid(height_px, x, y, x_label, y_label, x_name)
     for band in bands:
-        upper = [(x.at(at), 100 - y.at(value)) for at, value in zip(band.at, band.high, strict=True)]
-        lower = [(x.at(at), 100 - y.at(value)) for at, value in zip(band.at, band.low, strict=True)]
-        line = [(x.at(at), 100 - y.at(value)) for at, value in zip(band.at, band.middle, strict=True)]
-        area = _path([*upper, *reversed(lower)], f"area {band.class_}", closed=True)
-        drawn.append(_stretched(height_px, area, _path(line, f"line {band.class_}")))
+        paths = [path for piece in _pieces(band) for path in _band(piece, x, y)]
+        drawn.append(_stretched(height_px, *paths))
     for number, lane in enumerate(lanes):
         top = height_px + TICK_HEIGHT_PX + 6 + number * LANE_PX
         drawn.append(_line(0, top + 9, "100%", top + 9, "grid"))
-        places = dict.fromkeys(round(x.at(at), 1) for at in lane.at)
+        # Of several that fall on the same place, the highest.
+        places = {round(x.at(at), 1): value for value, at in sorted(zip(lane.values, lane.at, strict=True))}
         drawn += [_line(_percent(at), top + 3, _percent(at), top + 15, "event") for at in places]
+        drawn += [
+            _dot(at, round(height_px * (100 - y.at(value)) / 100, 1), "event", radius=2.5)
+            for at, value in places.items()
+        ]
         drawn.append(text(lane.name, 0, top, "lane"))
     return _drawing(name, described, height_px + TICK_HEIGHT_PX + (12 if lanes else 0) + LANE_PX * len(lanes), *drawn)
+
+
+def _pieces(band: Band) -> list[Band]:
+    """A band without bridges over times in which others were measured: cut where a gap is far longer than usual."""
+    gaps = [after - before for before, after in pairwise(band.at)]
+    usual = sorted(gaps)[len(gaps) // 2] if gaps else 0.0
+    cuts = [0, *(number for number, gap in enumerate(gaps, 1) if gap > GAP * usual), len(band.at)]
+    return [
+        Band(band.name, band.class_, *(values[a:b] for values in (band.at, band.low, band.middle, band.high)))
+        for a, b in pairwise(cuts)
+    ]
+
+
+def _band(band: Band, x: Axis, y: Axis) -> tuple[str, str]:
+    """The area between the extremes, and the line of the middles."""
+    places = [x.at(at) for at in band.at]
+    upper, lower, line = (
+        [(place, 100 - y.at(value)) for place, value in zip(places, values, strict=True)]
+        for values in (band.high, band.low, band.middle)
+    )
+    if len(line) == 1:  # a point needs some width to be seen
+        [(place, middle)] = line
+        line = [(place - 0.2, middle), (place + 0.2, middle)]
+    area = _path([*upper, *reversed(lower)], f"area {band.class_}", closed=True)
+    return area, _path(line, f"line {band.class_}")
 
 
 @dataclass(frozen=True)
@@ -266,11 +295,13 @@ def histogram(
             outline += [(left, 100 - y.at(height)), (right, 100 - y.at(height))]
         outline.append((100.0, 100.0))
         drawn.append(_stretched(height_px, _path(outline, f"shape {shape.class_}", closed=True)))
+    smallest = min((value for shape in shapes for _, value in shape.marks), default=0.0)
     for number, shape in enumerate(shapes):
         for label, value in shape.marks:
             if x.holds(value):
                 at, top = _percent(x.at(value)), 10 + 15 * number
-                anchor = "end" if x.at(value) > 80 else "start"
+                # The smallest to the left and the others to the right, where there is room, so that they stay apart.
+                anchor = "end" if x.at(value) > 75 or (value == smallest and x.at(value) > 25) else "start"
                 drawn.append(_line(at, top - 8, at, height_px, f"mark {shape.class_}"))
                 drawn.append(text(f"\u2002{label}\u2002", at, top, f"label {shape.class_}", anchor))
     return _drawing(name, described, height_px + TICK_HEIGHT_PX, *drawn)

@@ -12,6 +12,7 @@ Floats = NDArray[np.float64]
 
 BINS = 240  # over time: less than the pixels of a phone, twice
 BARS = 60  # of a histogram
+LONG_TAIL = 5  # largest over smallest value shown, from which on bins are wide in the logarithm
 SHOWN = 0.995  # of the values lie inside of a histogram; the rest is told in words
 
 
@@ -53,6 +54,7 @@ class Bars:
 
     low: float
     high: float
+    log: bool  # the bins are equally wide in the logarithm
     shares: list[list[float]]
     above: list[int]
 
@@ -63,10 +65,14 @@ def bars(samples: Sequence[Floats], count: int = BARS) -> Bars:
     high = max(float(np.quantile(sample, SHOWN)) for sample in samples)
     if high <= low:
         high = low * 1.01 or 1.0
-    found = [np.histogram(sample, bins=count, range=(low, high))[0] / len(sample) for sample in samples]
+    log = 0 < LONG_TAIL * low < high
+    edges = np.geomspace(low, high, count + 1) if log else np.linspace(low, high, count + 1)
+    edges[0], edges[-1] = low, high  # not a rounding beside them
+    found = [np.histogram(sample, bins=edges)[0] / len(sample) for sample in samples]
     return Bars(
         low=low,
         high=high,
+        log=log,
         shares=[[float(share) for share in shares] for shares in found],
         above=[int((sample > high).sum()) for sample in samples],
     )

@@ -547,7 +547,9 @@ def jitter_lines(jitter: Jitter) -> Pairs:
         *lines,
         (
             "step to step",
-            f"95 % of neighbours differ by less than {units.share(jitter.step_to_step_q95)} of the median",
+            "not enough steps"
+            if jitter.step_to_step_q95 is None
+            else f"95 % of neighbours differ by less than {units.share(jitter.step_to_step_q95)} of the median",
         ),
         ("stalled time", f"{units.share(jitter.stall_share)} of {units.counted(jitter.steps, 'step')}"),
     ]
@@ -699,6 +701,7 @@ def environment_text(machine: Machine) -> str:
 # --------------------------------------------------------------------------------------------------------- the page
 
 
+RATIO_AXIS = "samples per second over the baseline's"
 MARKS = "Filled in colour is faster, filled dark is slower, hollow is the same or undecided"
 CAPTIONS = {
     "variants": "Samples per second over the baseline's, whose line is at 1x; bars are the intervals. " + MARKS + ". "
