@@ -70,6 +70,7 @@ class Format(StrEnum):
 
     terminal = "terminal"
     markdown = "markdown"
+    html = "html"
     json = "json"
 
 
@@ -270,10 +271,10 @@ def report(
     from perftool.store import StoreError, load_session
 
     try:
-        summary = conclude(load_session(session))
+        loaded = load_session(session)
     except StoreError as error:
         _fail(str(error), BAD_INPUT)
-    typer.echo(_rendered(summary, form))
+    typer.echo(_rendered(loaded, conclude(loaded), form))
 
 
 @app.command()
@@ -471,10 +472,10 @@ class _Run:
             _fail("interrupted before anything was measured", code)
         summary = conclude(self.session)
         self._write(summary)
-        typer.echo(_rendered(summary, Format.json if self.as_json else Format.terminal))
+        typer.echo(_rendered(self.session, summary, Format.json if self.as_json else Format.terminal))
         if self.unwritten is not None:
             _fail(self.unwritten, code or NOT_WRITTEN)
-        _say(f"report: {self.store.folder / 'report.md'}")
+        _say(f"report: {self.store.folder / 'report.html'}; for a pull request, report.md beside it")
         if code == INTERRUPTED and self.session.command == "tune":
             _say(f"go on with: perftool tune --resume {self.store.folder}")
         raise typer.Exit(code)
@@ -509,7 +510,7 @@ class _Run:
 
     def _write(self, summary: Summary) -> None:
         from perftool.records import RecommendedSettings, to_json
-        from perftool.report import markdown
+        from perftool.report import html, markdown
         from perftool.store import StoreError
 
         if self.unwritten is not None:
@@ -518,6 +519,7 @@ class _Run:
             self.store.finish(self.session)
             self.store.write("summary.json", to_json(summary, indent=2))
             self.store.write("report.md", markdown.render(summary))
+            self.store.write("report.html", html.render(self.session, summary))
             if summary.recommendation is not None:
                 # All that was measured: the baseline may have been moved by -s, or by the workload.
                 measured = {**summary.baseline.settings, **summary.recommendation.settings}
@@ -724,15 +726,17 @@ def _progress(quiet: bool) -> Iterator[_Watcher]:
         yield watcher
 
 
-def _rendered(summary: Summary, form: Format) -> str:
+def _rendered(session: Session, summary: Summary, form: Format) -> str:
     from perftool.records import to_json
-    from perftool.report import markdown, terminal
+    from perftool.report import html, markdown, terminal
 
     match form:
         case Format.json:
             return to_json(summary, indent=2).decode()
         case Format.markdown:
             return markdown.render(summary)
+        case Format.html:
+            return html.render(session, summary)
         case Format.terminal:
             return terminal.render(summary, width=_width(), colour=sys.stdout.isatty())
 

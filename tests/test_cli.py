@@ -201,13 +201,18 @@ def test_compare_writes_its_files_and_only_json_on_stdout(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     [folder] = folders(tmp_path)
-    assert {path.name for path in folder.iterdir()} == {"session.json", "summary.json", "report.md"}
+    assert {path.name for path in folder.iterdir()} == {"session.json", "summary.json", "report.md", "report.html"}
     assert json.loads((folder / "summary.json").read_text()) == summary
     [variant] = summary["variants"]
     assert variant["status"] == "measured"
     assert variant["versus_baseline"]["throughput"]["pairs"] >= 4
 
-    for form, words in (("terminal", "threads=1"), ("markdown", "| threads=1 |"), ("json", '"schema_version"')):
+    for form, words in (
+        ("terminal", "threads=1"),
+        ("markdown", "| threads=1 |"),
+        ("html", "<svg"),
+        ("json", '"schema_version"'),
+    ):
         again = run("report", str(folder), "--format", form, cwd=tmp_path)
         assert (again.returncode, again.stderr) == (0, "")
         assert words in again.stdout
@@ -250,7 +255,7 @@ def test_an_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
     assert len(workers) >= 2
     assert all_gone(workers)
     [folder] = folders(tmp_path)
-    assert {"session.json", "summary.json", "report.md"} <= {path.name for path in folder.iterdir()}
+    assert {"session.json", "summary.json", "report.md", "report.html"} <= {path.name for path in folder.iterdir()}
 
 
 def test_an_interrupted_search_says_what_it_knows_and_goes_on(tmp_path: Path) -> None:

@@ -264,9 +264,7 @@ def _over_time(series: Sequence[_Times]) -> Figure:
     bands = [
         _band(envelope(one.at_ns, one.step_ns), one.name, class_) for one, class_ in zip(series, SERIES, strict=False)
     ]
-    drawn = plots.timeline(
-        "Step times over time", _told(series), bands, [], _since, _since, "time of measuring"
-    )
+    drawn = plots.timeline("Step times over time", _told(series), bands, [], _since, _since, "time of measuring")
     return Figure(
         title="Step times over time",
         svg=_legend(series) + drawn,
@@ -385,9 +383,7 @@ def _front(summary: Summary) -> list[Figure]:
     return [
         Figure(
             title=title,
-            svg=plots.scatter(
-                title, wording.CAPTIONS["front"], found, units.times, label, wording.RATIO_AXIS
-            ),
+            svg=plots.scatter(title, wording.CAPTIONS["front"], found, units.times, label, wording.RATIO_AXIS),
             caption="",  # one below both, with the table
             headings=(),
             rows=(),
@@ -462,7 +458,10 @@ def _phases(found: Explained) -> list[Figure]:
         _stack(
             "Phases of a step",
             "phases",
-            [(one.name, one.step_ns, f"{units.share(one.share)}, {units.duration(one.step_ns)}") for one in found.phases],
+            [
+                (one.name, one.step_ns, text)
+                for one, (_, text) in zip(found.phases, wording.phase_lines(found), strict=False)
+            ],
         )
     ]
 
@@ -503,11 +502,11 @@ def _growth(session: Session) -> list[Figure]:
     samples = [one for one in session.memory_samples if one.launch == longest]
     if len(samples) < LEAST_STEPS:
         return []
-    held = envelope(np.array([one.steps for one in samples], float), np.array([one.host_bytes for one in samples], float))
+    steps, host_bytes = np.array([(one.steps, one.host_bytes) for one in samples], dtype=float).T
     drawn = plots.timeline(
         "Memory over the steps",
         wording.CAPTIONS["growth"],
-        [_band(held, "host memory", "first")],
+        [_band(envelope(steps, host_bytes), "host memory", "first")],
         [],
         units.count,
         units.size,

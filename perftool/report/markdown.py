@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from perftool.records import Explained, Summary
 from perftool.report import wording
 
+
 def render(summary: Summary) -> str:
     """The whole report. Whatever users named is escaped and shows as text."""
     advice = summary.recommendation
