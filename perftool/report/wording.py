@@ -134,8 +134,8 @@ def _answer(summary: Summary) -> str:
     advice = summary.recommendation
     if summary.command == "profile":
         first = next(iter(summary.findings), None)
-        found = f"; first of what is wrong: {first.name}" if first is not None else ""
-        return f"{units.rate(summary.baseline.samples_per_second)}{found}"
+        wrong = f"; first of what is wrong: {first.name}" if first is not None else ""
+        return f"{units.rate(summary.baseline.samples_per_second)}{wrong}"
     if summary.command == "compare":
         faster = [
             (found, one) for one in measured(summary) if (found := throughput_of(one)) and found.verdict == "better"
