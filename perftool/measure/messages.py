@@ -22,6 +22,7 @@ class LaunchSpec(Record, frozen=True, kw_only=True):
     settings: Settings  # all of them, those of the workload and the baseline included
     device: str  # "auto", "cpu", "cuda", "cuda:N"
     seed: int
+    phases_named: bool = False  # for a trace; costs time in each step
 
 
 class Describe(Record, frozen=True, kw_only=True, tag="describe"):
@@ -59,11 +60,19 @@ class Train(Record, frozen=True, kw_only=True, tag="train"):
     steps: int
 
 
+class Trace(Record, frozen=True, kw_only=True, tag="trace"):
+    """Drop some calls, then trace some with torch.profiler, in a launch with `phases_named`: a `Traced`."""
+
+    drop: int  # calls
+    calls: int
+    path: str  # of the file to write
+
+
 class Finish(Record, frozen=True, kw_only=True, tag="finish"):
     """Say the last figures, then end: a `Finished`."""
 
 
-Request = Describe | Start | Warm | Prove | Run | Train | Finish
+Request = Describe | Start | Warm | Prove | Run | Train | Trace | Finish
 
 
 class Described(Record, frozen=True, kw_only=True, tag="described"):
@@ -95,6 +104,10 @@ class Trained(Record, frozen=True, kw_only=True, tag="trained"):
     samples: int
 
 
+class Traced(Record, frozen=True, kw_only=True, tag="traced"):
+    calls: int
+
+
 class Finished(Record, frozen=True, kw_only=True, tag="finished"):
     last_loss: float | None
     peak_device_allocated_bytes: int | None
@@ -112,7 +125,7 @@ class Failed(Record, frozen=True, kw_only=True, tag="failed"):
     reason: str
 
 
-Reply = Described | Started | Warmed | Proved | Block | Trained | Finished | Failed
+Reply = Described | Started | Warmed | Proved | Block | Trained | Traced | Finished | Failed
 
 encode = msgspec.json.encode
 decode_request: Callable[[bytes], Request] = msgspec.json.Decoder(Request).decode

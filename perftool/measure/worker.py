@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from perftool.workload import Batch, Loaded
 
 PR_SET_PDEATHSIG = 1
+TRACE_WARM_CALLS = 2  # with the profiler on, before what is kept: its own first calls are slow
 
 
 def die_with_parent(_worker: int = 0) -> None:
@@ -72,6 +73,8 @@ class Worker:
                 return self.run(request)
             case messages.Train():
                 return self.train(request)
+            case messages.Trace():
+                return self.trace(request)
             case messages.Finish():
                 return self.finish()
 
@@ -127,6 +130,10 @@ class Worker:
         from perftool.training import Training
 
         plan = self._load()
+        if self.spec.phases_named:
+            from perftool.measure.probes.marks import with_forward_named
+
+            plan = with_forward_named(plan)
         self.training = Training(plan)
         self._steps(1)
         self._synchronise()
@@ -236,6 +243,29 @@ class Worker:
         return messages.Trained(
             loss=sum(finite) / len(tail) if len(finite) == len(tail) else None, losses=losses, samples=samples
         )
+
+    def trace(self, request: messages.Trace) -> messages.Traced:
+        from torch.profiler import profile, record_function, schedule, supported_activities
+
+        from perftool.analysis.traces import DATA_WAIT
+        from perftool.measure.probes.marks import phases_named
+
+        training = self._live()
+        self._steps(request.drop)
+        profiler = profile(
+            activities=supported_activities(),  # type: ignore[no-untyped-call]
+            schedule=schedule(wait=0, warmup=TRACE_WARM_CALLS, active=request.calls, repeat=1),
+            on_trace_ready=lambda done: done.export_chrome_trace(request.path),
+        )
+        with phases_named(), profiler:
+            for _ in range(TRACE_WARM_CALLS + request.calls):
+                with record_function(DATA_WAIT):
+                    batch = training.fetch()
+                self.last_loss = training.step(batch)
+                profiler.step()
+        self.calls_done += TRACE_WARM_CALLS + request.calls
+        self._check_loss()
+        return messages.Traced(calls=request.calls)
 
     def finish(self) -> messages.Finished:
         from perftool.measure.probes.device import read_peaks

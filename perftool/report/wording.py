@@ -11,6 +11,7 @@ from shlex import join
 from typing import TYPE_CHECKING
 
 from perftool import units
+from perftool.analysis.traces import FORWARD
 from perftool.analysis.verdict import ALPHA
 from perftool.records import (
     Comparison,
@@ -25,6 +26,7 @@ from perftool.records import (
     SmallestBatch,
     Summary,
     TimeToLoss,
+    TraceFacts,
     VariantSummary,
     VerdictWord,
 )
@@ -116,7 +118,7 @@ def headline(summary: Summary) -> str:
 
 def _answer(summary: Summary) -> str:
     advice = summary.recommendation
-    if summary.command == "profile":
+    if summary.command in ("profile", "trace"):
         return units.rate(summary.baseline.samples_per_second)
     if summary.command == "compare":
         faster = [
@@ -436,6 +438,18 @@ def profile_lines(variant: VariantSummary) -> Pairs:
         )
     starts = f"{units.duration(variant.cold_start_ns)} cold, {units.duration(variant.warm_start_ns)} warm"
     return [*lines, ("start-up", starts), ("warm-up", variant.warmup_class or units.UNKNOWN)]
+
+
+def trace_lines(summary: Summary, facts: TraceFacts) -> Pairs:
+    """What a trace shows, and how much slower the steps were for it."""
+    shares = ", ".join(f"{phase} {units.share(share)}" for phase, share in facts.shares.items())
+    if FORWARD not in facts.shares:
+        shares += "; the rest runs as one graph, whose phases have no marks"
+    lines = [("share of the traced time", shares)]
+    plain = summary.baseline.step_ns
+    if plain is not None:
+        lines.append(("step time", f"{units.duration(facts.step_ns)} traced, {units.duration(plain.p50)} without"))
+    return lines
 
 
 def jitter_lines(jitter: Jitter) -> Pairs:
