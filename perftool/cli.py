@@ -37,7 +37,6 @@ BASELINE_FAILED = 4
 NOT_WRITTEN = 5
 INTERRUPTED = 130
 DEFAULT_BUDGET_S = 90.0
-TRACE_BUDGET_S = 15.0
 
 app = typer.Typer(
     add_completion=False,
@@ -266,9 +265,7 @@ def trace(
         int | None, typer.Option("--steps", min=1, help="how many to trace; by default as many as fit into 20 MB")
     ] = None,
     device: DeviceOption = "auto",
-    budget: Annotated[
-        float, typer.Option("--budget", min=1, help="seconds of steps, plain and traced; start-up comes on top")
-    ] = TRACE_BUDGET_S,
+    budget: BudgetOption = DEFAULT_BUDGET_S,
     out: OutOption = Path("results"),
     seed: SeedOption = 0,
     settings: SetOption = None,

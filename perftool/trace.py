@@ -21,6 +21,7 @@ TRACE = "trace.json"
 PLUGIN_TRACE = "tensorboard/trace.pt.trace.json"  # the plugin knows its files by this ending
 SIZE_MOST_BYTES = 20_000_000
 PLAIN_ROUNDS, PLAIN_S = 30, 2.0  # blocks without tracing before it, for the figures beside the trace
+TRACED_S = 10.0  # at most, by default
 TRIALS_MOST = 3  # of a number of steps that is not given, until the trace is small enough
 READING = 2.0  # times as long as the traced steps take it takes to trace them and to write and read the trace
 SLOWEST = 20.0  # times longer than expected that a trace may take before it is given up
@@ -38,7 +39,7 @@ class Taken:
 def trace(lab: Lab, *, steps: int | None = None) -> Taken:
     """Launch the session's baseline, warm it up, run a few plain blocks, and trace it.
 
-    steps: how many to trace; by default as many as fit into SIZE_MOST_BYTES and into what is left of the budget.
+    steps: how many to trace; by default as many as fit into SIZE_MOST_BYTES, TRACED_S and what is left of the budget.
     Raises BaselineFailed where the launch fails, and StoreError where there is no room for temporary files.
     """
     taken: list[Taken] = []
@@ -48,6 +49,7 @@ def trace(lab: Lab, *, steps: int | None = None) -> Taken:
             tracer = _Tracer(lab, running, Path(folder) / TRACE)
             taken.append(tracer.that_fits() if steps is None else tracer.of(ceil(steps / running.steps_per_call)))
 
+    lab.planned_s = PLAIN_S + TRACED_S
     lab.generation("trace", [], budget_s=PLAIN_S, rounds=PLAIN_ROUNDS, afterwards=traced)
     return taken[-1]
 
@@ -62,7 +64,7 @@ class _Tracer:
 
     def that_fits(self) -> Taken:
         """As many calls as fit, going by what the first one took."""
-        limit_s = self._lab.left_s
+        limit_s = min(TRACED_S, self._lab.left_s)
         taken = self.of(1)
         for _ in range(TRIALS_MOST):
             call_bytes = len(taken.document) / self._calls(taken)

@@ -117,6 +117,7 @@ class Lab:
             one.variant: (one.status, one.reason or one.status) for one in session.launches if one.status != "measured"
         }
         self.launches_to_come = 0  # estimate, for the time left
+        self.planned_s: float | None = None  # of the budget, where not all of it will be needed; for the time left
         self._start_launch, self._append, self._environment = start, append, environment
         self._scenario_files = list(scenario_files)
         self._parallel_starts, self._live_limit = parallel_starts, max(2, live_limit)
@@ -469,4 +470,5 @@ class Lab:
         self._watcher.update(text, self.elapsed_s, left_s)
 
     def _tell(self, text: str) -> None:
-        self.tell(text, self.left_s + self.launches_to_come * self.launches_s([]))
+        left_s = self.left_s if self.planned_s is None else min(self.left_s, self.planned_s)
+        self.tell(text, left_s + self.launches_to_come * self.launches_s([]))
