@@ -14,6 +14,7 @@ from perftool import units
 from perftool.analysis.fitness import rate
 from perftool.analysis.verdict import ALPHA
 from perftool.records import (
+    FORWARD,
     BatchFit,
     Bound,
     Comparison,
@@ -35,6 +36,7 @@ from perftool.records import (
     SmallestBatch,
     Summary,
     TimeToLoss,
+    TraceFacts,
     VariantSummary,
     VerdictWord,
 )
@@ -132,7 +134,7 @@ def headline(summary: Summary) -> str:
 
 def _answer(summary: Summary) -> str:
     advice = summary.recommendation
-    if summary.command == "profile":
+    if summary.command in ("profile", "trace"):
         first = next(iter(summary.findings), None)
         wrong = f"; first of what is wrong: {first.name}" if first is not None else ""
         return f"{units.rate(summary.baseline.samples_per_second)}{wrong}"
@@ -515,6 +517,18 @@ def fitness_text(fitness: Fitness) -> str:
     """How fit the machine was, and why not better."""
     rating = rate(fitness)
     return f"{rating.rating} for measuring" + (f": {'; '.join(rating.reasons)}" if rating.reasons else "")
+
+
+def trace_lines(summary: Summary, facts: TraceFacts) -> Pairs:
+    """What a trace shows, and how much slower the steps were for it."""
+    shares = ", ".join(f"{phase} {units.share(share)}" for phase, share in facts.shares.items())
+    if FORWARD not in facts.shares:
+        shares += "; the rest runs as one graph, whose phases have no marks"
+    lines = [("share of the traced time", shares)]
+    plain = summary.baseline.step_ns
+    if plain is not None:
+        lines.append(("step time", f"{units.duration(facts.step_ns)} traced, {units.duration(plain.p50)} without"))
+    return lines
 
 
 def jitter_lines(jitter: Jitter) -> Pairs:
