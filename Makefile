@@ -31,5 +31,5 @@ $(VENV)/.tune: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.tune
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev,tensorboard]'
 	@touch $@

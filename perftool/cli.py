@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from perftool.records import Command, Fitness, Goal, Record, Session, Settings, Summary
     from perftool.scenario import Context, Scenarios
     from perftool.store import SessionStore
+    from perftool.trace import Taken
 
 BAD_INPUT = 2
 BASELINE_FAILED = 4
@@ -262,6 +263,32 @@ def profile(
 
 
 @app.command()
+def trace(
+    workload: WorkloadArgument = DEFAULT_WORKLOAD,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="how many to trace; by default as many as fit into 20 MB")
+    ] = None,
+    device: DeviceOption = "auto",
+    budget: BudgetOption = DEFAULT_BUDGET_S,
+    out: OutOption = Path("results"),
+    seed: SeedOption = 0,
+    settings: SetOption = None,
+    scenario: ScenarioOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Trace a few steps of one variant with torch.profiler, for Perfetto and TensorBoard."""
+    from perftool.trace import trace as take
+
+    taken: list[Taken] = []
+
+    def measure(lab: Lab, scenarios: Scenarios, context: Context) -> None:
+        taken.append(take(lab, steps=steps))
+
+    run = _Run.fresh("trace", workload, device, budget, out, seed, settings, scenario, as_json=False, quiet=quiet)
+    run.go_trace(measure, taken)
+
+
+@app.command()
 def report(
     session: Annotated[Path, typer.Argument(help="a session's folder, or its session.json")],
     form: Annotated[Format, typer.Option("--format", help="what to write")] = Format.terminal,
@@ -447,9 +474,57 @@ class _Run:
 
     def go(self, measure: Measure) -> NoReturn:
         """Measure, write, print, exit. What was measured is kept whatever happens."""
+        from perftool.analysis.recommend import conclude
+
+        code = self._measured(measure)
+        summary = conclude(self.session)
+        self._write(summary)
+        typer.echo(_rendered(self.session, summary, Format.json if self.as_json else Format.terminal))
+        if self.unwritten is not None:
+            _fail(self.unwritten, code or NOT_WRITTEN)
+        _say(f"report: {self.store.folder / 'report.html'}; for a pull request, report.md beside it")
+        if code == INTERRUPTED and self.session.command == "tune":
+            _say(f"go on with: perftool tune --resume {self.store.folder}")
+        raise typer.Exit(code)
+
+    def go_trace(self, measure: Measure, taken: Sequence[Taken]) -> NoReturn:
+        """Measure, which appends the trace to `taken`; write, print, exit. Without a trace nothing is kept."""
+        from perftool.analysis.recommend import conclude
+        from perftool.report.terminal import render_trace
+        from perftool.store import StoreError
+        from perftool.tensorboard import available
+        from perftool.trace import save
+
+        try:
+            code = self._measured(measure)
+        except StoreError as error:
+            self.store.discard()
+            _fail(str(error), NOT_WRITTEN)
+        if not taken:
+            self.store.discard()
+            if code:
+                _fail("interrupted before the trace was complete", code)
+            _fail(self.session.warnings[-1], BASELINE_FAILED)
+        summary = conclude(self.session)
+        self._write(summary)
+        if self.unwritten is None:
+            try:
+                save(self.store, self.session, summary, taken[-1])
+            except StoreError as error:
+                self.unwritten = str(error)
+        if self.unwritten is not None:
+            _fail(self.unwritten, NOT_WRITTEN)
+        trace, folder = taken[-1], str(self.store.folder)
+        shown = render_trace(
+            summary, trace.facts, len(trace.document), folder=folder, event_files=available(), width=_width()
+        )
+        typer.echo(shown)
+        raise typer.Exit(code)
+
+    def _measured(self, measure: Measure) -> int:
+        """Measure; the exit code so far. Ends the program where nothing was measured."""
         from msgspec.structs import replace
 
-        from perftool.analysis.recommend import conclude
         from perftool.measure.rounds import BaselineFailed
 
         code = 0
@@ -470,15 +545,7 @@ class _Run:
             if not code:
                 _fail("there was nothing to measure here: no scenario has another value to try", BAD_INPUT)
             _fail("interrupted before anything was measured", code)
-        summary = conclude(self.session)
-        self._write(summary)
-        typer.echo(_rendered(self.session, summary, Format.json if self.as_json else Format.terminal))
-        if self.unwritten is not None:
-            _fail(self.unwritten, code or NOT_WRITTEN)
-        _say(f"report: {self.store.folder / 'report.html'}; for a pull request, report.md beside it")
-        if code == INTERRUPTED and self.session.command == "tune":
-            _say(f"go on with: perftool tune --resume {self.store.folder}")
-        raise typer.Exit(code)
+        return code
 
     def _measure(self, measure: Measure, watcher: _Watcher) -> None:
         from perftool.measure.survey import open_lab

@@ -17,12 +17,13 @@ SCHEMA_VERSION = "1.2"
 # 1.0  first version
 # 1.1  goals of a search, losses of training runs, time to loss, unsteady comparisons, how batches are drawn and where
 #      Python finds the workload, the lines to change, several steps per call, further facts of workload and machine
-# 1.2  watched blocks: phases and causes of slow steps, findings, memory, limits, fitness of the machine
+# 1.2  watched blocks: phases and causes of slow steps, findings, memory, limits, fitness of the machine,
+#      sessions of a trace
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
 
-Command = Literal["tune", "compare", "profile"]
+Command = Literal["tune", "compare", "profile", "trace"]
 Status = Literal["measured", "skipped", "failed"]
 VerdictWord = Literal["better", "worse", "same", "undecided"]
 DatasetKind = Literal["tensors", "map", "iterable"]
@@ -701,6 +702,15 @@ class Summary(Record, frozen=True, kw_only=True):
     memory: MemoryReport | None = None
     measured_s: float  # wall time of all blocks
     warnings: list[str]
+
+
+class TraceFacts(Record, frozen=True, kw_only=True):
+    """What a trace of some steps shows. Tracing slows steps: its shares say more than its times."""
+
+    steps: int
+    events: int
+    step_ns: float | None  # mean, of traced steps
+    shares: dict[str, float]  # phase of a step to its share of the traced time, where it has marks
 
 
 class RecommendedSettings(Record, frozen=True, kw_only=True):

@@ -119,10 +119,14 @@ class SessionStore:
             (self.folder / JOURNAL).unlink()
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Write a file whole or not at all. Raises StoreError."""
+        """Write a file whole or not at all, in a folder within the session's where its name says so.
+
+        Raises StoreError.
+        """
         target = self.folder / name
-        partial = target.with_name(f".{name}.partial")
+        partial = target.with_name(f".{target.name}.partial")
         try:
+            target.parent.mkdir(exist_ok=True)
             with partial.open("wb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()

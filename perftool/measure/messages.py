@@ -34,6 +34,7 @@ class LaunchSpec(Record, frozen=True, kw_only=True):
     device: str  # "auto", "cpu", "cuda", "cuda:N"
     seed: int
     watched: bool = False  # built so that it can be asked to `Watch`
+    phases_named: bool = False  # for a trace; costs time in each step
 
 
 class Describe(Record, frozen=True, kw_only=True, tag="describe"):
@@ -94,11 +95,19 @@ class Weigh(Record, frozen=True, kw_only=True, tag="weigh"):
     available_bytes: int  # that the process may hold in all, on its device: what it holds, and what is free
 
 
+class Trace(Record, frozen=True, kw_only=True, tag="trace"):
+    """Drop some calls, then trace some with torch.profiler, in a launch with `phases_named`: a `Traced`."""
+
+    drop: int  # calls
+    calls: int
+    path: str  # of the file to write
+
+
 class Finish(Record, frozen=True, kw_only=True, tag="finish"):
     """Say the last figures, then end: a `Finished`."""
 
 
-Request = Describe | Start | Warm | Prove | Run | Watch | Train | Limit | Weigh | Finish
+Request = Describe | Start | Warm | Prove | Run | Watch | Train | Limit | Weigh | Trace | Finish
 
 
 class Described(Record, frozen=True, kw_only=True, tag="described"):
@@ -139,6 +148,10 @@ class Weighed(Record, frozen=True, kw_only=True, tag="weighed"):
     fit: BatchFit
 
 
+class Traced(Record, frozen=True, kw_only=True, tag="traced"):
+    calls: int
+
+
 class Finished(Record, frozen=True, kw_only=True, tag="finished"):
     last_loss: float | None
     peak_device_allocated_bytes: int | None
@@ -156,7 +169,20 @@ class Failed(Record, frozen=True, kw_only=True, tag="failed"):
     reason: str
 
 
-Reply = Described | Started | Warmed | Proved | Block | WatchedBlock | Trained | Limited | Weighed | Finished | Failed
+Reply = (
+    Described
+    | Started
+    | Warmed
+    | Proved
+    | Block
+    | WatchedBlock
+    | Trained
+    | Limited
+    | Weighed
+    | Traced
+    | Finished
+    | Failed
+)
 
 encode = msgspec.json.encode
 decode_request: Callable[[bytes], Request] = msgspec.json.Decoder(Request).decode

@@ -137,6 +137,7 @@ class Lab:
             one.variant: (one.status, one.reason or one.status) for one in session.launches if one.status != "measured"
         }
         self.launches_to_come = 0  # estimate, for the time left
+        self.planned_s: float | None = None  # of the budget, where not all of it will be needed; for the time left
         self._start_launch, self._append, self._environment = start, append, environment
         self._scenario_files = list(scenario_files)
         self._parallel_starts, self._live_limit = parallel_starts, max(2, live_limit)
@@ -211,6 +212,7 @@ class Lab:
         even_time: bool = False,
         guests: Mapping[int, str] | None = None,
         keep: Callable[[Mapping[int, float]], Collection[int]] | None = None,
+        afterwards: Callable[[Running], None] | None = None,
     ) -> None:
         """One fresh launch of the baseline and of each variant, then up to `rounds` rounds within `budget_s`.
 
@@ -220,6 +222,7 @@ class Lab:
         even_time: launches whose blocks take much longer than the others' join so many fewer rounds.
         guests: further variants, with the stage that their launches are for.
         keep: called with each variant's time per sample (ns) in a round, returns the variants to go on with.
+        afterwards: what else is asked of each launch after its blocks. Its phases are named in traces then.
         Where memory does not allow all launches at a time they go in groups, each with a baseline of its own.
         Raises BaselineFailed when the baseline fails, and leaves no process behind whatever happens.
         """
@@ -231,12 +234,18 @@ class Lab:
             live: list[Running] = []
             try:
                 # One by one, so that those started are known, and ended, when the next cannot be.
-                live.extend(self._spawn(stages.get(variant, stage), variant, own_caches) for variant in [0, *group])
+                live.extend(
+                    self._spawn(stages.get(variant, stage), variant, own_caches, phases_named=afterwards is not None)
+                    for variant in [0, *group]
+                )
                 self._start_all(live)
                 for running in tuple(live):
                     self._attempt(live, running, partial(self._warm_up, drift_limit_s))
                 end_s = self.spent_s + min(budget_s / len(groups), self.left_s)
                 self._rounds(live, end_s, rounds, keep, _strides(live) if even_time else {})
+                if afterwards is not None:
+                    for running in tuple(live):
+                        self._attempt(live, running, afterwards)
                 for running in tuple(live):
                     self._attempt(live, running, partial(self._finish, live))
             finally:
@@ -306,11 +315,9 @@ class Lab:
         for fact in facts.values():
             self._append(fact)
 
-    def tell(self, text: str, left_s: float) -> None:
-        """Let whoever looks on know what is being done."""
-        self._watcher.update(text, self.elapsed_s, left_s)
-
-    def _spawn(self, stage: str, variant: int, own_caches: bool, *, watched: bool = False) -> Running:
+    def _spawn(
+        self, stage: str, variant: int, own_caches: bool, *, watched: bool = False, phases_named: bool = False
+    ) -> Running:
         session = self.session
         number = self._next_launch
         self._next_launch += 1
@@ -325,6 +332,7 @@ class Lab:
             device=session.machine.device,
             seed=session.seed,
             watched=watched,
+            phases_named=phases_named,
         )
         cold = own_caches and variant not in self._cached
         if own_caches:
@@ -548,5 +556,10 @@ class Lab:
             return limit_s
         return min(limit_s, USUAL_START_MOST_S + session.goal.planned_steps * session.first_step_ns / 1e9)
 
+    def tell(self, text: str, left_s: float) -> None:
+        """Let whoever looks on see what is being done, and for how much longer."""
+        self._watcher.update(text, self.elapsed_s, left_s)
+
     def _tell(self, text: str) -> None:
-        self._watcher.update(text, self.elapsed_s, self.left_s + self.launches_to_come * self.launches_s([]))
+        left_s = self.left_s if self.planned_s is None else min(self.left_s, self.planned_s)
+        self.tell(text, left_s + self.launches_to_come * self.launches_s([]))

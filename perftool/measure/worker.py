@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace as replace_fields
 
 from perftool.measure import messages
-from perftool.records import BatchForm, Block, WatchedBlock, WorkloadFacts, known
+from perftool.records import WAIT, BatchForm, Block, WatchedBlock, WorkloadFacts, known
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from perftool.workload import Batch, Loaded
 
 PR_SET_PDEATHSIG = 1
+TRACE_WARM_CALLS = 2  # with the profiler on, before what is kept: its own first calls are slow
 
 
 def die_with_parent(_worker: int = 0) -> None:
@@ -82,6 +83,8 @@ class Worker:
                 return self.limit()
             case messages.Weigh():
                 return self.weigh(request)
+            case messages.Trace():
+                return self.trace(request)
             case messages.Finish():
                 return self.finish()
 
@@ -142,6 +145,10 @@ class Worker:
 
             self.watcher = Watcher(self.device)
             plan = with_marks(plan, self.watcher.marks)
+        if self.spec.phases_named:
+            from perftool.measure.probes.marks import with_forward_named
+
+            plan = with_forward_named(plan)
         self.training = Training(plan)
         self._steps(1)
         self._synchronise()
@@ -280,6 +287,28 @@ class Worker:
         parts = weigh(training)
         available_bytes = available_on(training.device)
         return messages.Weighed(parts=parts, fit=fit_batch(training, available_bytes or request.available_bytes))
+
+    def trace(self, request: messages.Trace) -> messages.Traced:
+        from torch.profiler import profile, record_function, schedule, supported_activities
+
+        from perftool.measure.probes.marks import phases_named
+
+        training = self._live()
+        self._steps(request.drop)
+        profiler = profile(
+            activities=supported_activities(),  # type: ignore[no-untyped-call]
+            schedule=schedule(wait=0, warmup=TRACE_WARM_CALLS, active=request.calls, repeat=1),
+            on_trace_ready=lambda done: done.export_chrome_trace(request.path),
+        )
+        with phases_named(), profiler:
+            for _ in range(TRACE_WARM_CALLS + request.calls):
+                with record_function(WAIT):
+                    batch = training.fetch()
+                self.last_loss = training.step(batch)
+                profiler.step()
+        self.calls_done += TRACE_WARM_CALLS + request.calls
+        self._check_loss()
+        return messages.Traced(calls=request.calls)
 
     def finish(self) -> messages.Finished:
         from perftool.measure.probes.device import read_peaks

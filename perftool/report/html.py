@@ -79,7 +79,7 @@ def render(session: Session, summary: Summary) -> str:
         steps=_steps(session, summary, focus),
         phases=_phases(found) if found is not None else [],
         relations=[one for one in (*_front(summary), _batches(session, summary), _fit(summary)) if one is not None],
-        front=_numbered(summary) if summary.command != "profile" else [],
+        front=[] if wording.is_alone(summary) else _numbered(summary),
         parts=_parts(summary),
         growth=_growth(session),
         contributions=_contribution_rows(summary),
@@ -108,7 +108,7 @@ def _headline_figure(summary: Summary, focus: VariantSummary | None) -> tuple[st
     compared = wording.throughput_of(focus) if focus is not None else None
     if compared is not None:
         return units.ratio(compared.ratio), f"{_range(compared)} the {wording.GOAL_NAMES['throughput']}"
-    if summary.command == "profile":
+    if wording.is_alone(summary):
         return units.rate(summary.baseline.samples_per_second), ""
     return None
 
@@ -124,7 +124,7 @@ def _key_figures(summary: Summary, focus: VariantSummary | None) -> wording.Pair
         return wording.costs(summary.recommendation)
     if focus is not None:
         return [(name, f"{ratio}, {verdict}") for name, ratio, verdict, _ in wording.comparison_rows(focus)]
-    if summary.command != "profile":
+    if not wording.is_alone(summary):
         return []
     return wording.finding_rows(summary.findings) or wording.profile_lines(summary.baseline)
 
@@ -278,10 +278,7 @@ def _legend(series: Sequence[_Times]) -> str:
     """Names of two series beside the shades they are drawn in; nothing to tell apart where there is one."""
     if len(series) < 2:
         return ""
-    return "".join(
-        plots.element("span", plots.key(class_), plots.escape(wording.visible(one.name)), class_="key")
-        for one, class_ in zip(series, SERIES, strict=False)
-    )
+    return "".join(plots.key(wording.visible(one.name), class_) for one, class_ in zip(series, SERIES, strict=False))
 
 
 def _since(time_ns: float) -> str:
@@ -406,7 +403,9 @@ def _batches(session: Session, summary: Summary) -> Figure | None:
         return None
     compared = {size: wording.throughput_of(one) for size, one in sizes.items()}
     spots = [
-        plots.Spot(x=size, y=one.ratio if one else 1.0, mark="better", low=one and one.low, high=one and one.high)
+        plots.Spot(x=size, y=one.ratio, mark="better", low=one.low, high=one.high)
+        if one is not None
+        else plots.Spot(x=size, y=1.0, mark="base")
         for size, one in compared.items()
     ]
     return Figure(

@@ -13,9 +13,10 @@ from perftool.report import wording
 def render(summary: Summary) -> str:
     """The whole report. Whatever users named is escaped and shows as text."""
     advice = summary.recommendation
+    alone = wording.is_alone(summary)
     parts = [f"### {_escaped(wording.headline(summary))}"]
     parts += [f"**Warning:** {_escaped(warning)}" for warning in wording.warnings(summary)]
-    parts += [_escaped(" ".join(wording.how_sure(summary)))] if summary.command != "profile" else []
+    parts += [_escaped(" ".join(wording.how_sure(summary)))] if not alone else []
     if advice is not None:
         parts.append(_table(("cost", ""), wording.costs(advice)))
         parts.append(_folded("Code to paste", _fenced(advice.code)))
@@ -25,7 +26,7 @@ def render(summary: Summary) -> str:
             parts.append(_folded("What each setting buys", _table(("setting", ""), wording.contributions(advice))))
     elif summary.parity is not None:
         parts.append(f"Numerics: {_escaped(wording.parity(summary.parity))}.")
-    if summary.command == "profile":
+    if alone:
         parts += _profile(summary)
     else:
         parts += _variants(summary, fold=advice is not None)

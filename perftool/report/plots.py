@@ -387,7 +387,8 @@ def bar(name: str, share: float, mark: Mark) -> str:
     return _drawing(name, "", ROW_PX, full, part, class_="row")
 
 
-def key(class_: str) -> str:
-    """The shade of a series, for a legend."""
+def key(name: str, class_: str) -> str:
+    """The name of a series beside its shade."""
     square = element("rect", width=11, height=11, class_=f"shape {class_}")
-    return element("svg", square, class_="swatch", width=11, height=11, aria_hidden="true")
+    shade = element("svg", square, class_="swatch", width=11, height=11, aria_hidden="true")
+    return element("span", shade, escape(name), class_="key")

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from perftool import units
-from perftool.records import Fitness, FitnessRating, Machine, ScenarioDescription, Summary, VariantSummary
+from perftool.records import (
+    Fitness,
+    FitnessRating,
+    Machine,
+    ScenarioDescription,
+    Summary,
+    TraceFacts,
+    VariantSummary,
+)
 from perftool.report import wording
 
 if TYPE_CHECKING:
@@ -88,7 +97,7 @@ def render(summary: Summary, *, width: int = 80, colour: bool = False) -> str:
             _tuned(page, summary)
         case "compare":
             _compared(page, summary)
-        case "profile":
+        case "profile" | "trace":
             _profiled(page, summary)
     for warning in wording.warnings(summary):
         page.line()
@@ -117,6 +126,28 @@ def _profiled(page: _Page, summary: Summary) -> None:
         page.pairs(wording.limit_lines(summary.distance))
     page.title("Figures")
     page.pairs([*wording.profile_lines(summary.baseline), *wording.memory_lines(summary.memory)])
+
+
+def render_trace(
+    summary: Summary, facts: TraceFacts, size_bytes: int, *, folder: str, event_files: bool, width: int = 80
+) -> str:
+    """What a trace shows, where it is, and how to open it."""
+    page = _Page(width, colour=False)
+    page.line(
+        f"{summary.workload}: {units.counted(facts.steps, 'step')} traced, {units.counted(facts.events, 'event')}, "
+        f"{units.size(size_bytes)}"
+    )
+    page.pairs(wording.trace_lines(summary, facts))
+    page.title("Perfetto: drag this file onto https://ui.perfetto.dev")
+    page.code(f"{folder}/trace.json")
+    page.title("TensorBoard")
+    page.code(f"tensorboard --logdir {quote(folder)}")
+    if not event_files:
+        page.line(
+            "TensorBoard is not installed, so its folder has the trace and no scalars, text and HParams: "
+            "pip install 'perftool[tensorboard]', and trace again."
+        )
+    return page.text()
 
 
 def _tuned(page: _Page, summary: Summary) -> None:

@@ -14,6 +14,7 @@ from perftool import units
 from perftool.analysis.fitness import rate
 from perftool.analysis.verdict import ALPHA
 from perftool.records import (
+    FORWARD,
     BatchFit,
     Bound,
     Comparison,
@@ -37,6 +38,7 @@ from perftool.records import (
     SmallestBatch,
     Summary,
     TimeToLoss,
+    TraceFacts,
     VariantSummary,
     VerdictWord,
 )
@@ -141,10 +143,10 @@ def headline(summary: Summary) -> str:
 def answer(summary: Summary) -> str:
     """The same without what was trained."""
     advice = summary.recommendation
-    if summary.command == "profile":
+    if is_alone(summary):
         first = next(iter(summary.findings), None)
-        found = f"; first of what is wrong: {first.name}" if first is not None else ""
-        return f"{units.rate(summary.baseline.samples_per_second)}{found}"
+        wrong = f"; first of what is wrong: {first.name}" if first is not None else ""
+        return f"{units.rate(summary.baseline.samples_per_second)}{wrong}"
     if summary.command == "compare":
         fastest = best(summary)
         gain = throughput_of(fastest) if fastest is not None else None
@@ -163,6 +165,11 @@ def answer(summary: Summary) -> str:
             return f"interrupted before anything was confirmed; no advice{_so_far(summary)}"
         case _:
             return "no advice"
+
+
+def is_alone(summary: Summary) -> bool:
+    """Whether it tells of one variant that was compared with nothing."""
+    return summary.command in ("profile", "trace")
 
 
 def best(summary: Summary) -> VariantSummary | None:
@@ -539,6 +546,18 @@ def fitness_text(fitness: Fitness) -> str:
     return f"{rating.rating} for measuring" + (f": {'; '.join(rating.reasons)}" if rating.reasons else "")
 
 
+def trace_lines(summary: Summary, facts: TraceFacts) -> Pairs:
+    """What a trace shows, and how much slower the steps were for it."""
+    shares = ", ".join(f"{phase} {units.share(share)}" for phase, share in facts.shares.items())
+    if FORWARD not in facts.shares:
+        shares += "; the rest runs as one graph, whose phases have no marks"
+    lines = [("share of the traced time", shares)]
+    plain = summary.baseline.step_ns
+    if plain is not None:
+        lines.append(("step time", f"{units.duration(facts.step_ns)} traced, {units.duration(plain.p50)} without"))
+    return lines
+
+
 def jitter_lines(jitter: Jitter) -> Pairs:
     """Jitter figures with their intervals, or why there are none."""
     tails = (("p95", jitter.j95, jitter.j95_low, jitter.j95_high), ("p99", jitter.j99, jitter.j99_low, jitter.j99_high))
@@ -739,7 +758,7 @@ def not_tested(session: Session, summary: Summary) -> Pairs:
     told = {name for one in summary.rejected for name in one.settings}
     left = [name for name in session.defaults if name not in tried | told]
     rows = []
-    if summary.command != "profile" and left:
+    if left and not is_alone(summary):
         rows.append(("left as they are", ", ".join(left)))
     if session.goal.keep:
         rows.append(("kept on request", ", ".join(session.goal.keep)))

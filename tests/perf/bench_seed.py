@@ -12,7 +12,7 @@ TITLE = "`tune` on the seed training for 1000 steps: the fused Adam, five times"
 
 REFERENCE = "scenarios.reference:seed"
 RUNS = 5
-BUDGET_S = 30.0
+BUDGET_S = 60.0
 PLANNED_STEPS = 1000
 COLUMNS = ("recommended", "confirmed by perftool", "plain loops (their launches)", "wall time")
 

@@ -71,7 +71,7 @@ def drawn(*values: float) -> list[str]:
         plots.stacked("x", "", values),
         plots.bar("x", values[0], "better"),
         plots.swatch(3),
-        plots.key("first"),
+        plots.key("<k>", "first"),
     ]  # fmt: skip
 
 

@@ -131,7 +131,6 @@ class Totals(NamedTuple):
     compilation_ns: int
     worker_starts: int
     minor_faults: int
-    retries: int
     run_queue_ns: tuple[int, ...]  # of each thread that is followed
 
 
@@ -146,7 +145,6 @@ class Watcher:
         self._fault_ns = 0.0
         self._steal_ticks: int | None = None
         self._steal_read_ns = 0
-        self._device: torch.device | None = None
         gc.callbacks.append(self._on_garbage)
         self._count_worker_starts()
 
@@ -159,6 +157,7 @@ class Watcher:
         marks, read, now = self.marks, self._read, perf_counter_ns
         on_cuda = training.device.type == "cuda"
         waits, rests, samples = [], [], 0
+        retries = [device_probe.allocator_retries(training.device)]
         readings: list[tuple[Totals, Totals, Totals]] = []
         stolen = [0] * steps
         since = 0
@@ -178,6 +177,7 @@ class Watcher:
                 marks.begin("end")
                 rests.append(now() - issued_ns)
                 readings.append((first, second, read()))
+                retries.append(device_probe.allocator_retries(training.device))
                 samples += count_samples(batch) if single else sum(map(count_samples, batch))
                 if now() - self._steal_read_ns > STEAL_EVERY_NS or call == steps - 1:
                     ticks = self._stolen_ticks()
@@ -200,7 +200,7 @@ class Watcher:
             step_ns=step_ns,
             phase_ns=_columns(phases),
             cause_ns=_columns([{**one, STEAL: ticks_ns} for one, ticks_ns in zip(causes, stolen, strict=True)]),
-            counts=_columns([{RETRY: last.retries - first.retries} for first, _, last in readings]),
+            counts=_columns([{RETRY: after - before} for before, after in pairwise(retries)]),
             minor_faults=[last.minor_faults - first.minor_faults for first, _, last in readings],
             dispatch_ns=rests if on_cuda else [],
             device_allocated_bytes=device_probe.read_use(training.device).allocated_bytes,
@@ -208,7 +208,6 @@ class Watcher:
         )
 
     def _prepare(self, training: Training) -> None:
-        self._device = training.device
         self._follow_compilation()
         for descriptor in self._threads:
             os.close(descriptor)
@@ -238,13 +237,11 @@ class Watcher:
 
     def _read(self) -> Totals:
         """Some 5 µs."""
-        assert self._device is not None
         return Totals(
             self._garbage_ns,
             self._compilation_ns,
             self._worker_starts,
             resource.getrusage(resource.RUSAGE_SELF).ru_minflt,
-            device_probe.allocator_retries(self._device),
             tuple(_waited_ns(descriptor) for descriptor in self._threads),
         )
 

@@ -1,0 +1,116 @@
+"""A trace of a few warmed-up steps of one variant, as torch.profiler sees them, bounded in size; and its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
+from typing import Any
+
+from perftool import tensorboard
+from perftool.analysis.traces import calls_that_fit, facts_of
+from perftool.measure import messages
+from perftool.measure.rounds import Lab, Running
+from perftool.records import Session, Summary, TraceFacts
+from perftool.store import SessionStore, StoreError
+
+TRACE = "trace.json"
+PLUGIN_TRACE = "tensorboard/trace.pt.trace.json"  # the plugin knows its files by this ending
+SIZE_MOST_BYTES = 20_000_000
+PLAIN_ROUNDS, PLAIN_S = 30, 2.0  # blocks without tracing before it, for the figures beside the trace
+TRACED_S = 10.0  # at most, by default
+TRIALS_MOST = 3  # of a number of steps that is not given, until the trace is small enough
+READING = 2.0  # times as long as the traced steps take it takes to trace them and to write and read the trace
+SLOWEST = 20.0  # times longer than expected that a trace may take before it is given up
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A trace as torch.profiler wrote it, read, and what it shows."""
+
+    document: bytes
+    events: Mapping[str, Any]
+    facts: TraceFacts
+
+
+def trace(lab: Lab, *, steps: int | None = None) -> Taken:
+    """Launch the session's baseline, warm it up, run a few plain blocks, and trace it.
+
+    steps: how many to trace; by default as many as fit into SIZE_MOST_BYTES, TRACED_S and what is left of the budget.
+    Raises BaselineFailed where the launch fails, and StoreError where there is no room for temporary files.
+    """
+    taken: list[Taken] = []
+
+    def traced(running: Running) -> None:
+        with TemporaryDirectory(prefix="perftool-", ignore_cleanup_errors=True) as folder:
+            tracer = _Tracer(lab, running, Path(folder) / TRACE)
+            taken.append(tracer.that_fits() if steps is None else tracer.of(ceil(steps / running.steps_per_call)))
+
+    lab.planned_s = PLAIN_S + TRACED_S
+    lab.generation("trace", [], budget_s=PLAIN_S, rounds=PLAIN_ROUNDS, afterwards=traced)
+    return taken[-1]
+
+
+class _Tracer:
+    """Traces of one live launch, one after another into the same file."""
+
+    def __init__(self, lab: Lab, running: Running, path: Path) -> None:
+        self._lab, self._running, self._path = lab, running, path
+        # Of one that is not traced, until one was.
+        self._call_s = running.block_s / (running.steps_per_block + running.drop)
+
+    def that_fits(self) -> Taken:
+        """As many calls as fit, going by what the first one took."""
+        limit_s = min(TRACED_S, self._lab.left_s)
+        taken = self.of(1)
+        for _ in range(TRIALS_MOST):
+            call_bytes = len(taken.document) / self._calls(taken)
+            calls = calls_that_fit(call_bytes, self._call_s, size_bytes=SIZE_MOST_BYTES, time_s=limit_s)
+            if calls == self._calls(taken):
+                break
+            taken = self.of(calls)
+            if len(taken.document) <= SIZE_MOST_BYTES:
+                break
+        return taken
+
+    def of(self, calls: int) -> Taken:
+        """A trace of so many calls."""
+        lab, running = self._lab, self._running
+        steps = calls * running.steps_per_call
+        expected_s = (calls + running.drop) * self._call_s
+        lab.tell(f"trace: {steps} {'step' if steps == 1 else 'steps'}", expected_s)
+        request = messages.Trace(drop=running.drop, calls=calls, path=str(self._path))
+        running.live.ask(request, lab.start_limit_s + SLOWEST * expected_s)
+        document, events = _read(self._path)
+        facts = facts_of(events, steps_per_call=running.steps_per_call)
+        self._call_s = READING * (facts.step_ns or 0.0) * running.steps_per_call / 1e9
+        return Taken(document, events, facts)
+
+    def _calls(self, taken: Taken) -> int:
+        return max(1, taken.facts.steps // self._running.steps_per_call)
+
+
+def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The file that torch.profiler wrote. It does not say where it could not write it whole."""
+    try:
+        document = path.read_bytes()
+        # Names come from the user's code: control characters in them are not escaped.
+        events: dict[str, Any] = json.loads(document.decode(errors="replace"), strict=False)
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"the trace could not be written whole to {gettempdir()}; free some space there, or name another folder "
+            "with the variable TMPDIR"
+        ) from error
+    return document, events
+
+
+def save(store: SessionStore, session: Session, summary: Summary, taken: Taken) -> None:
+    """Write the trace, and a folder for TensorBoard. Raises StoreError."""
+    store.write(TRACE, taken.document)
+    store.write(PLUGIN_TRACE, json.dumps(tensorboard.for_plugin(taken.events), separators=(",", ":")))
+    if tensorboard.available():
+        for name, content in tensorboard.event_files(session, summary, taken.facts).items():
+            store.write(f"{Path(PLUGIN_TRACE).parent}/{name}", content)
