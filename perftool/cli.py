@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from perftool.analysis.search import Standing
     from perftool.measure.messages import Described
     from perftool.measure.rounds import Lab
-    from perftool.records import Command, Fitness, Goal, Record, Session, Settings, Summary
+    from perftool.records import Command, Fitness, Goal, Record, Session, Settings, SideBySide, Summary
     from perftool.scenario import Context, Scenarios
     from perftool.store import SessionStore
     from perftool.trace import Taken
@@ -291,17 +291,29 @@ def trace(
 @app.command()
 def report(
     session: Annotated[Path, typer.Argument(help="a session's folder, or its session.json")],
+    other: Annotated[
+        Path | None, typer.Argument(help="a second one of the same training, to put beside the first")
+    ] = None,
     form: Annotated[Format, typer.Option("--format", help="what to write")] = Format.terminal,
 ) -> None:
-    """Draw a saved session again; needs neither torch nor a GPU."""
+    """Draw a saved session again, or two side by side; needs neither torch nor a GPU."""
+    from perftool.analysis.across import incomparable, side_by_side
     from perftool.analysis.recommend import conclude
     from perftool.store import StoreError, load_session
 
     try:
-        loaded = load_session(session)
+        loaded = [load_session(path) for path in (session, other) if path is not None]
     except StoreError as error:
         _fail(str(error), BAD_INPUT)
-    typer.echo(_rendered(loaded, conclude(loaded), form))
+    if len(loaded) == 1:
+        typer.echo(_rendered(loaded[0], conclude(loaded[0]), form))
+        return
+    first, second = loaded
+    reasons = incomparable(first, second)
+    if reasons:
+        told = "; ".join(reasons)
+        _fail(f"{session} and {other} cannot be compared: {told}; draw each by itself", BAD_INPUT)
+    typer.echo(_rendered_beside(side_by_side((first, conclude(first)), (second, conclude(second))), form))
 
 
 @app.command()
@@ -806,6 +818,21 @@ def _rendered(session: Session, summary: Summary, form: Format) -> str:
             return html.render(session, summary)
         case Format.terminal:
             return terminal.render(summary, width=_width(), colour=sys.stdout.isatty())
+
+
+def _rendered_beside(found: SideBySide, form: Format) -> str:
+    from perftool.records import to_json
+    from perftool.report import html, markdown, terminal
+
+    match form:
+        case Format.json:
+            return to_json(found, indent=2).decode()
+        case Format.markdown:
+            return markdown.render_beside(found)
+        case Format.html:
+            return html.render_beside(found)
+        case Format.terminal:
+            return terminal.render_beside(found, width=_width(), colour=sys.stdout.isatty())
 
 
 def _width() -> int:

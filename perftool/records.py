@@ -704,6 +704,33 @@ class Summary(Record, frozen=True, kw_only=True):
     warnings: list[str]
 
 
+class Differing(Record, frozen=True, kw_only=True):
+    """A circumstance in which two sessions differ."""
+
+    name: str
+    first: str
+    second: str
+
+
+class Beside(Record, frozen=True, kw_only=True):
+    """One variant in two sessions, each against its own baseline. None: not measured there."""
+
+    settings: Settings
+    first: Comparison | None  # of the throughput
+    second: Comparison | None
+    change: Literal["more", "less", "alike"] | None  # of the second; None where it cannot be told
+
+
+class SideBySide(Record, frozen=True, kw_only=True):
+    """Two sessions of the same training. Ratios may be compared, what is absolute may not: it was not paired."""
+
+    schema_version: str = SCHEMA_VERSION
+    first: Summary
+    second: Summary
+    differing: list[Differing]
+    variants: list[Beside]
+
+
 class TraceFacts(Record, frozen=True, kw_only=True):
     """What a trace of some steps shows. Tracing slows steps: its shares say more than its times."""
 

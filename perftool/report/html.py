@@ -23,12 +23,14 @@ from perftool.analysis.slow_steps import slow_steps, watched
 from perftool.analysis.tradeoffs import by_batch
 from perftool.records import (
     EXPLAIN,
+    Beside,
     Comparison,
     Estimate,
     Explained,
     Recommendation,
     Session,
     SettingEffect,
+    SideBySide,
     Summary,
     VariantSummary,
 )
@@ -93,6 +95,42 @@ def render(session: Session, summary: Summary) -> str:
         ],
         not_tested=wording.not_tested(session, summary),
         rows_shown=ROWS_SHOWN,
+    )
+
+
+def render_beside(found: SideBySide) -> str:
+    """The page of two sessions of the same training."""
+    axis = _beside_axis(found)
+    return _page(
+        "beside.html.j2",
+        found=found,
+        title=wording.beside_headline(found),
+        axis=plots.interval_axis(axis, units.times, wording.RATIO_AXIS),
+        rows=[
+            Row(name, _beside(axis, one, name), cells)
+            for one, (name, *cells) in zip(found.variants, wording.beside_rows(found), strict=True)
+        ],
+    )
+
+
+def _beside_axis(found: SideBySide) -> plots.Axis:
+    told = [ratio for one in found.variants for ratio in (one.first, one.second) if ratio is not None]
+    ends = [end for one in told for end in (one.low, one.high) if end is not None]
+    return plots.ratio_axis([one.ratio for one in told], ends)
+
+
+def _beside(axis: plots.Axis, one: Beside, name: str) -> str:
+    """The first session's interval hollow, the second's filled below."""
+    drawn: tuple[tuple[str, Comparison | None, plots.Mark], ...] = (
+        ("first", one.first, "open"),
+        ("second", one.second, "better"),
+    )
+    return "".join(
+        plots.interval(
+            axis, ratio.ratio, ratio.low, ratio.high, mark, f"{name}, {place}: {wording.comparison_text(ratio)}"
+        )
+        for place, ratio, mark in drawn
+        if ratio is not None
     )
 
 

@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from perftool.records import Explained, Summary
+from perftool.records import Explained, SideBySide, Summary
 from perftool.report import wording
 
 
@@ -31,6 +31,23 @@ def render(summary: Summary) -> str:
     else:
         parts += _variants(summary, fold=advice is not None)
     parts.append(_folded("How it was measured", f"{wording.HOW}\n\n{_table(('', ''), wording.circumstances(summary))}"))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def render_beside(found: SideBySide) -> str:
+    """Two sessions of the same training."""
+    rows = wording.beside_rows(found)
+    shares = wording.share_rows(found) if wording.is_alone(found.first) else []
+    parts = [
+        f"### {_escaped(wording.beside_headline(found))}",
+        *(f"**Warning:** {_escaped(warning)}" for warning in wording.beside_warnings(found)),
+        _table(("session", "answer"), wording.beside_answers(found)),
+        _escaped(wording.TRAVELS),
+        f"{_table(wording.BESIDE_HEADINGS, rows)}\n\n{_escaped(wording.CHANGE_RULE)}" if rows else "",
+        _table(wording.SHARE_HEADINGS, shares) if shares else "",
+        _folded(wording.OWN_TITLE, _table(wording.OWN_HEADINGS, wording.own_rows(found))),
+        _folded(wording.DIFFERING_TITLE, _table(wording.DIFFERING_HEADINGS, wording.differing_rows(found))),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

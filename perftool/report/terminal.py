@@ -13,6 +13,7 @@ from perftool.records import (
     FitnessRating,
     Machine,
     ScenarioDescription,
+    SideBySide,
     Summary,
     TraceFacts,
     VariantSummary,
@@ -126,6 +127,32 @@ def _profiled(page: _Page, summary: Summary) -> None:
         page.pairs(wording.limit_lines(summary.distance))
     page.title("Figures")
     page.pairs([*wording.profile_lines(summary.baseline), *wording.memory_lines(summary.memory)])
+
+
+def render_beside(found: SideBySide, *, width: int = 80, colour: bool = False) -> str:
+    """Two sessions of the same training."""
+    page = _Page(width, colour)
+    page.line(wording.beside_headline(found), style="bold")
+    page.pairs(wording.beside_answers(found))
+    page.line()
+    page.line(wording.TRAVELS)
+    rows = wording.beside_rows(found)
+    if rows:
+        page.title(wording.BESIDE_TITLE)
+        page.table(wording.BESIDE_HEADINGS, rows)
+        page.line(wording.CHANGE_RULE)
+    shares = wording.share_rows(found) if wording.is_alone(found.first) else []
+    if shares:
+        page.title(wording.SHARES_TITLE)
+        page.table(wording.SHARE_HEADINGS, shares)
+    page.title(wording.OWN_TITLE)
+    page.table(wording.OWN_HEADINGS, wording.own_rows(found))
+    page.title(wording.DIFFERING_TITLE)
+    page.pairs([(name, f"{one} / {other}") for name, one, other in wording.differing_rows(found)])
+    for warning in wording.beside_warnings(found):
+        page.line()
+        page.line(f"Warning: {warning}", style="yellow")
+    return page.text()
 
 
 def render_trace(

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 from msgspec.structs import replace
 
+from perftool.analysis.across import side_by_side
 from perftool.analysis.recommend import conclude
 from perftool.records import (
     BACKWARD,
@@ -17,6 +18,7 @@ from perftool.records import (
     MemorySample,
     Recommendation,
     Session,
+    SideBySide,
     Summary,
     WatchedBlock,
 )
@@ -90,6 +92,17 @@ def profiled() -> tuple[Session, Summary]:
         ),
     )
     return session, conclude(session)
+
+
+def two_sessions() -> SideBySide:
+    """Before and after an upgrade that made one variant gain more, and brought another one."""
+    first, told = compared()
+    second = replace(
+        timed_session([({}, 20.0), ({"amp": "bf16"}, 8.3), ({"thp": "on"}, 19.0)], seed=1),
+        created_at="2026-02-02T00:00:00+00:00",
+        machine=replace(first.machine, torch_version="3.0.0"),
+    )
+    return side_by_side((first, told), (second, conclude(second)))
 
 
 PAGES = {"tuned": tuned, "compared": compared, "profiled": profiled}

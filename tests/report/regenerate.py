@@ -11,6 +11,7 @@ from perftool.analysis.fitness import rate
 from perftool.records import BusyProcess, Fitness, Rejected, ScenarioDescription
 from perftool.report import markdown, terminal
 from tests.measure.fakes import MACHINE
+from tests.report.pages import two_sessions
 from tests.sessions import (
     compared_summary,
     explained_summary,
@@ -87,6 +88,8 @@ REPORTS: dict[str, Callable[[], str]] = {
     "memory.md": lambda: markdown.render(weighed_summary()),
     "nothing_better.txt": lambda: terminal.render(NOTHING_BETTER),
     "nothing_better.md": lambda: markdown.render(NOTHING_BETTER),
+    "beside.txt": lambda: terminal.render_beside(two_sessions()),
+    "beside.md": lambda: markdown.render_beside(two_sessions()),
     "machine.txt": lambda: terminal.render_machine(WITH_GPU, DISTURBED, rate(DISTURBED)),
     "scenarios.txt": lambda: terminal.render_scenarios([AMP, PINNED]),
     "scenario.txt": lambda: terminal.render_scenario(AMP),

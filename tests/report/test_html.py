@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from perftool.records import Session, Summary
 from perftool.report import html, wording
 from tests.measure.fakes import make_session
-from tests.report.pages import PAGES, WINNER, Checked, compared, profiled, tuned
+from tests.report.pages import PAGES, WINNER, Checked, compared, profiled, tuned, two_sessions
 from tests.report.test_reports import ALL_SUMMARIES, HOSTILE, hostile
 from tests.sessions import make_comparison, make_summary, make_variant
 
@@ -119,6 +119,17 @@ def test_a_winner_that_is_no_variant_of_the_session_is_left_out() -> None:
     assert advice is not None
     other = replace(summary, recommendation=replace(advice, settings={"threads": "7"}))
     assert wording.settings_text(WINNER) in html.render(session, other)
+
+
+def test_two_sessions_have_a_page() -> None:
+    found = two_sessions()
+    text = html.render_beside(found)
+    page = Checked(text)
+    for row in wording.beside_rows(found):
+        assert all(cell in page.text for cell in row)
+    assert wording.TRAVELS in page.text
+    assert text.count('class="dot better"') == text.count('class="dot open"') == 2
+    assert len(set(page.ids)) == len(page.ids)
 
 
 # --------------------------------------------------------------------------------------------------------- escaping

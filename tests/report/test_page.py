@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from perftool.report import html
-from tests.report.pages import PAGES
+from tests.report.pages import PAGES, two_sessions
 
 pytestmark = pytest.mark.browser
+BESIDE = "beside"
 ROOT = Path(__file__).parents[2]
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
@@ -58,6 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     for name, made in PAGES.items():
         (folder / f"{name}.html").write_text(html.render(*made()), encoding="utf-8")
+    (folder / f"{BESIDE}.html").write_text(html.render_beside(two_sessions()), encoding="utf-8")
     return folder
 
 
@@ -98,7 +100,7 @@ def opening(browser: Any, folder: Path) -> Iterator[Any]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [*PAGES, BESIDE])
 def test_it_is_whole_and_quiet(opening: Any, folder: Path, name: str, size: str, scheme: str) -> None:
     opened = opening(name, size, scheme)
     assert opened.said == []
@@ -138,7 +140,7 @@ def test_what_is_folded_is_printed(opening: Any) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [*PAGES, BESIDE])
 def test_it_is_accessible(opening: Any, name: str, size: str, scheme: str) -> None:
     axe = Path(os.environ.get("PERFTOOL_AXE") or ROOT / "node_modules" / "axe-core" / "axe.min.js")
     if not axe.is_file():
