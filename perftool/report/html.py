@@ -64,6 +64,7 @@ class Row:
     name: str
     svg: str
     cells: Sequence[str]
+    is_chosen: bool = False  # it is what the answer is about
 
 
 def render(session: Session, summary: Summary) -> str:
@@ -76,7 +77,7 @@ def render(session: Session, summary: Summary) -> str:
         title=wording.headline(summary),
         figure=_headline_figure(summary, focus),
         key_figures=_key_figures(summary, focus),
-        variants=_variant_rows(summary),
+        variants=_variant_rows(summary, focus),
         axis=_variants_head(summary),
         steps=_steps(session, summary, focus),
         phases=_phases(found) if found is not None else [],
@@ -184,13 +185,14 @@ def _variants_head(summary: Summary) -> str:
     return plots.interval_axis(_axis(summary), units.times, wording.RATIO_AXIS)
 
 
-def _variant_rows(summary: Summary) -> list[Row]:
+def _variant_rows(summary: Summary, focus: VariantSummary | None) -> list[Row]:
     """Every measured variant with its interval, fastest first."""
     axis = _axis(summary)
     rows = []
     for one, comparison in _compared(summary):
         name, *cells = wording.variant_cells(one, summary)
-        rows.append(Row(name, _interval(axis, comparison, f"{name}: {cells[0]} {cells[1]}"), cells))
+        drawn = _interval(axis, comparison, f"{name}: {cells[0]} {cells[1]}")
+        rows.append(Row(name, drawn, cells, is_chosen=one is focus))
     return rows
 
 
