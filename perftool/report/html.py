@@ -293,7 +293,7 @@ def _band(one: Envelope, name: str, class_: str) -> plots.Band:
 
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 0.99, 1.0)
-QUANTILE_HEADINGS = ("", "fastest", "p5", "p50", "p95", "p99", "slowest")
+QUANTILE_HEADINGS = ("variant", "fastest", "p5", "p50", "p95", "p99", "slowest")
 
 
 def _quantile_row(name: str, step_ns: Floats) -> tuple[str, ...]:

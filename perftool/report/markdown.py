@@ -9,9 +9,23 @@ from collections.abc import Iterable, Sequence
 from perftool.records import Explained, SideBySide, Summary
 from perftool.report import wording
 
+FITS = 65_000  # characters; GitHub takes 65,536 in a comment
+MOST_ROWS = 100  # of the table of variants
+EXPENDABLE = ("Every metric", "Notes", "Trade-offs: nothing beats these in everything", "Not measured", "Not advised")
+"""Tables that are left out one after another where the whole is too long for a comment."""
+
 
 def render(summary: Summary) -> str:
-    """The whole report. Whatever users named is escaped and shows as text."""
+    """The whole report, or as much as fits. Whatever users named is escaped and shows as text."""
+    page = _rendered(summary, [])
+    for count in range(1, len(EXPENDABLE) + 1):
+        if len(page) <= FITS:
+            break
+        page = _rendered(summary, EXPENDABLE[:count])
+    return page
+
+
+def _rendered(summary: Summary, left_out: Sequence[str]) -> str:
     advice = summary.recommendation
     alone = wording.is_alone(summary)
     parts = [f"### {_escaped(wording.headline(summary))}"]
@@ -29,7 +43,7 @@ def render(summary: Summary) -> str:
     if alone:
         parts += _profile(summary)
     else:
-        parts += _variants(summary, fold=advice is not None)
+        parts += _variants(summary, left_out, fold=advice is not None)
     parts.append(_folded("How it was measured", f"{wording.HOW}\n\n{_table(('', ''), wording.circumstances(summary))}"))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -70,9 +84,11 @@ def _explained(summary: Summary, found: Explained) -> list[str]:
     ]
 
 
-def _variants(summary: Summary, *, fold: bool) -> list[str]:
+def _variants(summary: Summary, left_out: Sequence[str], *, fold: bool) -> list[str]:
     measured = wording.measured(summary)
-    table = _table(wording.VARIANT_HEADINGS, (wording.variant_cells(one, summary) for one in measured))
+    table = _table(wording.VARIANT_HEADINGS, (wording.variant_cells(one, summary) for one in measured[:MOST_ROWS]))
+    if len(measured) > MOST_ROWS:
+        table += f"\n\n{wording.more(len(measured) - MOST_ROWS)}"
     metrics = [(wording.settings_text(one.settings), *row) for one in measured for row in wording.comparison_rows(one)]
     if summary.smallest_batch is not None:
         table += f"\n\n{_escaped(wording.smallest_batch(summary.smallest_batch))}"
@@ -85,7 +101,8 @@ def _variants(summary: Summary, *, fold: bool) -> list[str]:
     )
     return [
         _folded(f"Measured ({len(measured)})", table) if fold else table,
-        *(_folded(title, _table(headings, rows)) for title, headings, rows in folded if rows),
+        *(_folded(title, _table(headings, rows)) for title, headings, rows in folded if rows and title not in left_out),
+        *([_escaped(wording.left_out(left_out))] if left_out else []),
     ]
 
 

@@ -719,6 +719,16 @@ def environment_text(machine: Machine) -> str:
     )
 
 
+def more(count: int) -> str:
+    """That a table goes on elsewhere."""
+    return f"And {units.counted(count, 'slower one')}, all of them in report.html."
+
+
+def left_out(titles: Sequence[str]) -> str:
+    """What a report had no room for."""
+    return f"Left out, since it would not fit a comment: {'; '.join(titles)}. All of it is in report.html."
+
+
 # --------------------------------------------------------------------------------------------------------- the page
 
 

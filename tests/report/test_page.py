@@ -23,7 +23,7 @@ BESIDE = "beside"
 ROOT = Path(__file__).parents[2]
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
-STRICT = ("serious", "critical")
+STRICT = ("moderate", "serious", "critical")
 DRAWN = """() => [...document.querySelectorAll('svg.plot, svg.row')].map(one => {
     const box = one.getBoundingClientRect();
     const shapes = [...one.querySelectorAll('circle, path, rect, line')];

@@ -115,6 +115,25 @@ def test_no_text_reaches_a_terminal_with_control_characters(text: str) -> None:
 
 # --------------------------------------------------------------------------------------------------------- markdown
 
+
+@pytest.mark.parametrize("count", [10, 200, 2000])
+def test_a_markdown_report_fits_a_comment(count: int) -> None:
+    variants = [
+        make_variant(
+            {"threads": str(one), "optimizer_kernel": "fused"},
+            throughput=make_comparison(1 + one / 5000),
+            versus_baseline={name: make_comparison(1 + one / 5000) for name in wording.METRIC_NAMES},
+        )
+        for one in range(count)
+    ]
+    rejected = [Rejected(settings={"threads": str(one)}, reason="x" * 200) for one in range(count)]
+    page = markdown.render(make_summary("compare", variants, rejected=rejected))
+    assert len(page) <= markdown.FITS
+    assert ("Left out" in page) == (count > 10)
+    assert ("<summary>Every metric" in page) == (count == 10)
+    assert ("slower ones, all of them in report.html" in page) == (count > markdown.MOST_ROWS)
+
+
 OWN_TAGS = re.compile(r"</?details>|</?summary>")
 
 
