@@ -748,7 +748,7 @@ CAPTIONS = {
     "fit": "Peak memory of one forward and backward pass, by batch size.",
     "phases": "Where the time of a mean step goes.",
     "parts": "What the memory of a training step is taken by.",
-    "growth": "Memory that one launch held, by the steps it had done.",
+    "growth": "Memory that one launch held beyond what it had at first, by the steps it had done.",
     "distance": "The least time that this machine could take for the step's work, as a part of what it takes.",
 }
 
