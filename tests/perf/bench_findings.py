@@ -33,7 +33,7 @@ def run(quick: bool) -> Table:
         ["finding", "evidence", "cures, by samples per second"],
         rows,
         [
-            "Target: page-fault churn, the row-by-row loader and the for-loop optimizer are named, each with a cure that "
-            "helps."
+            "Target: page-fault churn, the row-by-row loader and the for-loop optimizer are named, each with a cure "
+            "that helps."
         ],
     )
