@@ -260,7 +260,9 @@ class WatchedBlock(Record, frozen=True, kw_only=True, tag="watched"):
     first_call: int  # number of the first call since the launch began
     started_ns: int  # CLOCK_MONOTONIC
     samples: int
-    step_ns: list[int]  # end to end, without the time that reading the counters took
+    steps_per_call: int = 1
+    loader_workers: int = 0
+    step_ns: list[int]  # of each call, end to end, without the time that reading the counters took
     phase_ns: dict[str, list[int]]  # phase to its part of step_ns
     cause_ns: dict[str, list[int]] = {}  # cause to the time it took, within whatever phase
     counts: dict[str, list[int]] = {}  # cause to how often it happened, where that is all that is known
@@ -366,8 +368,9 @@ class Ceiling(Record, frozen=True, kw_only=True):
 class Limits(Record, frozen=True, kw_only=True, tag="limits"):
     """The work of one step beside the measured ceilings of the machine, from one process."""
 
-    work: StepWork
+    work: StepWork | None  # None where counting it failed, with the reason
     ceilings: list[Ceiling]
+    reason: str | None = None
     cache_bytes: int | None = None  # last-level cache of the device; None where the system does not tell
     precision: str | None = None  # in which the training's float32 matmuls run; None where it was set in other ways
 
