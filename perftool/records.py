@@ -62,6 +62,7 @@ FULL_PRECISION = "full-precision arithmetic"
 DENORMALS = "denormal numbers"
 THROTTLED = "throttled clock"
 LEAK = "memory leak"
+HOST_SYNCS = "the host waits for the device"
 FRAGMENTATION = "fragmented device memory"
 """Findings. A scenario names those that it cures."""
 
@@ -269,6 +270,7 @@ class WatchedBlock(Record, frozen=True, kw_only=True, tag="watched"):
     minor_faults: list[int] = []
     dispatch_ns: list[int] = []  # on a GPU: until the host had issued the step
     device_allocated_bytes: int | None = None  # at its end
+    syncs: int | None = None  # times that the host waited for the device in a call before these
     throttled: bool | None = None  # the device's clock was held down for heat or power
 
 

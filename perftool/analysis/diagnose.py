@@ -28,6 +28,7 @@ from perftool.records import (
     FRAGMENTATION,
     FULL_PRECISION,
     GARBAGE,
+    HOST_SYNCS,
     LAUNCH_BOUND,
     LEAK,
     LOADER,
@@ -275,6 +276,17 @@ def launch_bound(evidence: Evidence) -> Finding | None:
     return _found(evidence, LAUNCH_BOUND, None, text, "use a larger batch")
 
 
+def host_syncs(evidence: Evidence) -> Finding | None:
+    """Waiting costs nothing while the device has work queued; a step that it decides is never of that kind."""
+    told = [block.syncs for block in evidence.session.watched_blocks if block.syncs is not None]
+    typical = float(np.median(told)) if told else 0.0
+    if typical < 1 or evidence.explained.bound_by == "device":
+        return None
+    text = f"in each step the host waits {units.counted(typical, 'time')} for the device to catch up"
+    remedy = "read losses and metrics every so many steps only, and do without .item(), .cpu() and nonzero() in between"
+    return _found(evidence, HOST_SYNCS, None, text, remedy)
+
+
 def full_precision(evidence: Evidence) -> Finding | None:
     """Only where matmuls in float32 decide the step, and this machine was seen to be faster at something shorter."""
     if evidence.distance is None or FULL_PRECISION not in evidence.session.cures:
@@ -354,6 +366,7 @@ RULES: Sequence[Rule] = (
     recompiling,
     retries,
     launch_bound,
+    host_syncs,
     full_precision,
     denormals,
     throttled,

@@ -17,6 +17,7 @@ from perftool.records import (
     FORWARD,
     FULL_PRECISION,
     GARBAGE,
+    HOST_SYNCS,
     LAUNCH_BOUND,
     LOADER,
     NO_CORE,
@@ -188,6 +189,9 @@ def test_what_a_gpu_adds() -> None:
     assert found(waits)[LAUNCH_BOUND].try_ == "cuda_graphs=on"
     ahead = session(QUIET, dispatch_ns=[1 * MS] * STEPS)
     assert LAUNCH_BOUND not in found(ahead)
+    assert HOST_SYNCS in found(session(QUIET, syncs=2))
+    assert HOST_SYNCS not in found(session(QUIET, syncs=0))
+    assert HOST_SYNCS not in found(session(QUIET, syncs=2, dispatch_ns=[1 * MS] * STEPS)), "the device has work queued"
     assert THROTTLED in found(session(QUIET, throttled=True))
     assert THROTTLED not in found(session(QUIET, throttled=False))
     assert SLOW_COPY in found(session({**QUIET, COPY: 0.1}))

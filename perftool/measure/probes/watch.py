@@ -157,6 +157,8 @@ class Watcher:
 
         self._prepare()
         device = training.device
+        syncs = device_probe.count_syncs(device, lambda: training.step(training.fetch()))
+        calls_done += device.type == "cuda"
         single = training.steps_per_call == 1
         marks, read, now = self.marks, self._read, perf_counter_ns
         waits: list[int] = []
@@ -210,6 +212,7 @@ class Watcher:
             dispatch_ns=issued if marks.on_cuda else [],
             device_allocated_bytes=device_probe.read_use(device).allocated_bytes,
             throttled=throttled,
+            syncs=syncs,
         )
 
     def _prepare(self) -> None:
