@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from perftool.workload import Batch
 
 THREADS_MOST = 8  # whose waiting for a core is followed: those with the most CPU time
-END = "end"
+READING, END = "reading counters", "end"  # no phases of the training
 STEAL_EVERY_NS = 20_000_000  # reading it takes some 50 µs
 TICK_NS = 10_000_000  # of /proc/stat
 FAULTS_TRIED, FAULT_TRIALS = 1024, 7  # to learn what a page fault costs
@@ -87,6 +87,7 @@ class Marks:
         found: dict[str, int] = defaultdict(int)
         for (phase, began), (_, ended) in pairwise(call):
             found[phase] += round(began.elapsed_time(ended) * 1e6) if self.on_cuda else ended - began
+        found.pop(READING, None)
         return found
 
     def _now(self) -> Any:
@@ -178,6 +179,7 @@ class Watcher:
                 marks.begin(WAIT)
                 batch = training.fetch()
                 waits.append(now() - asked_ns)
+                marks.begin(READING)
                 second = read()
                 issued_ns = now()
                 marks.begin(COPY if marks.on_cuda else REST)
