@@ -62,6 +62,7 @@ FULL_PRECISION = "full-precision arithmetic"
 DENORMALS = "denormal numbers"
 THROTTLED = "throttled clock"
 LEAK = "memory leak"
+HOST_SYNCS = "the host waits for the device"
 FRAGMENTATION = "fragmented device memory"
 """Findings. A scenario names those that it cures."""
 
@@ -260,13 +261,16 @@ class WatchedBlock(Record, frozen=True, kw_only=True, tag="watched"):
     first_call: int  # number of the first call since the launch began
     started_ns: int  # CLOCK_MONOTONIC
     samples: int
-    step_ns: list[int]  # end to end, without the time that reading the counters took
+    steps_per_call: int = 1
+    loader_workers: int = 0
+    step_ns: list[int]  # of each call, end to end, without the time that reading the counters took
     phase_ns: dict[str, list[int]]  # phase to its part of step_ns
     cause_ns: dict[str, list[int]] = {}  # cause to the time it took, within whatever phase
     counts: dict[str, list[int]] = {}  # cause to how often it happened, where that is all that is known
     minor_faults: list[int] = []
     dispatch_ns: list[int] = []  # on a GPU: until the host had issued the step
     device_allocated_bytes: int | None = None  # at its end
+    syncs: int | None = None  # times that the host waited for the device in a call before these
     throttled: bool | None = None  # the device's clock was held down for heat or power
 
 
@@ -366,8 +370,9 @@ class Ceiling(Record, frozen=True, kw_only=True):
 class Limits(Record, frozen=True, kw_only=True, tag="limits"):
     """The work of one step beside the measured ceilings of the machine, from one process."""
 
-    work: StepWork
+    work: StepWork | None  # None where counting it failed, with the reason
     ceilings: list[Ceiling]
+    reason: str | None = None
     cache_bytes: int | None = None  # last-level cache of the device; None where the system does not tell
     precision: str | None = None  # in which the training's float32 matmuls run; None where it was set in other ways
 

@@ -125,7 +125,7 @@ class Scenario:
     code: what a user pastes to have the same.
     environment: variables of the process that the value needs set before it starts.
     changes: "numerics" (other rounding than the default's), "optimisation" (another training) or just "speed".
-    cures: finding to the value that may cure it. Which value can be had is seen to elsewhere.
+    cures: finding to the values that may cure it where the default is in force, the first that can be had here.
     typical_gain: ratio of throughput that it brings where it helps, from the literature; decides only what is tried
         first when time is short.
     """
@@ -142,7 +142,7 @@ class Scenario:
     discouraged: Callable[[str, Context], str | None] = field(kw_only=True, default=_nothing_against)
     clash: Callable[[str, Settings], str | None] = field(kw_only=True, default=_no_clash)
     changes: Changes = field(kw_only=True, default="speed")
-    cures: Mapping[str, str] = field(kw_only=True, default_factory=dict)
+    cures: Mapping[str, Sequence[str]] = field(kw_only=True, default_factory=dict)
     typical_gain: float = field(kw_only=True, default=1.0)
 
     def __post_init__(self) -> None:
@@ -345,9 +345,17 @@ def cures_of(scenarios: Scenarios, context: Context, baseline: Settings) -> dict
     """Finding to the settings that may cure it: those that can be had here, and are not in force."""
     found: dict[str, list[str]] = {}
     for name, scenario in scenarios.items():
-        others = other_values(scenario, context, baseline)
-        for finding, value in scenario.cures.items():
-            if value in others and clashes({**baseline, name: value}, scenarios) is None:
+        default = scenario.default(context)
+        if baseline.get(name, default) != default:
+            continue
+        others = [
+            value
+            for value in other_values(scenario, context, baseline)
+            if clashes({**baseline, name: value}, scenarios) is None
+        ]
+        for finding, values in scenario.cures.items():
+            value = next((one for one in values if one in others), None)
+            if value is not None:
                 found.setdefault(finding, []).append(f"{name}={value}")
     return found
 

@@ -164,6 +164,6 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
-    cures={ROW_BY_ROW: "on"},
+    cures={ROW_BY_ROW: ("on",)},
     typical_gain=1.5,
 )

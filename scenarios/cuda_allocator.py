@@ -85,7 +85,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
-    cures={FRAGMENTATION: "expandable_segments", RETRIES: "expandable_segments"},
+    cures={FRAGMENTATION: ("expandable_segments",), RETRIES: ("expandable_segments",)},
     environment=environment,
     clash=clash,
 )

@@ -216,7 +216,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
-    cures={LAUNCH_BOUND: "on"},
+    cures={LAUNCH_BOUND: ("on",)},
     clash=clash,
     typical_gain=2.0,
 )

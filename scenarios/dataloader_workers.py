@@ -87,7 +87,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
-    cures={DATA_WAIT: "2"},
+    cures={DATA_WAIT: ("2",)},
     discouraged=discouraged,
     typical_gain=1.5,
 )

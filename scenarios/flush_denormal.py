@@ -88,7 +88,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
-    cures={DENORMALS: "on"},
+    cures={DENORMALS: ("on",)},
     discouraged=discouraged,
     changes="numerics",
 )

@@ -93,7 +93,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
-    cures={COLLECTIONS: "freeze"},
+    cures={COLLECTIONS: ("freeze",)},
     discouraged=discouraged,
     typical_gain=1.01,
 )

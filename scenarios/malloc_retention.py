@@ -119,6 +119,6 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
-    cures={FAULT_CHURN: "on"},
+    cures={FAULT_CHURN: ("on",)},
     typical_gain=1.5,
 )

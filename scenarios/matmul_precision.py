@@ -79,7 +79,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
-    cures={FULL_PRECISION: "medium"},
+    cures={FULL_PRECISION: ("high", "medium")},
     changes="numerics",
     typical_gain=1.8,
 )

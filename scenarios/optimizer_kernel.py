@@ -95,6 +95,6 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
-    cures={SLOW_OPTIMIZER: "fused"},
+    cures={SLOW_OPTIMIZER: ("fused",)},
     typical_gain=1.3,
 )

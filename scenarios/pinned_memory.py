@@ -72,6 +72,6 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
-    cures={SLOW_COPY: "on"},
+    cures={SLOW_COPY: ("on",)},
     typical_gain=1.1,
 )

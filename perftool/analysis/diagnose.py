@@ -2,7 +2,7 @@
 
 Each rule is one function from the evidence to a finding, or to None. A rule does not know scenarios: it names what it
 found, and a scenario says which findings it cures; only cures that can be had here and are not in force are told.
-Thresholds: LEVERS, where no source is named; they are shares of the step.
+Thresholds are shares of the step where nothing else is said; those of data wait are TF Profiler's.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from perftool.records import (
     FRAGMENTATION,
     FULL_PRECISION,
     GARBAGE,
+    HOST_SYNCS,
     LAUNCH_BOUND,
     LEAK,
     LOADER,
@@ -47,6 +48,7 @@ from perftool.records import (
     WHOLE,
     WORKER_RESTARTS,
     WORKER_START,
+    Distance,
     Explained,
     Finding,
     MemoryReport,
@@ -59,7 +61,8 @@ OPTIMIZER_SHARE = 0.10
 CHURN_BYTES_PER_STEP, CHURN_SHARE = 4_000_000, 0.05
 CORE_SHARE = 0.05
 LOST_SHARE = 0.02  # of all time, in slow steps of one cause
-ARITHMETIC_SHARE = 0.5
+ARITHMETIC_SHARE = 0.3  # of the step, that its matmuls would take at the measured peak
+DENORMAL_SHARE = 0.001  # of the parameters
 FRAGMENTED_SHARE = 0.2  # of what is reserved
 THROTTLED_SHARE = 0.05  # of the blocks
 PAGE_BYTES = 4096
@@ -72,6 +75,7 @@ class Evidence:
     session: Session
     explained: Explained
     memory: MemoryReport | None = None
+    distance: Distance | None = None
 
     def phase(self, name: str) -> float:
         """Share of the step; 0 where there is no such phase."""
@@ -93,7 +97,8 @@ class Evidence:
     @cached_property
     def faulted_bytes(self) -> float:
         """Memory that a median step has the kernel map and clear."""
-        faults = [count for block in self.session.watched_blocks for count in block.minor_faults]
+        blocks = self.session.watched_blocks
+        faults = [count / block.steps_per_call for block in blocks for count in block.minor_faults]
         return PAGE_BYTES * float(np.median(faults)) if faults else 0.0
 
     def slow(self, cause: str) -> str:
@@ -109,11 +114,16 @@ class Evidence:
 Rule = Callable[[Evidence], Finding | None]
 
 
-def findings(session: Session, explained: Explained | None, memory: MemoryReport | None = None) -> list[Finding]:
+def findings(
+    session: Session,
+    explained: Explained | None,
+    memory: MemoryReport | None = None,
+    distance: Distance | None = None,
+) -> list[Finding]:
     """All that the rules find, the largest share first."""
     if explained is None:
         return []
-    evidence = Evidence(session, explained, memory)
+    evidence = Evidence(session, explained, memory, distance)
     found = [finding for rule in RULES if (finding := rule(evidence)) is not None]
     return sorted(found, key=lambda one: -(one.share or 0.0))
 
@@ -126,10 +136,11 @@ def _found(evidence: Evidence, name: str, share: float | None, text: str, otherw
 
 
 def row_by_row(evidence: Evidence) -> Finding | None:
-    share, facts = evidence.phase(WAIT), evidence.session.workload
+    share, facts, block = evidence.phase(WAIT), evidence.session.workload, evidence.session.watched_blocks[0]
     if share < WAIT_SHARE or facts.dataset_kind != "tensors" or ROW_BY_ROW not in evidence.session.cures:
         return None
-    per_row_ns = share * evidence.explained.median_ns / (facts.batch_size or 1)
+    samples_per_step = block.samples / (len(block.step_ns) * block.steps_per_call)
+    per_row_ns = share * evidence.explained.median_ns / samples_per_step
     return _found(
         evidence,
         ROW_BY_ROW,
@@ -175,12 +186,8 @@ def slow_optimizer(evidence: Evidence) -> Finding | None:
     if share < OPTIMIZER_SHARE or SLOW_OPTIMIZER not in evidence.session.cures:
         return None
     name = evidence.session.workload.optimizer
-    return _found(
-        evidence,
-        SLOW_OPTIMIZER,
-        share,
-        f"{name}.step() takes {units.share(share)} of the step, one tensor after another",
-    )
+    text = f"{name}.step() takes {units.share(share)} of the step, and there is a faster kernel for it"
+    return _found(evidence, SLOW_OPTIMIZER, share, text)
 
 
 def fault_churn(evidence: Evidence) -> Finding | None:
@@ -207,12 +214,16 @@ def no_core(evidence: Evidence) -> Finding | None:
     share = evidence.usual(RUN_QUEUE) + evidence.lost(RUN_QUEUE)
     if share < CORE_SHARE:
         return None
-    machine = evidence.session.machine
-    whose = (
-        f"its {machine.torch_threads} threads have {units.counted(machine.usable_cores, 'core')}"
-        if machine.torch_threads > machine.usable_cores
-        else "other programs run on its cores: it is not the training's fault"
-    )
+    machine, workers = evidence.session.machine, max(b.loader_workers for b in evidence.session.watched_blocks)
+    fitness = evidence.session.fitness
+    if fitness is not None and fitness.throttled_periods:
+        whose = "a cgroup's CPU quota stops it now and then"
+    elif machine.torch_threads + workers > machine.usable_cores:
+        own = units.counted(machine.torch_threads, "thread")
+        beside = f" and {units.counted(workers, 'loader worker')}" if workers else ""
+        whose = f"its {own}{beside} have {units.counted(machine.usable_cores, 'core')}"
+    else:
+        whose = "other programs run on its cores: it is not the training's fault"
     text = f"{units.share(share)} of the time a thread is ready and has no core; {whose}"
     return _found(evidence, NO_CORE, share, text, "end them, or train elsewhere")
 
@@ -258,30 +269,45 @@ def retries(evidence: Evidence) -> Finding | None:
 def launch_bound(evidence: Evidence) -> Finding | None:
     if evidence.explained.bound_by != "launches":
         return None
-    text = "the device waits for the host, which takes as long to issue a step as the step takes"
+    text = (
+        "the device waits for the host, which takes as long to issue a step as the step takes, or waits in between "
+        "for a result (.item(), printing a loss)"
+    )
     return _found(evidence, LAUNCH_BOUND, None, text, "use a larger batch")
 
 
+def host_syncs(evidence: Evidence) -> Finding | None:
+    """Waiting costs nothing while the device has work queued; a step that it decides is never of that kind."""
+    told = [block.syncs for block in evidence.session.watched_blocks if block.syncs is not None]
+    typical = float(np.median(told)) if told else 0.0
+    if typical < 1 or evidence.explained.bound_by == "device":
+        return None
+    text = f"in each step the host waits {units.counted(typical, 'time')} for the device to catch up"
+    remedy = "read losses and metrics every so many steps only, and do without .item(), .cpu() and nonzero() in between"
+    return _found(evidence, HOST_SYNCS, None, text, remedy)
+
+
 def full_precision(evidence: Evidence) -> Finding | None:
-    """Only where the machine has units for less, and something to switch on."""
+    """Only where matmuls in float32 decide the step, and this machine was seen to be faster at something shorter."""
+    if evidence.distance is None or FULL_PRECISION not in evidence.session.cures:
+        return None
+    own, *faster = evidence.distance.bounds
     share = sum(evidence.phase(name) for name in (FORWARD, BACKWARD, WHOLE))
-    if share < ARITHMETIC_SHARE or FULL_PRECISION not in evidence.session.cures:
+    is_full = own.as_it_runs and own.dtypes == ["float32"] and own.precision == "highest"
+    if not faster or not is_full or own.bound_by != "compute" or own.mfu < ARITHMETIC_SHARE:
         return None
-    machine = evidence.session.machine
-    reduced = [unit for unit in machine.matrix_units if "bf16" in unit or "fp16" in unit]
-    if machine.device == "cpu" and not reduced:
-        return None
-    has = machine.device_name or ", ".join(reduced)
+    full, reduced = (units.rate(one.flops_per_second, "FLOP") for one in (own, faster[0]))
     text = (
-        f"forward and backward take {units.share(share)} of the step, and this machine has faster units for reduced "
-        f"precision ({has})"
+        f"its matmuls run in float32 in full precision, where this machine does {full}; in "
+        f"{', '.join(faster[0].dtypes)} it does {reduced}"
     )
     return _found(evidence, FULL_PRECISION, share, text)
 
 
 def denormals(evidence: Evidence) -> Finding | None:
-    found = evidence.session.workload.denormal_values
-    if not found:
+    facts = evidence.session.workload
+    found = facts.denormal_values or 0
+    if evidence.session.machine.device != "cpu" or not found or found < DENORMAL_SHARE * facts.parameter_count:
         return None
     text = (
         f"{units.counted(found, 'number')} of the first batch and the parameters are too small for full precision, and "
@@ -317,7 +343,8 @@ def fragmentation(evidence: Evidence) -> Finding | None:
     parts = evidence.session.memory_parts
     split_bytes = None if parts is None else parts.device_inactive_split_bytes
     reserved_bytes = None if parts is None else parts.device_reserved_bytes
-    if not split_bytes or not reserved_bytes or split_bytes / reserved_bytes < FRAGMENTED_SHARE:
+    retried = any(RETRY in block.counts for block in evidence.session.watched_blocks)
+    if not retried or not split_bytes or not reserved_bytes or split_bytes / reserved_bytes < FRAGMENTED_SHARE:
         return None
     text = f"{units.size(split_bytes)} of the device memory that torch holds are free but in pieces"
     return _found(evidence, FRAGMENTATION, split_bytes / reserved_bytes, text)
@@ -339,6 +366,7 @@ RULES: Sequence[Rule] = (
     recompiling,
     retries,
     launch_bound,
+    host_syncs,
     full_precision,
     denormals,
     throttled,

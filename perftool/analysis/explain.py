@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, exp, log
+from math import ceil, exp, floor, log
 from typing import Literal
 
 import numpy as np
@@ -12,8 +12,8 @@ from perftool.analysis.slow_steps import by_cause, slow_steps, watched, worst
 from perftool.analysis.stats import median_half_width
 from perftool.records import Estimate, Explained, Phase, Session, WatchedBlock
 
-LAUNCH_BOUND = 0.9  # of the step on the device, that the host takes to issue it
-DEVICE_BOUND = 0.5
+LAUNCH_BOUND_SHARE = 0.9  # of the step on the device, that the host takes to issue it
+DEVICE_BOUND_SHARE = 0.5
 
 
 def explained(session: Session) -> Explained | None:
@@ -24,7 +24,7 @@ def explained(session: Session) -> Explained | None:
     steps = watched(blocks)
     slow = slow_steps(steps)
     return Explained(
-        steps=len(steps.step_ns),
+        steps=sum(len(block.step_ns) * block.steps_per_call for block in blocks),
         median_ns=float(np.median(steps.step_ns)),
         phases=phases(blocks),
         slow_steps=len(slow),
@@ -37,17 +37,20 @@ def explained(session: Session) -> Explained | None:
 
 def phases(blocks: Sequence[WatchedBlock]) -> list[Phase]:
     """Means over all watched steps, in the order in which they happen."""
-    calls = sum(len(block.step_ns) for block in blocks)
+    steps = sum(len(block.step_ns) * block.steps_per_call for block in blocks)
     total_ns = sum(map(sum, (block.step_ns for block in blocks)))
     names = dict.fromkeys(name for block in blocks for name in block.phase_ns)
     spent = {name: sum(sum(block.phase_ns.get(name, [])) for block in blocks) for name in names}
-    return [Phase(name=name, step_ns=ns / calls, share=ns / total_ns) for name, ns in spent.items() if total_ns]
+    return [Phase(name=name, step_ns=ns / steps, share=ns / total_ns) for name, ns in spent.items() if total_ns]
 
 
 def epoch_calls(session: Session) -> int | None:
-    """Steps of an epoch."""
-    facts = session.workload
-    return ceil(facts.dataset_rows / facts.batch_size) if facts.dataset_rows and facts.batch_size else None
+    """Calls of an epoch, whatever the batch is; the last one may be of fewer samples."""
+    rows, block = session.workload.dataset_rows, session.watched_blocks[0]
+    if not rows or not block.samples or session.workload.batch_size is None:
+        return None
+    calls = rows * len(block.step_ns) / block.samples
+    return floor(calls) if session.workload.drop_last else ceil(calls)
 
 
 def distortion(session: Session) -> Estimate | None:
@@ -58,7 +61,7 @@ def distortion(session: Session) -> Estimate | None:
         if block.launch in {watched.launch for watched in session.watched_blocks}
     }
     d = [
-        log(float(np.median(block.step_ns)) / plain[block.round])
+        log(float(np.median(block.step_ns)) / block.steps_per_call / plain[block.round])
         for block in session.watched_blocks
         if block.round in plain and block.step_ns
     ]
@@ -79,4 +82,4 @@ def bound_by(blocks: Sequence[WatchedBlock]) -> Literal["launches", "device"] | 
     if not shares:
         return None
     typical = float(np.median(shares))
-    return "launches" if typical >= LAUNCH_BOUND else "device" if typical <= DEVICE_BOUND else None
+    return "launches" if typical >= LAUNCH_BOUND_SHARE else "device" if typical <= DEVICE_BOUND_SHARE else None

@@ -27,22 +27,25 @@ def distance(limits: Limits, step_ns: float) -> Distance | None:
     The memory bound takes the copy that fits in the last-level cache where the step's whole working set does, and the
     large one otherwise. None where a ceiling is missing, or there is neither work nor time.
     """
+    work = limits.work
+    if work is None:
+        return None
     peaks = _peaks(limits.ceilings)
-    in_cache = limits.cache_bytes is not None and limits.work.working_set_bytes <= limits.cache_bytes
+    in_cache = limits.cache_bytes is not None and work.working_set_bytes <= limits.cache_bytes
     bytes_per_second = _bandwidth(limits.ceilings, in_cache)
-    moved = moved_bytes(limits.work)
+    moved = moved_bytes(work)
     if not peaks or bytes_per_second is None or not moved or not isfinite(step_ns) or step_ns <= 0:
         return None
     memory_ns = moved / bytes_per_second * 1e9
     return Distance(
         step_ns=step_ns,
-        work=limits.work,
+        work=work,
         moved_bytes=moved,
         bytes_per_second=bytes_per_second,
         in_cache=in_cache,
         bounds=[
-            _bound(modes, limits.work, peaks, memory_ns, step_ns, as_it_runs=as_it_runs)
-            for modes, as_it_runs in _compared(limits, peaks)
+            _bound(modes, work, peaks, memory_ns, step_ns, as_it_runs=as_it_runs)
+            for modes, as_it_runs in _compared(work, limits.precision, peaks)
         ],
     )
 
@@ -58,10 +61,10 @@ def moved_bytes(work: StepWork) -> int:
     )
 
 
-def _compared(limits: Limits, peaks: Mapping[Mode, float]) -> list[tuple[dict[Mode, int], bool]]:
+def _compared(work: StepWork, precision: str | None, peaks: Mapping[Mode, float]) -> list[tuple[dict[Mode, int], bool]]:
     """FLOPs by mode, and whether the step runs so."""
-    flops = limits.work.flops
-    own = {_mode(dtype, limits.precision): count for dtype, count in limits.work.flops_by_dtype.items()}
+    flops = work.flops
+    own = {_mode(dtype, precision): count for dtype, count in work.flops_by_dtype.items()}
     if sum(own.values()) == flops and own.keys() <= peaks.keys():
         found = [(own, True)]
     else:

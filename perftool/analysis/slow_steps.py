@@ -27,7 +27,7 @@ PERIOD_TOLERANCE = 0.05  # of the period; steps of the loader's queue come early
 
 
 class Watched(NamedTuple):
-    """All watched steps of a session, in order."""
+    """All watched calls of a session, in order; times are per step, where a call is several."""
 
     step_ns: Integers
     call: Integers
@@ -39,21 +39,28 @@ class Watched(NamedTuple):
 def watched(blocks: Sequence[WatchedBlock]) -> Watched:
     """The steps of these blocks as arrays; a cause that a block does not have is 0 there."""
 
-    def column(name: str, tables: Sequence[dict[str, list[int]]]) -> Integers:
-        parts = [table.get(name, [0] * len(block.step_ns)) for table, block in zip(tables, blocks, strict=True)]
-        return _whole(parts)
+    def column(name: str, tables: Sequence[dict[str, list[int]]], *, per_step: bool = True) -> Integers:
+        return _whole(
+            [
+                np.asarray(table.get(name, [0] * len(block.step_ns)), dtype=np.int64)
+                // (block.steps_per_call if per_step else 1)
+                for table, block in zip(tables, blocks, strict=True)
+            ]
+        )
 
     causes = [block.cause_ns for block in blocks]
     counts = [block.counts for block in blocks]
     began_ns = blocks[0].started_ns if blocks else 0
     return Watched(
-        step_ns=_whole([block.step_ns for block in blocks]),
+        step_ns=_whole([np.asarray(block.step_ns, dtype=np.int64) // block.steps_per_call for block in blocks]),
         call=_whole([range(block.first_call, block.first_call + len(block.step_ns)) for block in blocks]),
         started_ns=_whole(
             [block.started_ns - began_ns + np.cumsum([0, *block.step_ns[:-1]]) for block in blocks if block.step_ns]
         ),
         causes={name: column(name, causes) for name in CAUSES if any(name in table for table in causes)},
-        counts={name: column(name, counts) for name in CAUSES if any(name in table for table in counts)},
+        counts={
+            name: column(name, counts, per_step=False) for name in CAUSES if any(name in table for table in counts)
+        },
     )
 
 

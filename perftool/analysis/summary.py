@@ -65,7 +65,7 @@ class Summaries:
 
     def _summary(self, variant: int) -> VariantSummary:
         session = self.session
-        ended = [launch for launch in session.launches if launch.variant == variant]
+        ended = [one for one in session.launches if one.variant == variant and one.stage != EXPLAIN]
         stages = stages_that_count(session, variant, self._blocks)
         measured = [one for one in launches_of(session, variant, stages or None) if self._blocks.get(one.launch)]
         blocks = [block for launch in measured for block in self._blocks[launch.launch]]
@@ -129,7 +129,7 @@ def summarise(
     launched = {launch.variant for launch in session.launches} - {0}
     variants = [summaries.of(variant) for variant in sorted(launched)]
     baseline = summaries.of(0)
-    found, memory = explained(session), memory_report(session)
+    found, memory, limit = explained(session), memory_report(session), _distance(session, baseline)
     measured = [one for one in (replace(baseline, settings={}), *variants) if one.status == "measured"]
     return Summary(
         command=session.command,
@@ -140,7 +140,7 @@ def summarise(
         machine=session.machine,
         baseline=baseline,
         variants=variants,
-        findings=findings(session, found, memory),
+        findings=findings(session, found, memory, limit),
         recommendation_status="interrupted"
         if session.interrupted and session.command == "tune"
         else recommendation_status,
@@ -154,7 +154,7 @@ def summarise(
         smallest_batch=smallest_batch(session, measured),
         explained=found,
         fitness=session.fitness,
-        distance=_distance(session, baseline),
+        distance=limit,
         memory=memory,
         measured_s=sum(block.wall_ns for block in session.blocks) / 1e9,
         warnings=list(session.warnings),
@@ -167,7 +167,7 @@ def _distance(session: Session, baseline: VariantSummary) -> Distance | None:
         return None
     if baseline.step_ns is not None and baseline.step_ns.p50 is not None:
         return distance(session.limits, baseline.step_ns.p50)
-    own = {launch.launch for launch in launches_of(session, 0)}
+    own = {launch.launch for launch in launches_of(session, 0) if launch.stage != EXPLAIN}
     blocks = [block for block in session.blocks if block.launch in own]
     steps = sum(block.steps for block in blocks)
     return distance(session.limits, sum(block.wall_ns for block in blocks) / steps) if steps else None

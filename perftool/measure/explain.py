@@ -3,8 +3,6 @@ would take at best on this machine and what its memory is taken by are measured.
 
 from __future__ import annotations
 
-import psutil
-
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.rounds import Lab, Running
@@ -14,7 +12,7 @@ SHARE = 0.5  # of the budget of a profile
 ROUND_S = 0.3  # of watched steps, beside one plain block
 STEPS_MOST = 20_000  # watched; each leaves some ten numbers
 ROUNDS_LEAST = 5
-LIMITS_S = 30.0  # usually one or two
+ASIDE_S, ASIDE_BLOCKS = 30.0, 100  # the least and, in blocks, the usual most that a figure of its own may take
 
 
 def explain(lab: Lab, seconds: float) -> None:
@@ -23,28 +21,32 @@ def explain(lab: Lab, seconds: float) -> None:
     try:
         with lab.watched(EXPLAIN) as running:
             _watch(lab, running, seconds)
-            lab.tell(f"{EXPLAIN}: measuring the machine's limits", 0.0)
-            limited = running.live.ask(messages.Limit(), LIMITS_S)
-            assert isinstance(limited, messages.Limited)
-            lab.learn(limits=limited.limits)
-            _weigh(lab, running)
+            _measure_aside(lab, running)
     except LaunchFailed as failed:
         lab.session.warnings.append(f"not all could be explained: {failed.reason}")
 
 
-def _weigh(lab: Lab, running: Running) -> None:
-    """Last of all: batches of other sizes go through the model."""
-    lab.tell(f"{EXPLAIN}: weighing memory", 0.0)
-    available_bytes = (running.live.held_bytes() or 0) + psutil.virtual_memory().available
-    weighed = running.live.ask(messages.Weigh(available_bytes=available_bytes), max(LIMITS_S, 100 * running.block_s))
-    assert isinstance(weighed, messages.Weighed)
-    lab.learn(memory_parts=weighed.parts, batch_fit=weighed.fit)
-
-
 def _watch(lab: Lab, running: Running, seconds: float) -> None:
     end_s = lab.elapsed_s + seconds
-    steps = rounds = 0
-    while rounds < ROUNDS_LEAST or (lab.elapsed_s < end_s and steps < STEPS_MOST):
+    calls = rounds = 0
+    while rounds < ROUNDS_LEAST or (lab.elapsed_s < end_s and calls < STEPS_MOST):
         lab.tell(f"{EXPLAIN}: watching single steps", max(0.0, end_s - lab.elapsed_s))
-        steps += len(lab.watched_round(running, ROUND_S).step_ns)
+        calls += len(lab.watched_round(running, ROUND_S).step_ns)
         rounds += 1
+
+
+def _measure_aside(lab: Lab, running: Running) -> None:
+    """What the steps left in memory first, and what could end the process last."""
+    limit_s = max(ASIDE_S, ASIDE_BLOCKS * running.block_s)
+    lab.tell(f"{EXPLAIN}: weighing memory", 0.0)
+    weighed = running.live.ask(messages.Weigh(), limit_s)
+    assert isinstance(weighed, messages.Weighed)
+    lab.learn(memory_parts=weighed.parts)
+    lab.tell(f"{EXPLAIN}: measuring the machine's limits", 0.0)
+    limited = running.live.ask(messages.Limit(), limit_s)
+    assert isinstance(limited, messages.Limited)
+    lab.learn(limits=limited.limits)
+    lab.tell(f"{EXPLAIN}: fitting the memory of larger batches", 0.0)
+    fitted = running.live.ask(messages.Fit(), limit_s)
+    assert isinstance(fitted, messages.Fitted)
+    lab.learn(batch_fit=fitted.fit)

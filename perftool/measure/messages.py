@@ -86,13 +86,12 @@ class Limit(Record, frozen=True, kw_only=True, tag="limit"):
 
 
 class Weigh(Record, frozen=True, kw_only=True, tag="weigh"):
-    """Say what the training's memory is taken by, and how large a batch would fit: a `Weighed`.
+    """Say what the training's memory is taken by: a `Weighed`. One more batch goes through the model."""
 
-    Nothing may be run or read off the launch afterwards but `Finish`: other batches have gone through the model, and
-    the host's high-water mark began again.
-    """
 
-    available_bytes: int  # that the process may hold in all, on its device: what it holds, and what is free
+class Fit(Record, frozen=True, kw_only=True, tag="fit"):
+    """Say how large a batch would fit: a `Fitted`. The last that is asked: batches of other sizes go through the model,
+    and the host's high-water mark begins again."""
 
 
 class Trace(Record, frozen=True, kw_only=True, tag="trace"):
@@ -107,7 +106,7 @@ class Finish(Record, frozen=True, kw_only=True, tag="finish"):
     """Say the last figures, then end: a `Finished`."""
 
 
-Request = Describe | Start | Warm | Prove | Run | Watch | Train | Limit | Weigh | Trace | Finish
+Request = Describe | Start | Warm | Prove | Run | Watch | Train | Limit | Weigh | Fit | Trace | Finish
 
 
 class Described(Record, frozen=True, kw_only=True, tag="described"):
@@ -145,6 +144,9 @@ class Limited(Record, frozen=True, kw_only=True, tag="limited"):
 
 class Weighed(Record, frozen=True, kw_only=True, tag="weighed"):
     parts: MemoryParts
+
+
+class Fitted(Record, frozen=True, kw_only=True, tag="fitted"):
     fit: BatchFit
 
 
@@ -179,6 +181,7 @@ Reply = (
     | Trained
     | Limited
     | Weighed
+    | Fitted
     | Traced
     | Finished
     | Failed

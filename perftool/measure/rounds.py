@@ -49,7 +49,7 @@ QUEUES_PER_BLOCK = (2, 10)  # so that what loader workers held ready when the bl
 LONG_BLOCK_S = 0.15  # where ten queues would take longer, fewer do: the first one is dropped anyway
 WARM_CHUNK_STEPS = 20
 WARM_CAP_STEPS = 2000
-WATCHED_MOST = 2000  # calls of a watched block
+WATCHED_MOST = 400  # calls of a watched block
 CHILDREN_INTERVAL_S = 1.0
 ANSWER_LIMIT_S = 30.0  # for what should take a fraction of a second
 USUAL_START_MOST_S = 20.0  # of a launch that compiles nothing, on a busy machine
@@ -260,16 +260,23 @@ class Lab:
 
         Raises LaunchFailed where it does not come so far.
         """
-        running = self._spawn(stage, 0, own_caches=False, watched=True)
+        running = self._spawn(stage, 0, own_caches=True, watched=True)
+        status: Status = "failed"
+        reason: str | None = "it did not come to its first step"
         try:
             self._tell(f"{stage}: starting")
             running.asked_ns = round(self._clock() * 1e9)
             self._started(running, running.live.ask(messages.Start(), self.start_limit_s))
             self._warm_up(GIVE_UP_S, running)
+            status, reason = "measured", None
             yield running
+        except LaunchFailed as failed:
+            if status == "failed":
+                reason = failed.reason
+            raise
         finally:
             running.live.close()
-            self._keep(running, "measured")
+            self._keep(running, status, reason)
             self._next_generation += 1
 
     def watched_round(self, running: Running, seconds: float) -> WatchedBlock:

@@ -28,7 +28,6 @@ from perftool.records import WAIT, BatchForm, Block, WatchedBlock, WorkloadFacts
 if TYPE_CHECKING:
     import torch
 
-    from perftool.measure.probes.device import DevicePeaks
     from perftool.measure.probes.watch import Watcher
     from perftool.scenario import Scenarios
     from perftool.training import Plan, Training
@@ -60,7 +59,6 @@ class Worker:
         self.events_seen: tuple[int, ...] = ()
         self.last_loss: Any = None
         self.watcher: Watcher | None = None
-        self.device_peaks: DevicePeaks | None = None  # of the steps, where something else ran after them
 
     def answer(self, request: messages.Request) -> messages.Reply:
         """Do what was asked. Exceptions of the user's code pass through; see `failure`."""
@@ -82,7 +80,9 @@ class Worker:
             case messages.Limit():
                 return self.limit()
             case messages.Weigh():
-                return self.weigh(request)
+                return self.weigh()
+            case messages.Fit():
+                return self.fit()
             case messages.Trace():
                 return self.trace(request)
             case messages.Finish():
@@ -277,16 +277,15 @@ class Worker:
 
         return messages.Limited(limits=limits(self._live()))
 
-    def weigh(self, request: messages.Weigh) -> messages.Weighed:
-        from perftool.measure.probes.device import available_bytes as available_on
-        from perftool.measure.probes.device import read_peaks
-        from perftool.measure.probes.weights import fit_batch, weigh
+    def weigh(self) -> messages.Weighed:
+        from perftool.measure.probes.weights import weigh
 
-        training = self._live()
-        self.device_peaks = read_peaks(training.device)
-        parts = weigh(training)
-        available_bytes = available_on(training.device)
-        return messages.Weighed(parts=parts, fit=fit_batch(training, available_bytes or request.available_bytes))
+        return messages.Weighed(parts=weigh(self._live()))
+
+    def fit(self) -> messages.Fitted:
+        from perftool.measure.probes.weights import fit_batch
+
+        return messages.Fitted(fit=fit_batch(self._live()))
 
     def trace(self, request: messages.Trace) -> messages.Traced:
         from torch.profiler import profile, record_function, schedule, supported_activities
@@ -314,7 +313,7 @@ class Worker:
         from perftool.measure.probes.device import read_peaks
 
         loss = None if self.last_loss is None else self._loss()
-        peaks = self.device_peaks or (read_peaks(self._live().device) if self.training else None)
+        peaks = read_peaks(self._live().device) if self.training else None
         return messages.Finished(
             last_loss=loss if loss is not None and math.isfinite(loss) else None,
             peak_device_allocated_bytes=peaks.allocated_bytes if peaks else None,

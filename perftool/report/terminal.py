@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from perftool.analysis.search import Standing
 
+WORST_SHOWN = 3  # slow steps; the page has more
 STYLES = {"faster": "green", "slower": "red"}
 
 
@@ -122,6 +123,8 @@ def _profiled(page: _Page, summary: Summary) -> None:
         page.line(wording.slow_text(found))
         if found.causes:
             page.table(wording.CAUSE_HEADINGS, wording.cause_rows(found))
+            page.line()
+            page.table(wording.WORST_HEADINGS, wording.worst_rows(found)[:WORST_SHOWN])
     if summary.distance is not None:
         page.title("Distance to the limit")
         page.pairs(wording.limit_lines(summary.distance))
@@ -172,7 +175,7 @@ def render_trace(
     if not event_files:
         page.line(
             "TensorBoard is not installed, so its folder has the trace and no scalars, text and HParams: "
-            "pip install 'perftool[tensorboard]', and trace again."
+            "pip install tensorboard, and trace again."
         )
     return page.text()
 

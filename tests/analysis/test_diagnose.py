@@ -4,6 +4,7 @@ from msgspec.structs import replace
 
 from perftool.analysis.diagnose import findings
 from perftool.analysis.explain import explained
+from perftool.analysis.roofline import distance
 from perftool.records import (
     BACKWARD,
     COLLECTIONS,
@@ -16,6 +17,7 @@ from perftool.records import (
     FORWARD,
     FULL_PRECISION,
     GARBAGE,
+    HOST_SYNCS,
     LAUNCH_BOUND,
     LOADER,
     NO_CORE,
@@ -35,10 +37,12 @@ from perftool.records import (
     WORKER_RESTARTS,
     WORKER_START,
     Finding,
+    Limits,
     Session,
     WatchedBlock,
 )
 from tests.measure.fakes import MACHINE, WORKLOAD, make_session
+from tests.sessions import make_limits, make_work
 
 MS = 1_000_000
 STEPS = 100
@@ -75,7 +79,7 @@ def session(
         round=0,
         first_call=0,
         started_ns=0,
-        samples=STEPS,
+        samples=10 * STEPS,
         step_ns=step_ns,
         phase_ns={name: [round(10 * MS * share)] * STEPS for name, share in phases.items()},
         cause_ns=causes,
@@ -159,15 +163,25 @@ def test_waiting_for_a_core_says_whose_fault_it_is() -> None:
     assert "other programs" in found(waiting)[NO_CORE].evidence
     crowded = replace(waiting, machine=replace(MACHINE, torch_threads=8))
     assert "its 8 threads have 2 cores" in found(crowded)[NO_CORE].evidence
+    loading = session(QUIET, usual={RUN_QUEUE: 2.0}, loader_workers=1)
+    assert "its 2 threads and 1 loader worker have 2 cores" in found(loading)[NO_CORE].evidence
 
 
-def test_reduced_precision_is_advised_where_the_machine_has_units_for_it() -> None:
+def test_reduced_precision_is_advised_where_matmuls_decide_and_the_machine_is_faster_at_it() -> None:
     plain = session(QUIET)
-    assert FULL_PRECISION not in found(plain)
-    with_units = replace(plain, machine=replace(MACHINE, matrix_units=["amx_bf16"]))
-    assert found(with_units)[FULL_PRECISION].try_ == "amp=bf16"
-    in_force = replace(with_units, cures={})
-    assert FULL_PRECISION not in found(in_force)
+
+    def found_at(limits: Limits, step_ns: float, of: Session = plain) -> list[str]:
+        return [one.name for one in findings(of, explained(of), None, distance(limits, step_ns))]
+
+    # A GFLOP takes 10 ms at the 100 GFLOP/s of float32; bfloat16 is eight times as fast here.
+    assert found_at(make_limits(), 12e6) == [FULL_PRECISION]
+    assert found_at(make_limits(), 100e6) == [], "its matmuls are a tenth of the step"
+    assert found_at(make_limits(precision="medium"), 12e6) == [], "it does so already"
+    in_bf16 = make_limits(work=make_work(flops_by_dtype={"bfloat16": 10**9}))
+    assert found_at(in_bf16, 12e6) == []
+    only_full = [one for one in make_limits().ceilings if one.kind == "copy" or one.precision == "highest"]
+    assert found_at(make_limits(ceilings=only_full), 12e6) == [], "there is nothing faster"
+    assert found_at(make_limits(), 12e6, replace(plain, cures={})) == [], "nothing can be switched on"
 
 
 def test_what_a_gpu_adds() -> None:
@@ -175,6 +189,9 @@ def test_what_a_gpu_adds() -> None:
     assert found(waits)[LAUNCH_BOUND].try_ == "cuda_graphs=on"
     ahead = session(QUIET, dispatch_ns=[1 * MS] * STEPS)
     assert LAUNCH_BOUND not in found(ahead)
+    assert HOST_SYNCS in found(session(QUIET, syncs=2))
+    assert HOST_SYNCS not in found(session(QUIET, syncs=0))
+    assert HOST_SYNCS not in found(session(QUIET, syncs=2, dispatch_ns=[1 * MS] * STEPS)), "the device has work queued"
     assert THROTTLED in found(session(QUIET, throttled=True))
     assert THROTTLED not in found(session(QUIET, throttled=False))
     assert SLOW_COPY in found(session({**QUIET, COPY: 0.1}))
@@ -183,8 +200,13 @@ def test_what_a_gpu_adds() -> None:
 
 
 def test_denormal_numbers() -> None:
-    has = replace(session(QUIET), workload=replace(WORKLOAD, denormal_values=12))
-    assert "12 numbers" in found(has)[DENORMALS].evidence
+    def of(values: int) -> Session:
+        return replace(session(QUIET), workload=replace(WORKLOAD, parameter_count=10_000, denormal_values=values))
+
+    assert "12 numbers" in found(of(12))[DENORMALS].evidence
+    assert found(of(9)) == {}, "one of a thousand parameters is not enough"
+    on_cuda = replace(of(12), machine=replace(MACHINE, device="cuda:0"))
+    assert found(on_cuda) == {}, "a GPU does not mind"
 
 
 def test_the_largest_share_comes_first() -> None:

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from perftool.analysis.explain import bound_by, distortion, epoch_calls, explained
-from perftool.records import BACKWARD, FORWARD, WAIT, Block, Session, WatchedBlock
+from perftool.records import BACKWARD, FORWARD, WAIT, WHOLE, Block, Session, WatchedBlock
 from tests.measure.fakes import WORKLOAD, make_session
 
 
@@ -14,7 +14,7 @@ def watched(step_ns: list[int], round_: int = 0, **columns: object) -> WatchedBl
         round=round_,
         first_call=0,
         started_ns=0,
-        samples=len(step_ns),
+        samples=columns.pop("samples", len(step_ns)),  # type: ignore[arg-type]
         step_ns=step_ns,
         phase_ns=columns.pop("phase_ns", {}),  # type: ignore[arg-type]
         **columns,  # type: ignore[arg-type]
@@ -67,8 +67,17 @@ def test_a_cpu_issues_nothing() -> None:
     assert bound_by([watched([100] * 5)]) is None
 
 
-def test_an_epoch_is_known_from_the_dataset() -> None:
-    session = make_session()
-    assert epoch_calls(session) == 100
+def test_an_epoch_is_known_from_the_rows_and_what_a_call_takes_of_them() -> None:
+    session = with_blocks(watched([10] * 4, samples=4 * 30))  # 1000 rows
+    assert epoch_calls(session) == 34
+    assert epoch_calls(replace(session, workload=replace(WORKLOAD, drop_last=True))) == 33
     assert epoch_calls(replace(session, workload=replace(WORKLOAD, dataset_rows=None))) is None
     assert epoch_calls(replace(session, workload=replace(WORKLOAD, batch_size=None))) is None
+
+
+def test_several_steps_in_a_call_are_told_per_step() -> None:
+    block = watched([1000, 1000], steps_per_call=10, phase_ns={WAIT: [200, 200], WHOLE: [800, 800]})
+    found = explained(with_blocks(block, plain_blocks=[plain(100, 0)]))
+    assert found is not None
+    assert (found.steps, found.median_ns) == (20, 100)
+    assert [(one.name, one.step_ns) for one in found.phases] == [(WAIT, 20), (WHOLE, 80)]

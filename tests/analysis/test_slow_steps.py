@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from perftool.analysis.slow_steps import by_cause, period, slow_steps, watched, worst
 from perftool.records import (
@@ -124,6 +124,7 @@ def test_irregular_stalls_have_none() -> None:
     assert period([0, 64], None) is None, "twice may be chance"
 
 
+@settings(deadline=None, derandomize=True)
 @given(
     st.lists(st.floats(1, 100), min_size=1, max_size=60),
     st.lists(st.floats(0, 100), min_size=60, max_size=60),

@@ -205,7 +205,9 @@ class ScriptedLaunch:
             case messages.Limit():
                 return messages.Limited(limits=LIMITS)
             case messages.Weigh():
-                return messages.Weighed(parts=PARTS, fit=FIT)
+                return messages.Weighed(parts=PARTS)
+            case messages.Fit():
+                return messages.Fitted(fit=FIT)
             case messages.Finish():
                 return messages.Finished(
                     last_loss=0.5,

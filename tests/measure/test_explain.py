@@ -48,7 +48,8 @@ def test_a_failure_leaves_what_came_before_and_a_warning() -> None:
     lab, _ = make_lab(Script(failures=failing), session)
     explain(lab, 2.0)
     assert session.watched_blocks
-    assert lab.session.limits is None
+    assert (lab.session.memory_parts, lab.session.limits) == (PARTS, None)
+    assert session.launches[-1].status == "measured", "what it measured counts"
     assert lab.session.warnings == ["not all could be explained: out of memory"]
 
     never_started = {("amp=bf16", messages.Start): LaunchFailed("died", "its process died")}
@@ -56,4 +57,5 @@ def test_a_failure_leaves_what_came_before_and_a_warning() -> None:
     lab, _ = make_lab(Script(failures=never_started), session)
     explain(lab, 2.0)
     assert not session.watched_blocks
+    assert (session.launches[-1].status, session.launches[-1].reason) == ("failed", "its process died")
     assert session.warnings == ["not all could be explained: its process died"]

@@ -65,6 +65,7 @@ def test_a_launch_tells_the_limits_and_goes_on(launches: list[ProcessLaunch]) ->
     launch.ask(messages.Start(), LIMIT_S)
     limited = launch.ask(messages.Limit(), LIMIT_S)
     assert isinstance(limited, messages.Limited)
+    assert limited.limits.work is not None
     assert limited.limits.work.flops == 2 * 8 * (4 * 16 + 16) * 3 - 2 * 8 * 4 * 16
     assert limited.limits.precision == "highest"
     assert {one.kind for one in limited.limits.ceilings} == {"matmul", "copy"}

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from perftool.analysis.slow_steps import slow_steps, watched
 from perftool.measure import messages
@@ -32,8 +33,12 @@ TITLE = "G9: the causes of slow steps"
 STEPS = 20_000
 BLOCK_STEPS = 60
 TARGET = 0.95
-COMPETES_STEPS = 40  # at most, that a competitor's burst may reach into
+FEWEST = 10  # injected and slow, to be judged
+COMPETED_NS = 2_000_000  # that a burst of the competitor lies within a step it made slow
 ELSEWHERE = (RUN_QUEUE, STEAL, UNKNOWN)  # of the machine's own, which nobody knows the truth of
+
+Event = list[Any]
+"""The call or -1, what was done, and from when to when."""
 
 RUNS = {
     "mixed": ("mixed", {"threads": "1"}),
@@ -45,8 +50,7 @@ def run(quick: bool) -> Table:
     steps = STEPS // 10 if quick else STEPS
     rows = []
     for name, (workload, settings) in RUNS.items():
-        blocks, truth = _watched(workload, settings, steps)
-        rows += _rows(name, blocks, truth)
+        rows += _rows(name, *_watched(workload, settings, steps))
     return Table(
         ["training", "cause", "injected and slow", "recall", "precision", "taken for"],
         rows,
@@ -61,7 +65,7 @@ def run(quick: bool) -> Table:
     )
 
 
-def _watched(workload: str, settings: Mapping[str, str], steps: int) -> tuple[list[WatchedBlock], dict[int, str]]:
+def _watched(workload: str, settings: Mapping[str, str], steps: int) -> tuple[list[WatchedBlock], list[Event]]:
     """Watched blocks of a training in a process of its own, and what was injected at which call."""
     with TemporaryDirectory() as folder:
         log = Path(folder) / "log"
@@ -69,43 +73,47 @@ def _watched(workload: str, settings: Mapping[str, str], steps: int) -> tuple[li
         done = subprocess.run(command, env={**os.environ, LOG: str(log)}, capture_output=True, check=True)
         blocks = [from_json(line, WatchedBlock) for line in done.stdout.splitlines()]
         events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    truth: dict[int, str] = {call: kind for call, kind, _ in events}
     if "restarting" in settings:
         # The first batch of each epoch; an injection of the same step is forgotten.
-        per_epoch = -(-ROWS // BATCH)
         last = max(block.first_call + len(block.step_ns) for block in blocks)
-        truth |= dict.fromkeys(range(0, last, per_epoch), WORKER_START)
-    return blocks, truth
+        events += [[call, WORKER_START, 0, 0] for call in range(0, last, -(-ROWS // BATCH))]
+    return blocks, events
 
 
-def _rows(name: str, blocks: Sequence[WatchedBlock], truth: Mapping[int, str]) -> list[Row]:
+def _rows(name: str, blocks: Sequence[WatchedBlock], events: Sequence[Event]) -> list[Row]:
+    truth = {call: kind for call, kind, _, _ in events if call >= 0}
+    bursts = [(began_ns, ended_ns) for call, _, began_ns, ended_ns in events if call < 0]
     slow = slow_steps(watched(blocks))
-    bursts = [call for call, kind in truth.items() if kind == RUN_QUEUE]
+    first_ns = blocks[0].started_ns
     told: Counter[tuple[str | None, str]] = Counter()
     for step in slow:
         true = truth.get(step.call)
-        if true in (None, RUN_QUEUE):
-            near = any(0 <= step.call - call <= COMPETES_STEPS for call in bursts)
-            true = RUN_QUEUE if near and step.cause == RUN_QUEUE else None if true is None else true
-        if true is None and step.cause in ELSEWHERE:
-            continue
-        told[true, step.cause] += 1
+        began_ns = first_ns + step.started_ns
+        if true is None and any(
+            _common_ns(burst, (began_ns, began_ns + step.step_ns)) > COMPETED_NS for burst in bursts
+        ):
+            true = RUN_QUEUE
+        if true is not None or step.cause not in ELSEWHERE:
+            told[true, step.cause] += 1
     rows = []
-    for cause in dict.fromkeys(true for true, _ in told if true):
+    for cause in dict.fromkeys([*truth.values(), *([RUN_QUEUE] if bursts else [])]):
         injected = sum(count for (true, _), count in told.items() if true == cause)
         named = sum(count for (_, found), count in told.items() if found == cause)
         right = told[cause, cause]
-        wrong = ", ".join(
-            f"{found} {count}" for (true, found), count in told.items() if true == cause and found != cause
-        )
-        precision = right / named if named else 0.0
+        others = {found: count for (true, found), count in told.items() if true == cause and found != cause}
+        wrong = ", ".join(f"{found} {count}" for found, count in others.items())
+        recall, precision = right / max(1, injected), right / max(1, named)
         rows.append(
             Row(
-                [name, cause, str(injected), f"{right / injected:.1%}", f"{precision:.1%}", wrong or "-"],
-                reached=right >= TARGET * injected and precision >= TARGET,
+                [name, cause, str(injected), f"{recall:.1%}", f"{precision:.1%}", wrong or "-"],
+                reached=injected >= FEWEST and recall >= TARGET and precision >= TARGET,
             )
         )
     return rows
+
+
+def _common_ns(one: tuple[int, int], other: tuple[int, int]) -> int:
+    return min(one[1], other[1]) - max(one[0], other[0])
 
 
 def _watch(workload: str, settings: dict[str, str], steps: int) -> None:

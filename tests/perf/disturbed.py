@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import gc
 import json
-import mmap
 import os
 import random
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ ROWS, FEATURES, BATCH = 2048, 128, 32
 DISTURBED_EVERY = 12  # steps, on average
 UNDISTURBED = 150  # calls at first
 LOSS_S = 0.02  # that a disturbance takes, or somewhat more
-FAULTED_BYTES = 32 * 2**20
+FAULTED_BYTES = 48 * 2**20  # glibc maps so large a block anew each time
 CYCLES = 60_000
 
 
@@ -62,19 +62,24 @@ class Disturbances:
         if self.planned in acts:
             self._do(acts[self.planned])
         if self.planned == RUN_QUEUE and self.competitor is not None:
-            self.log.write(json.dumps([self.call, RUN_QUEUE, time.monotonic_ns()]) + "\n")
             self.competitor()
         self.call += 1
         self.planned = self._drawn()
 
     def _do(self, act: Callable[[], None]) -> None:
         kind, self.planned = self.planned, None
+        began_ns = time.monotonic_ns()
         act()
-        self.log.write(json.dumps([self.call, kind, time.monotonic_ns()]) + "\n")
+        write_event(self.log, self.call, kind, began_ns)
 
     def _recompile(self) -> None:
         self.shape += 1
         self.compiled(torch.ones(self.shape))
+
+
+def write_event(log: IO[str], call: int, kind: str | None, began_ns: int) -> None:
+    """One line: the call, or -1 where only the time is known, what it was, and from when to when."""
+    log.write(json.dumps([call, kind, began_ns, time.monotonic_ns()]) + "\n")
 
 
 def _several(values: torch.Tensor) -> torch.Tensor:
@@ -95,10 +100,8 @@ def collect_cycles() -> None:
 
 
 def touch_new_memory() -> None:
-    """Have the kernel map and clear pages, and take them back."""
-    with mmap.mmap(-1, FAULTED_BYTES) as memory:
-        for start in range(0, FAULTED_BYTES, mmap.PAGESIZE):
-            memory[start] = 1
+    """Have the kernel map and clear pages, and take them back, as a tensor of this size does that lives for a step."""
+    torch.empty(FAULTED_BYTES, dtype=torch.uint8).fill_(1)
 
 
 class Rows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -158,10 +161,12 @@ class Competitor:
         if os.fork() == 0:
             os.close(tell)
             os.sched_setaffinity(0, {min(cores)})
+            log = Path(os.environ[LOG]).open("a", buffering=1)  # noqa: SIM115
             while os.read(self.told, 1):
-                end = time.monotonic() + 4 * LOSS_S
-                while time.monotonic() < end:
+                began_ns = time.monotonic_ns()
+                while time.monotonic_ns() < began_ns + 4 * LOSS_S * 1e9:
                     pass
+                write_event(log, -1, RUN_QUEUE, began_ns)
             os._exit(0)
         os.sched_setaffinity(0, {min(cores)})
 

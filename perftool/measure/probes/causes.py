@@ -5,6 +5,7 @@ Source: proc(5) for schedstat and stat, getrusage(2).
 
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +36,7 @@ def read_counters() -> Counters:
         usage.ru_minflt,
         usage.ru_majflt,
         round(usage.ru_stime * 1e9),
-        steal_ticks(),
+        _steal_ticks(),
     )
 
 
@@ -57,9 +58,20 @@ def _schedstat() -> tuple[int | None, int | None]:
     return int(on_cpu), int(waiting)
 
 
-def steal_ticks() -> int | None:
+def _steal_ticks() -> int | None:
     try:
         with open("/proc/stat") as stat:
             return int(stat.readline().split()[8])
     except (OSError, ValueError, IndexError):
         return None
+
+
+def steal_ticks_by_core() -> list[int]:
+    """Running totals, in ticks of 1/100 s, of each core that this process may use; empty where the system does not
+    tell."""
+    usable = {f"cpu{number}" for number in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
+    try:
+        with open("/proc/stat") as stat:
+            return [int(words[8]) for line in stat if (words := line.split())[0] in usable]
+    except (OSError, ValueError, IndexError):
+        return []

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 
 from perftool.measure.probes import cgroups
 from perftool.measure.probes.clock import step_clock
+from perftool.measure.probes.memory import free_host_bytes
 from perftool.measure.probes.work import count_work
-from perftool.records import Ceiling, Limits
+from perftool.records import Ceiling, Limits, StepWork
+from perftool.workload import where
 
 if TYPE_CHECKING:
     from perftool.training import Training
@@ -37,10 +38,16 @@ MEMORY_SHARE = 8  # a buffer takes no more than this part of what is free
 def limits(training: Training) -> Limits:
     """The work of a step of this training, beside what its process can do at best. See `count_work` for what is left
     changed; takes one to two seconds on a CPU."""
-    work = count_work(training)
+    work: StepWork | None = None
+    reason = None
+    try:
+        work = count_work(training)
+    except (Exception, SystemExit) as error:
+        reason = f"the work of a step could not be counted: {where(error)}"
     return Limits(
         work=work,
-        ceilings=measure_ceilings(training.device, [*DTYPES, *work.flops_by_dtype]),
+        reason=reason,
+        ceilings=measure_ceilings(training.device, [*DTYPES, *(work.flops_by_dtype if work else ())]),
         cache_bytes=cache_bytes(training.device),
         precision=precision_mode(),
     )
@@ -164,9 +171,7 @@ def _copy_sizes(device: torch.device) -> list[int]:
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    limit = cgroups.memory_limit()
-    free_bytes = int(psutil.virtual_memory().available)
-    return min(free_bytes, limit.available_bytes) if limit else free_bytes
+    return free_host_bytes()
 
 
 def _best_ns(device: torch.device, call: Callable[[], object]) -> float:

@@ -6,6 +6,8 @@ other processes included.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -65,6 +67,25 @@ def available_bytes(device: torch.device) -> int | None:
 
     free_bytes, _ = torch.cuda.mem_get_info(device)
     return int(free_bytes) + torch.cuda.memory_reserved(device)
+
+
+def count_syncs(device: torch.device, act: Callable[[], object]) -> int | None:
+    """How often `act` makes the host wait for the device, as torch tells. None on a CPU.
+
+    Source: torch.cuda.set_sync_debug_mode, which knows most of torch's own operations that wait.
+    """
+    if device.type != "cuda":
+        return None
+    import torch
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            act()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(one.message) for one in told)
 
 
 def allocator_retries(device: torch.device) -> int:

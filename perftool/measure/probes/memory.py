@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from perftool.measure.probes import cgroups
+
 
 def high_water_bytes(pid: int) -> int | None:
     """Largest resident set of the process since its start or the last reset."""
@@ -38,6 +40,13 @@ def reset_high_water(pid: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def free_host_bytes() -> int:
+    """What this process may still take: free on the machine, and left by its cgroups."""
+    limit = cgroups.memory_limit()
+    free_bytes = int(psutil.virtual_memory().available)
+    return min(free_bytes, limit.available_bytes) if limit else free_bytes
 
 
 def children_bytes(pid: int) -> int:

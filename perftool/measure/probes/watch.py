@@ -23,7 +23,7 @@ from time import monotonic_ns, perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perftool.measure.probes import device as device_probe
-from perftool.measure.probes.causes import steal_ticks
+from perftool.measure.probes.causes import steal_ticks_by_core
 from perftool.records import (
     BACKWARD,
     COMPILATION,
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from perftool.workload import Batch
 
 THREADS_MOST = 8  # whose waiting for a core is followed: those with the most CPU time
+READING, END = "reading counters", "end"  # no phases of the training
 STEAL_EVERY_NS = 20_000_000  # reading it takes some 50 µs
 TICK_NS = 10_000_000  # of /proc/stat
 FAULTS_TRIED, FAULT_TRIALS = 1024, 7  # to learn what a page fault costs
@@ -61,7 +62,8 @@ class Marks:
 
     def __init__(self, device: str) -> None:
         self.wanted = False
-        self._on_cuda = device.startswith("cuda")
+        self.on_cuda = device.startswith("cuda")
+        self.computing_ns = 0  # when the host began to issue the computation of the present call
         self._calls: list[list[tuple[str, Any]]] = []
 
     def begin(self, phase: str) -> None:
@@ -74,7 +76,7 @@ class Marks:
 
     def take(self) -> list[dict[str, int]]:
         """Of each call since the last time: phase to its time in ns. Waits for the device."""
-        if self._on_cuda:
+        if self.on_cuda:
             import torch
 
             torch.cuda.synchronize()
@@ -84,11 +86,12 @@ class Marks:
     def _phases(self, call: Sequence[tuple[str, Any]]) -> dict[str, int]:
         found: dict[str, int] = defaultdict(int)
         for (phase, began), (_, ended) in pairwise(call):
-            found[phase] += round(began.elapsed_time(ended) * 1e6) if self._on_cuda else ended - began
+            found[phase] += round(began.elapsed_time(ended) * 1e6) if self.on_cuda else ended - began
+        found.pop(READING, None)
         return found
 
     def _now(self) -> Any:
-        if not self._on_cuda:
+        if not self.on_cuda:
             return perf_counter_ns()
         import torch
 
@@ -112,10 +115,12 @@ def with_marks(plan: Plan, marks: Marks) -> Plan:
 
     def on_device(training: Training, step: Step) -> Step:
         if not whole:
-            training.optimizer.register_step_pre_hook(lambda *_: marks.begin(OPTIMIZER))
-            training.optimizer.register_step_post_hook(lambda *_: marks.begin(REST))
+            with suppress(AttributeError):  # an optimizer that is none of torch's: it counts as backward then
+                training.optimizer.register_step_pre_hook(lambda *_: marks.begin(OPTIMIZER))
+                training.optimizer.register_step_post_hook(lambda *_: marks.begin(REST))
 
         def marked(batch: Batch) -> torch.Tensor:
+            marks.computing_ns = perf_counter_ns()  # a copy that does not return before it is done is behind
             marks.begin(WHOLE if whole else REST)
             return step(batch)
 
@@ -143,8 +148,7 @@ class Watcher:
         self._began_ns: dict[str, int] = {}
         self._threads: list[int] = []  # open files
         self._fault_ns = 0.0
-        self._steal_ticks: int | None = None
-        self._steal_read_ns = 0
+        self._compiling = 0
         gc.callbacks.append(self._on_garbage)
         self._count_worker_starts()
 
@@ -152,81 +156,89 @@ class Watcher:
         """So many calls, each with its phases and what disturbed it."""
         from perftool.training import count_samples
 
-        self._prepare(training)
+        self._prepare()
+        device = training.device
+        syncs = device_probe.count_syncs(device, lambda: training.step(training.fetch()))
+        calls_done += device.type == "cuda"
         single = training.steps_per_call == 1
         marks, read, now = self.marks, self._read, perf_counter_ns
-        on_cuda = training.device.type == "cuda"
-        waits, rests, samples = [], [], 0
-        retries = [device_probe.allocator_retries(training.device)]
+        waits: list[int] = []
+        rests: list[int] = []
+        issued: list[int] = []
+        samples = 0
+        retries = [device_probe.allocator_retries(device)]
         readings: list[tuple[Totals, Totals, Totals]] = []
-        stolen = [0] * steps
-        since = 0
+        steals = _Steals()
         started_ns = monotonic_ns()
         marks.wanted = True
         try:
-            for call in range(steps):
+            for _ in range(steps):
                 marks.next_call()
                 first = read()
                 asked_ns = now()
+                marks.begin(WAIT)
                 batch = training.fetch()
                 waits.append(now() - asked_ns)
+                marks.begin(READING)
                 second = read()
                 issued_ns = now()
-                marks.begin(COPY if on_cuda else REST)
+                marks.begin(COPY if marks.on_cuda else REST)
                 training.step(batch)
-                marks.begin("end")
+                marks.begin(END)
                 rests.append(now() - issued_ns)
+                issued.append(now() - marks.computing_ns)
                 readings.append((first, second, read()))
-                retries.append(device_probe.allocator_retries(training.device))
+                retries.append(device_probe.allocator_retries(device))
                 samples += count_samples(batch) if single else sum(map(count_samples, batch))
-                if now() - self._steal_read_ns > STEAL_EVERY_NS or call == steps - 1:
-                    ticks = self._stolen_ticks()
-                    longest = max(range(since, call + 1), key=lambda one: waits[one] + rests[one])
-                    stolen[longest] += ticks * TICK_NS
-                    since = call + 1
+                steals.after(waits[-1] + rests[-1])
         finally:
             marks.wanted = False
-        phases = [{WAIT: wait, **phase} for wait, phase in zip(waits, marks.take(), strict=True)]
-        causes = [self._causes(one, wait) for one, wait in zip(readings, waits, strict=True)]
-        step_ns = (
-            [sum(phase.values()) for phase in phases] if on_cuda else [a + b for a, b in zip(waits, rests, strict=True)]
-        )
+        throttled = device_probe.is_throttled(device)  # before the device has nothing left to do
+        phases = marks.take()
+        causes = [self._causes(*one) for one in zip(readings, waits, rests, strict=True)]
+        # On a GPU, what the device was seen to do and to wait: the host works on later steps meanwhile.
+        times = phases if marks.on_cuda else [{WAIT: wait, REST: rest} for wait, rest in zip(waits, rests, strict=True)]
         return WatchedBlock(
             launch=launch,
             round=round_,
             first_call=calls_done,
             started_ns=started_ns,
             samples=samples,
-            step_ns=step_ns,
+            steps_per_call=training.steps_per_call,
+            loader_workers=int(training.plan.loader.get("num_workers", 0)),
+            step_ns=[sum(one.values()) for one in times],
             phase_ns=_columns(phases),
-            cause_ns=_columns([{**one, STEAL: ticks_ns} for one, ticks_ns in zip(causes, stolen, strict=True)]),
+            cause_ns=_columns([{**one, STEAL: stolen} for one, stolen in zip(causes, steals.taken(), strict=True)]),
             counts=_columns([{RETRY: after - before} for before, after in pairwise(retries)]),
             minor_faults=[last.minor_faults - first.minor_faults for first, _, last in readings],
-            dispatch_ns=rests if on_cuda else [],
-            device_allocated_bytes=device_probe.read_use(training.device).allocated_bytes,
-            throttled=device_probe.is_throttled(training.device),
+            dispatch_ns=issued if marks.on_cuda else [],
+            device_allocated_bytes=device_probe.read_use(device).allocated_bytes,
+            throttled=throttled,
+            syncs=syncs,
         )
 
-    def _prepare(self, training: Training) -> None:
+    def _prepare(self) -> None:
         self._follow_compilation()
         for descriptor in self._threads:
             os.close(descriptor)
         self._threads = _open_schedstats()
         if not self._fault_ns:
             self._fault_ns = median(fault_ns() for _ in range(FAULT_TRIALS))
-        self._stolen_ticks()
         gc.collect(0)  # the lists of the last block
 
-    def _causes(self, readings: tuple[Totals, Totals, Totals], wait_ns: int) -> dict[str, int]:
+    def _causes(self, readings: tuple[Totals, Totals, Totals], wait_ns: int, rest_ns: int) -> dict[str, int]:
         """Time by cause within one call. What is left of the wait is the loader's."""
         first, second, last = readings
-        disturbed_ns = sum(self._disturbances(first, second).values())
-        loading_ns = max(0, wait_ns - disturbed_ns)
+        waiting = self._disturbances(first, second, wait_ns)
+        stepping = self._disturbances(second, last, rest_ns)
+        loading_ns = max(0, wait_ns - sum(waiting.values()))
         started = second.worker_starts > first.worker_starts
-        return {**self._disturbances(first, last), WORKER_START if started else LOADER: loading_ns}
+        both = {name: waiting[name] + stepping[name] for name in waiting}
+        return {**both, WORKER_START if started else LOADER: loading_ns}
 
-    def _disturbances(self, before: Totals, after: Totals) -> dict[str, int]:
-        return {
+    def _disturbances(self, before: Totals, after: Totals, within_ns: int) -> dict[str, int]:
+        """None of them longer than the time it happened in: threads that fault side by side cost it only once."""
+        found = {
             GARBAGE: after.garbage_ns - before.garbage_ns,
             COMPILATION: after.compilation_ns - before.compilation_ns,
             FAULTS: round((after.minor_faults - before.minor_faults) * self._fault_ns),
@@ -234,6 +246,7 @@ class Watcher:
                 (end - start for start, end in zip(before.run_queue_ns, after.run_queue_ns, strict=True)), default=0
             ),
         }
+        return {name: min(ns, within_ns) for name, ns in found.items()}
 
     def _read(self) -> Totals:
         """Some 5 µs."""
@@ -254,20 +267,25 @@ class Watcher:
             self._garbage_ns += perf_counter_ns() - self._began_ns.pop(GARBAGE)
 
     def _follow_compilation(self) -> None:
-        """Once the compiler is loaded: whoever loads it does so at its first use, which is before any watching."""
+        """Once the compiler is loaded: whoever loads it does so at its first use, which is before any watching.
+
+        Looked at before each block, since `torch._dynamo.reset` forgets whom it tells.
+        """
         handler = getattr(sys.modules.get("torch._dynamo.callback"), "callback_handler", None)
-        if handler is None or COMPILATION in self._began_ns:
-            return
-        self._began_ns[COMPILATION] = 0
+        if handler is not None and self._compiling_began not in handler.start_callbacks:
+            self._compiling = 0
+            handler.register_start_callback(self._compiling_began)
+            handler.register_end_callback(self._compiling_ended)
 
-        def began(*_: object) -> None:
+    def _compiling_began(self, *_: object) -> None:
+        if not self._compiling:
             self._began_ns[COMPILATION] = perf_counter_ns()
+        self._compiling += 1  # older versions of torch tell of what is compiled within, too
 
-        def ended(*_: object) -> None:
-            self._compilation_ns += perf_counter_ns() - self._began_ns[COMPILATION]
-
-        handler.register_start_callback(began)
-        handler.register_end_callback(ended)
+    def _compiling_ended(self, *_: object) -> None:
+        self._compiling = max(0, self._compiling - 1)
+        if not self._compiling and COMPILATION in self._began_ns:
+            self._compilation_ns += perf_counter_ns() - self._began_ns.pop(COMPILATION)
 
     def _count_worker_starts(self) -> None:
         """Have every DataLoader of this process tell when it starts workers: nothing else in it does."""
@@ -282,11 +300,37 @@ class Watcher:
 
         DataLoader.__iter__ = counted  # type: ignore[method-assign]
 
-    def _stolen_ticks(self) -> int:
-        """Since the last time, of all cores together; 0 where the system does not tell."""
-        self._steal_read_ns = perf_counter_ns()
-        before, self._steal_ticks = self._steal_ticks, steal_ticks()
-        return 0 if before is None or self._steal_ticks is None else self._steal_ticks - before
+
+class _Steals:
+    """Time that the host took from the cores of this process, laid to the longest call of each short window."""
+
+    def __init__(self) -> None:
+        self._calls_ns: list[int] = []
+        self._taken_ns: list[int] = []
+        self._ticks = steal_ticks_by_core()
+        self._read_ns = perf_counter_ns()
+
+    def after(self, call_ns: int) -> None:
+        self._calls_ns.append(call_ns)
+        if perf_counter_ns() - self._read_ns > STEAL_EVERY_NS:
+            self._read()
+
+    def taken(self) -> list[int]:
+        """Of each call; 0 where the system does not tell."""
+        if self._calls_ns:
+            self._read()
+        return self._taken_ns
+
+    def _read(self) -> None:
+        before, self._ticks = self._ticks, steal_ticks_by_core()
+        self._read_ns = perf_counter_ns()
+        # A step waits for the core that lost most.
+        ticks = max((now - then for then, now in zip(before, self._ticks, strict=False)), default=0)
+        longest = max(range(len(self._calls_ns)), key=lambda call: self._calls_ns[call])
+        found = [0] * len(self._calls_ns)
+        found[longest] = min(ticks * TICK_NS, self._calls_ns[longest])
+        self._taken_ns += found
+        self._calls_ns = []
 
 
 def fault_ns() -> float:
@@ -294,7 +338,7 @@ def fault_ns() -> float:
     size = FAULTS_TRIED * mmap.PAGESIZE
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     began_ns = perf_counter_ns()
-    memory = mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # as malloc has it
     held = ctypes.c_char.from_buffer(memory)
     ctypes.memset(ctypes.addressof(held), 1, size)
     once_ns = perf_counter_ns()

@@ -15,8 +15,9 @@ import torch
 from msgspec.structs import replace
 
 from perftool.analysis.memory import largest_batch
+from perftool.measure.probes.device import available_bytes as available_on
 from perftool.measure.probes.device import read_use
-from perftool.measure.probes.memory import high_water_bytes, reset_high_water, resident_bytes
+from perftool.measure.probes.memory import free_host_bytes, high_water_bytes, reset_high_water, resident_bytes
 from perftool.records import BatchFit, BatchPoint, MemoryParts
 from perftool.training import copied, count_samples, leaves_of, map_tensors, tensors_of
 from perftool.workload import where
@@ -124,12 +125,16 @@ def _bytes_of(batch: Batch) -> int:
 # ------------------------------------------------------------------------------------------------------ larger batches
 
 
-def fit_batch(training: Training, available_bytes: int) -> BatchFit:
+def fit_batch(training: Training, available_bytes: int | None = None) -> BatchFit:
     """The largest batch that would fit, from the peaks of one forward and backward pass with batches of several sizes.
 
-    available_bytes: that the process may hold in all on its device. A size is tried only where it is expected to take
-    less than a quarter of what is free. No error of the user's code passes; the reason is in the result.
+    available_bytes: that the process may hold in all on its device; by default what it holds, and what is free.
+    A size is tried only where it is expected to take less than a quarter of what is free. No error of the user's code
+    passes; the reason is in the result.
     """
+    if available_bytes is None:
+        held_bytes = resident_bytes(os.getpid()) or 0
+        available_bytes = available_on(training.device) or held_bytes + free_host_bytes()
     points: list[BatchPoint] = []
     try:
         _measure(training, available_bytes, points)
