@@ -159,6 +159,9 @@ def answer(summary: Summary) -> str:
         gained = estimate_text(advice.gain or advice.speedup)
         return f"{settings_text(advice.settings)} gives {gained} the {GOAL_NAMES[advice.metric]}"
     match summary.recommendation_status:
+        case "nothing_better" if summary.goal.planned_steps is not None:
+            steps = units.counted(summary.goal.planned_steps, "step")
+            return f"nothing that was tried is faster and pays its start back within {steps}; keep it as it is"
         case "nothing_better":
             return "nothing that was tried is faster; keep it as it is"
         case "not_confirmed":

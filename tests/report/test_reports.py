@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from perftool.records import BatchFit, Growth, MemoryParts, MemoryReport, Rejected, Summary
+from perftool.records import BatchFit, Goal, Growth, MemoryParts, MemoryReport, Rejected, Summary
 from perftool.report import markdown, terminal, wording
 from tests.report.regenerate import GOLDEN, REPORTS
 from tests.sessions import (
@@ -192,6 +192,12 @@ def test_a_page_of_many_variants_fits_a_comment() -> None:
 def test_a_search_without_advice_says_why(form: Callable[[Summary], str], status: str | None, said: str) -> None:
     text = " ".join(form(make_summary("tune", recommendation_status=status)).split())
     assert said in text
+
+
+def test_a_start_that_cannot_pay_back_is_part_of_the_answer() -> None:
+    goal = Goal(planned_steps=1000)
+    summary = make_summary("tune", recommendation_status="nothing_better", goal=goal)
+    assert "faster and pays its start back within 1,000 steps; keep it as it is" in wording.headline(summary)
 
 
 def test_a_baseline_with_settings_names_them_and_one_that_failed_says_why() -> None:
