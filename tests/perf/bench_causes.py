@@ -14,6 +14,7 @@ from typing import Any
 
 from perftool.analysis.slow_steps import slow_steps, watched
 from perftool.measure import messages
+from perftool.measure.probes.watch import COPYING_CALLS
 from perftool.measure.worker import Worker
 from perftool.records import (
     RUN_QUEUE,
@@ -74,9 +75,13 @@ def _watched(workload: str, settings: Mapping[str, str], steps: int) -> tuple[li
         blocks = [from_json(line, WatchedBlock) for line in done.stdout.splitlines()]
         events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     if "restarting" in settings:
-        # The first batch of each epoch; an injection of the same step is forgotten.
+        # The first batch of each epoch, and the steps after it, for which the fork left pages to copy.
         last = max(block.first_call + len(block.step_ns) for block in blocks)
-        events += [[call, WORKER_START, 0, 0] for call in range(0, last, -(-ROWS // BATCH))]
+        starts = range(0, last, -(-ROWS // BATCH))
+        injected = {call for call, _, _, _ in events}
+        events += [[call, WORKER_START, 0, 0] for call in starts]
+        after = {call + later for call in starts for later in range(1, 1 + COPYING_CALLS)}
+        events += [[call, WORKER_START, 0, 0] for call in after - injected]
     return blocks, events
 
 

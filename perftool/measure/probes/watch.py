@@ -54,6 +54,7 @@ THREADS_MOST = 8  # whose waiting for a core is followed: those with the most CP
 READING, END = "reading counters", "end"  # no phases of the training
 STEAL_EVERY_NS = 20_000_000  # reading it takes some 50 µs
 TICK_NS = 10_000_000  # of /proc/stat
+COPYING_CALLS = 2  # after a fork, in which nearly all that a step writes is written
 FAULTS_TRIED, FAULT_TRIALS = 1024, 7  # to learn what a page fault costs
 
 
@@ -195,7 +196,7 @@ class Watcher:
             marks.wanted = False
         throttled = device_probe.is_throttled(device)  # before the device has nothing left to do
         phases = marks.take()
-        causes = [self._causes(*one) for one in zip(readings, waits, rests, strict=True)]
+        causes = _with_forks([self._causes(*one) for one in zip(readings, waits, rests, strict=True)])
         # On a GPU, what the device was seen to do and to wait: the host works on later steps meanwhile.
         times = phases if marks.on_cuda else [{WAIT: wait, REST: rest} for wait, rest in zip(waits, rests, strict=True)]
         return WatchedBlock(
@@ -299,6 +300,15 @@ class Watcher:
             return begin(loader)
 
         DataLoader.__iter__ = counted  # type: ignore[method-assign]
+
+
+def _with_forks(calls: list[dict[str, int]]) -> list[dict[str, int]]:
+    """Page faults soon after workers were forked are the forks': each page that is written then is copied first."""
+    started = [WORKER_START in call for call in calls]
+    for at, call in enumerate(calls):
+        if any(started[max(0, at - COPYING_CALLS) : at + 1]):
+            call[WORKER_START] = call.get(WORKER_START, 0) + call.pop(FAULTS)
+    return calls
 
 
 class _Steals:
