@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 
 from perftool.analysis.parity import parity_of, runs_of, settings_that, without
-from perftool.analysis.search import REGRET, Belief, Offer, Race, believe
+from perftool.analysis.search import REGRET, Belief, Offer, Race, believe, excluded
 from perftool.analysis.summary import all_decided
 from perftool.analysis.verdict import LOOKS
 from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
@@ -35,6 +35,7 @@ SHARE_TOGETHER = 0.2  # each pass
 SHARE_CONFIRM = 0.25  # kept back for the end, which also gets what is left
 SHARE_PARITY = 0.1  # of the budget, beside it: wall time of the trainings that compare losses
 WALL_PER_BUDGET = 2.6  # start-ups included; what would end later is cut to its best candidates
+GRACE, GRACE_MOST = 0.35, 3  # of the budget, in wall time, for the combinations of a first pass that would be too late
 PASSES_MOST = 12
 TOGETHER_MOST = 10  # combinations of a pass
 LEAST_ROUNDS = 5  # below which a launch is hardly worth its start
@@ -99,7 +100,7 @@ def _try_alone(lab: Lab, offer: Offer, deadline_s: float) -> None:
     """Every setting by itself, as many as fit: what works at all, and what it does."""
     changes = [change for change in offer.changes() if offer.clash(dict([change])) is None]
     budget_s = SHARE_ALONE * lab.session.budget_s
-    left_s = _search_left_s(lab, deadline_s) - budget_s
+    left_s = _search_left_s(lab, offer, deadline_s) - budget_s
     races = int(budget_s / (LEAST_ROUNDS * TURN_STEPS * _step_s(lab.session)))  # that the blocks allow
     chosen: list[Settings] = []
     for change in changes:
@@ -157,7 +158,9 @@ def _search(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
         lab.show(belief.standings())
         if _is_settled(session, belief):
             break
-        wanted = _that_fit(lab, belief, deadline_s)
+        wanted = _that_fit(lab, belief, offer, deadline_s)
+        if not wanted and number == 1:  # rather a little late than without any combination
+            wanted = _that_fit(lab, belief, offer, deadline_s + GRACE * session.budget_s)[:GRACE_MOST]
         if not wanted:
             break
         variants = [lab.variant(one) for one in wanted]
@@ -187,11 +190,11 @@ def _is_settled(session: Session, belief: Belief) -> bool:
     return belief.regret(best) <= REGRET and launches >= SEEN_LEAST
 
 
-def _that_fit(lab: Lab, belief: Belief, deadline_s: float) -> list[Settings]:
+def _that_fit(lab: Lab, belief: Belief, offer: Offer, deadline_s: float) -> list[Settings]:
     """The likeliest combinations, as many as may be started and raced, each of which could be confirmed if it won."""
     blocks_s = min(SHARE_TOGETHER * lab.session.budget_s, lab.left_s - SHARE_CONFIRM * lab.session.budget_s)
     races = int(blocks_s / (LEAST_ROUNDS * TURN_STEPS * _step_s(lab.session)))  # that the blocks allow
-    left_s = _search_left_s(lab, deadline_s) - blocks_s
+    left_s = _search_left_s(lab, offer, deadline_s) - blocks_s
     if left_s / 2 > lab.launches_s([{}, {}]) + blocks_s:
         left_s /= 2  # the rest is for another pass, which knows more
     fitting: list[Settings] = []
@@ -208,11 +211,16 @@ def _affordable(lab: Lab, settings: Settings, deadline_s: float) -> bool:
     return first_s + (CONFIRM_GENERATIONS - 1) * further_s <= left_s
 
 
-def _search_left_s(lab: Lab, deadline_s: float) -> float:
-    """Wall time that the search may still take; a usual confirmation and comparison of losses are left out."""
+def _search_left_s(lab: Lab, offer: Offer, deadline_s: float) -> float:
+    """Wall time that the search may still take; a usual confirmation, and a comparison of losses where there is a
+    change that asks for one, are left out."""
+    session = lab.session
     confirming_s = (CONFIRM_GENERATIONS + 1) * lab.launches_s([{}])  # one more for leaving one out
-    comparing_s = lab.launches_s([{}]) + SHARE_PARITY * lab.session.budget_s
-    return deadline_s - lab.elapsed_s - confirming_s - comparing_s - SHARE_CONFIRM * lab.session.budget_s
+    out = excluded(session, offer).changes
+    left = dict(change for change in offer.changes() if change not in out)
+    compares = bool(settings_that(session, ["numerics", "optimisation"], left))
+    comparing_s = lab.launches_s([{}]) + SHARE_PARITY * session.budget_s if compares else 0.0
+    return deadline_s - lab.elapsed_s - confirming_s - comparing_s - SHARE_CONFIRM * session.budget_s
 
 
 # ------------------------------------------------------------------------------------------------------------- losses
