@@ -28,13 +28,17 @@ class Sleeping(Dataset[torch.Tensor]):
 
 
 class Clocked(torch.optim.SGD):
-    """Its step ends so long after the loss began."""
+    """Its step ends so long after its gradients were cleared, with which a step begins."""
 
     began_s = 0.0
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.began_s = time.perf_counter()
+        super().zero_grad(set_to_none)
+
     def step(self, closure: object = None) -> None:  # type: ignore[override]
         super().step()
-        while time.perf_counter() - Clocked.began_s < STEP_S:
+        while time.perf_counter() - self.began_s < STEP_S:
             pass
 
 
@@ -42,7 +46,6 @@ def of(sleep_ms: float) -> Workload:
     """A workload whose loader sleeps so long."""
 
     def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
-        Clocked.began_s = time.perf_counter()
         value: torch.Tensor = model(batch).square().mean()
         return value
 
