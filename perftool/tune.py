@@ -160,7 +160,7 @@ def _search(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
             break
         wanted = _that_fit(lab, belief, offer, deadline_s)
         if not wanted and number == 1:  # rather a little late than without any combination
-            wanted = _that_fit(lab, belief, offer, deadline_s + GRACE * session.budget_s)[:GRACE_MOST]
+            wanted = _that_fit(lab, belief, offer, deadline_s, GRACE * session.budget_s)[:GRACE_MOST]
         if not wanted:
             break
         variants = [lab.variant(one) for one in wanted]
@@ -190,11 +190,14 @@ def _is_settled(session: Session, belief: Belief) -> bool:
     return belief.regret(best) <= REGRET and launches >= SEEN_LEAST
 
 
-def _that_fit(lab: Lab, belief: Belief, offer: Offer, deadline_s: float) -> list[Settings]:
-    """The likeliest combinations, as many as may be started and raced, each of which could be confirmed if it won."""
+def _that_fit(lab: Lab, belief: Belief, offer: Offer, deadline_s: float, grace_s: float = 0.0) -> list[Settings]:
+    """The likeliest combinations, as many as may be started and raced, each of which could be confirmed if it won.
+
+    grace_s: that the search may take beyond its time.
+    """
     blocks_s = min(SHARE_TOGETHER * lab.session.budget_s, lab.left_s - SHARE_CONFIRM * lab.session.budget_s)
     races = int(blocks_s / (LEAST_ROUNDS * TURN_STEPS * _step_s(lab.session)))  # that the blocks allow
-    left_s = _search_left_s(lab, offer, deadline_s) - blocks_s
+    left_s = _search_left_s(lab, offer, deadline_s) + grace_s - blocks_s
     if left_s / 2 > lab.launches_s([{}, {}]) + blocks_s:
         left_s /= 2  # the rest is for another pass, which knows more
     fitting: list[Settings] = []
