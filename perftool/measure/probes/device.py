@@ -54,9 +54,16 @@ def read_use(device: torch.device) -> DeviceUse:
     import torch
 
     split_bytes = torch.cuda.memory_stats(device).get("inactive_split_bytes.all.current")
-    return DeviceUse(
-        torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device), _nvml(device), split_bytes
-    )
+    return DeviceUse(allocated_bytes(device), torch.cuda.memory_reserved(device), _nvml(device), split_bytes)
+
+
+def allocated_bytes(device: torch.device) -> int | None:
+    """What tensors take now. Without asking NVML, so that it may be read often."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    return int(torch.cuda.memory_allocated(device))
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -21,6 +21,7 @@ import psutil
 from perftool import __version__
 from perftool.measure.probes import cgroups
 from perftool.measure.probes.cgroups import read_words
+from perftool.measure.probes.memory import free_host_bytes
 from perftool.records import BusyProcess, Fitness, Machine
 
 TELLING = ("OMP_", "KMP_", "MKL_", "GOMP_", "MALLOC_", "TORCH", "PYTORCH_", "CUDA_", "THP_", "LD_PRELOAD")
@@ -40,7 +41,7 @@ def describe_machine(device: str, threads_before: int | None = None) -> Machine:
     """
     import torch
 
-    memory = psutil.virtual_memory()
+    total_bytes = psutil.virtual_memory().total
     limit = cgroups.memory_limit()
     flags = {*_cpu_info("flags").split(), *_cpu_info("Features").split()}
     status = _git("status", "--porcelain", "--untracked-files=no")
@@ -48,8 +49,8 @@ def describe_machine(device: str, threads_before: int | None = None) -> Machine:
         system=f"{platform.system()} {platform.release()}",
         cpu_model=_cpu_info("model name") or platform.processor() or platform.machine(),
         usable_cores=usable_cores(),
-        memory_bytes=min(memory.total, limit.limit_bytes) if limit else memory.total,
-        memory_available_bytes=min(memory.available, limit.available_bytes) if limit else memory.available,
+        memory_bytes=min(total_bytes, limit.limit_bytes) if limit else total_bytes,
+        memory_available_bytes=free_host_bytes(),
         python_version=platform.python_version(),
         perftool_version=__version__,
         torch_version=str(torch.__version__),

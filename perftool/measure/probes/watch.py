@@ -213,7 +213,7 @@ class Watcher:
             counts=_columns([{RETRY: after - before} for before, after in pairwise(retries)]),
             minor_faults=[last.minor_faults - first.minor_faults for first, _, last in readings],
             dispatch_ns=issued if marks.on_cuda else [],
-            device_allocated_bytes=device_probe.read_use(device).allocated_bytes,
+            device_allocated_bytes=device_probe.allocated_bytes(device),
             throttled=throttled,
             syncs=syncs,
         )
