@@ -60,7 +60,7 @@ class _Tracer:
     def __init__(self, lab: Lab, running: Running, path: Path) -> None:
         self._lab, self._running, self._path = lab, running, path
         # Of one that is not traced, until one was.
-        self._call_s = running.block_s / (running.steps_per_block + running.drop)
+        self._call_s = running.call_s
 
     def that_fits(self) -> Taken:
         """As many calls as fit, going by what the first one took."""

@@ -96,6 +96,11 @@ class Running:
     block_s: float = BLOCK_S
     children_sampled_s: float = 0.0
 
+    @property
+    def call_s(self) -> float:
+        """What a call usually takes, by the blocks."""
+        return self.block_s / (self.steps_per_block + self.drop)
+
 
 class _Cost(NamedTuple):
     """What a launch took beside its blocks."""
@@ -287,8 +292,7 @@ class Lab:
             if not watch:
                 self._block(blocks, 0, running)
                 continue
-            call_s = running.block_s / (running.steps_per_block + running.drop)
-            steps = max(1, min(WATCHED_MOST, round(seconds / call_s)))
+            steps = max(1, min(WATCHED_MOST, round(seconds / running.call_s)))
             began_s = self._clock()
             reply = running.live.ask(
                 messages.Watch(round=self._next_round, drop=running.drop, steps=steps),

@@ -32,14 +32,8 @@ def envelope(at: Floats, values: Floats, bins: int = BINS) -> Envelope:
         return Envelope([], [], [], [])
     order = np.argsort(at, kind="stable")
     at, values = at[order], values[order]
-    edges = np.linspace(at[0], at[-1], bins + 1)[1:-1]
-    parts = [
-        (place, part)
-        for place, part in zip(
-            np.split(at, np.searchsorted(at, edges)), np.split(values, np.searchsorted(at, edges)), strict=True
-        )
-        if len(part)
-    ]
+    cuts = np.searchsorted(at, np.linspace(at[0], at[-1], bins + 1)[1:-1])
+    parts = [(place, part) for place, part in zip(np.split(at, cuts), np.split(values, cuts), strict=True) if len(part)]
     return Envelope(
         at=[float(place.mean()) for place, _ in parts],
         low=[float(part.min()) for _, part in parts],
