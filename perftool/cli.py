@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from perftool.analysis.search import Standing
     from perftool.measure.messages import Described
     from perftool.measure.rounds import Lab
-    from perftool.records import Command, Fitness, Goal, Record, Session, Settings, SideBySide, Summary
+    from perftool.records import Check, Command, Fitness, Goal, Record, Session, Settings, SideBySide, Summary
     from perftool.scenario import Context, Scenarios
     from perftool.store import SessionStore
     from perftool.trace import Taken
 
+REGRESSION = 1
 BAD_INPUT = 2
+UNDECIDED = 3
 BASELINE_FAILED = 4
 NOT_WRITTEN = 5
 INTERRUPTED = 130
@@ -263,6 +265,52 @@ def profile(
 
 
 @app.command()
+def check(
+    workload: WorkloadArgument = DEFAULT_WORKLOAD,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="REV", help="the git revision that must not be faster")
+    ] = None,
+    link: Annotated[
+        list[str] | None,
+        typer.Option("--link", metavar="PATH", help="data or built files that git ignores and the revision needs"),
+    ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option("--history", metavar="FILE", help="add the ratios to this file, for `perftool history`"),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="an unexplained improvement fails, too")] = False,
+    device: DeviceOption = "auto",
+    budget: Annotated[
+        float,
+        typer.Option("--budget", min=1, help="seconds of blocks; a failure is confirmed in up to twice as many more"),
+    ] = 60.0,
+    out: OutOption = Path("results"),
+    seed: SeedOption = 0,
+    settings: SetOption = None,
+    scenario: ScenarioOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Has this training become slower, or hungrier, than at a revision? 0: no, 1: yes, 3: cannot be told."""
+    from perftool.gate import check as measure_both
+
+    if against is None:
+        _fail("check needs --against REV, the git revision to compare with", BAD_INPUT)
+    run = _Run.of_sides(workload, against, link or [], device, budget, out, seed, settings, scenario, as_json, quiet)
+
+    def code(summary: Summary) -> int:
+        assert summary.check is not None
+        if history is not None:
+            run.remember(history, summary.check)
+        improved = any(one.verdict == "improvement" for one in summary.check.metrics)
+        if summary.check.outcome == "regression" or (strict and improved):
+            return REGRESSION
+        return UNDECIDED if summary.check.outcome == "undecided" else 0
+
+    run.go(lambda lab, scenarios, context: measure_both(lab), code)
+
+
+@app.command()
 def trace(
     workload: WorkloadArgument = DEFAULT_WORKLOAD,
     steps: Annotated[
@@ -314,6 +362,30 @@ def report(
         told = "; ".join(reasons)
         _fail(f"{session} and {other} cannot be compared: {told}; draw each by itself", BAD_INPUT)
     typer.echo(_rendered_beside(side_by_side((first, conclude(first)), (second, conclude(second))), form))
+
+
+@app.command()
+def history(
+    file: Annotated[Path, typer.Argument(help="that `perftool check --history FILE` has written")],
+    metric: Annotated[
+        str, typer.Option("--metric", help="throughput, step_p95, jitter, peak_host, peak_device or start_up")
+    ] = "throughput",
+) -> None:
+    """Draw the checks of a history, each against its pinned revision, and mark changes of level."""
+    from perftool.analysis.gate import GATES
+    from perftool.analysis.history import series_of
+    from perftool.report.terminal import render_history
+    from perftool.store import StoreError, load_history
+
+    if metric not in GATES:
+        _fail(f"--metric takes {', '.join(GATES)}, not '{metric}'", BAD_INPUT)
+    try:
+        series = series_of(load_history(file), metric)
+    except StoreError as error:
+        _fail(str(error), BAD_INPUT)
+    if not series:
+        _fail(f"{file} has no check with {metric}", BAD_INPUT)
+    typer.echo(render_history(series, width=_width()))
 
 
 @app.command()
@@ -453,6 +525,51 @@ class _Run:
         run.session = replace(session, interrupted=False, budget_s=session.budget_s + (more_s or 0.0))
         return run
 
+    @classmethod
+    def of_sides(
+        cls,
+        workload: str,
+        against: str,
+        links: Sequence[str],
+        device: str,
+        budget_s: float,
+        out: Path,
+        seed: int,
+        settings: Sequence[str] | None,
+        scenario_files: Sequence[Path] | None,
+        as_json: bool,
+        quiet: bool,
+    ) -> _Run:
+        """A check of the working tree against a revision, which is there until the lock is given back."""
+        from perftool.gate import described, new_check
+        from perftool.measure.worktree import both_sides
+        from perftool.scenario import Context, check_names
+
+        files = list(scenario_files or [])
+        _discover(files)
+        moved = _parse_settings(settings or [])
+        run = cls(_open_results(out, workload, "check"), files, as_json, quiet)
+        with run._input():
+            check_names(moved, run.scenarios)
+            with _looking(workload, quiet, run.lock) as (watcher, run.fitness):
+                watcher.update(f"checking out {against}", 0.0, 0.0)
+                sides = run.lock.enter_context(both_sides(workload, against, links))
+                watcher.update("building both sides", 0.0, 0.0)
+                found, run.launch_bytes = described(sides, device, seed)
+            run.context = Context(machine=found[1].machine, workload=found[1].workload)
+            run.session = new_check(
+                sides,
+                found,
+                run.scenarios,
+                arguments=sys.argv[1:],
+                settings=moved,
+                seed=seed,
+                budget_s=budget_s,
+                fitness=run.fitness,
+                scenario_files=[str(file.resolve()) for file in files],
+            )
+        return run
+
     def _look(self, workload: str, device: str, seed: int, budget_s: float) -> Described:
         from perftool.scenario import Context
 
@@ -484,14 +601,19 @@ class _Run:
             self.store.discard()
         self.lock.close()
 
-    def go(self, measure: Measure) -> NoReturn:
-        """Measure, write, print, exit. What was measured is kept whatever happens."""
+    def go(self, measure: Measure, code_of: Callable[[Summary], int] = lambda _: 0) -> NoReturn:
+        """Measure, write, print, exit. What was measured is kept whatever happens.
+
+        code_of: the exit code where nothing went wrong.
+        """
         from perftool.analysis.recommend import conclude
 
         code = self._measured(measure)
         summary = conclude(self.session)
+        code = code or code_of(summary)
         self._write(summary)
         typer.echo(_rendered(self.session, summary, Format.json if self.as_json else Format.terminal))
+        self._draw(summary)  # last, since a fault in drawing must not cost the answer
         if self.unwritten is not None:
             _fail(self.unwritten, code or NOT_WRITTEN)
         _say(f"report: {self.store.folder / 'report.html'}; for a pull request, report.md beside it")
@@ -519,11 +641,10 @@ class _Run:
             _fail(self.session.warnings[-1], BASELINE_FAILED)
         summary = conclude(self.session)
         self._write(summary)
+        self._draw(summary)
         if self.unwritten is None:
-            try:
+            with self._writing():
                 save(self.store, self.session, summary, taken[-1])
-            except StoreError as error:
-                self.unwritten = str(error)
         if self.unwritten is not None:
             _fail(self.unwritten, NOT_WRITTEN)
         trace, folder = taken[-1], str(self.store.folder)
@@ -588,23 +709,47 @@ class _Run:
                     self.session = lab.session
 
     def _write(self, summary: Summary) -> None:
+        """What others read: the session, the summary, and what is recommended."""
         from perftool.records import RecommendedSettings, to_json
-        from perftool.report import html, markdown
-        from perftool.store import StoreError
 
         if self.unwritten is not None:
             return
-        try:
+        with self._writing():
             self.store.finish(self.session)
             self.store.write("summary.json", to_json(summary, indent=2))
-            self.store.write("report.md", markdown.render(summary))
-            self.store.write("report.html", html.render(self.session, summary))
             if summary.recommendation is not None:
                 # All that was measured: the baseline may have been moved by -s, or by the workload.
                 measured = {**summary.baseline.settings, **summary.recommendation.settings}
                 recommended = RecommendedSettings(workload=summary.workload, settings=measured)
                 self.store.write("recommended.json", to_json(recommended, indent=2))
                 self.store.write("recommended.py", summary.recommendation.script)
+
+    def remember(self, file: Path, check: Check) -> None:
+        """Add a check to a history."""
+        from perftool.analysis.gate import history_entry
+        from perftool.store import append_history
+
+        entry = history_entry(self.session, check)
+        if entry is not None and not self.session.interrupted:
+            with self._writing():
+                append_history(file, entry)
+
+    def _draw(self, summary: Summary) -> None:
+        from perftool.report import html, markdown
+
+        if self.unwritten is not None:
+            return
+        with self._writing():
+            self.store.write("report.md", markdown.render(summary))
+            self.store.write("report.html", html.render(self.session, summary))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Where the disk may refuse: that is told at the end."""
+        from perftool.store import StoreError
+
+        try:
+            yield
         except StoreError as error:
             self.unwritten = str(error)
 
@@ -689,22 +834,33 @@ def _survey(
         it measures is not taken for used, nor its measurements are disturbed. Without it nobody measures, and the
         machine is not watched.
     """
+    from perftool.measure.survey import survey
+
+    with _looking(workload, quiet, lock) as (watcher, fitness):
+        watcher.update(f"building {workload}", 0.0, 0.0)
+        return (*survey(workload, device, seed, budget_s), fitness)
+
+
+@contextmanager
+def _looking(workload: str, quiet: bool, lock: ExitStack | None) -> Iterator[tuple[_Watcher, Fitness | None]]:
+    """Where a workload is built for the first time: its errors are the user's to mend. `lock` as for `_survey`."""
     from perftool.measure.probes.machine import read_fitness
     from perftool.measure.rounds import BaselineFailed
-    from perftool.measure.survey import UnusableError, survey
+    from perftool.measure.survey import UnusableError
+    from perftool.measure.worktree import RevisionError
     from perftool.store import measuring_lock
     from perftool.workload import WorkloadError, check_reference
 
     try:
         check_reference(workload)
         with _progress(quiet) as watcher, _interruptible():
+            fitness = None
             if lock is not None:
                 lock.enter_context(measuring_lock(_say))
                 watcher.update("looking at the machine", 0.0, 0.0)
-            fitness = read_fitness(FITNESS_WINDOW_S) if lock is not None else None
-            watcher.update(f"building {workload}", 0.0, 0.0)
-            return (*survey(workload, device, seed, budget_s), fitness)
-    except (UnusableError, WorkloadError) as error:
+                fitness = read_fitness(FITNESS_WINDOW_S)
+            yield watcher, fitness
+    except (RevisionError, UnusableError, WorkloadError) as error:
         _fail(str(error), BAD_INPUT)
     except BaselineFailed as error:
         _fail(f"the baseline could not be measured: {error}", BASELINE_FAILED)

@@ -12,24 +12,27 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
 # 1.1  goals of a search, losses of training runs, time to loss, unsteady comparisons, how batches are drawn and where
 #      Python finds the workload, the lines to change, several steps per call, further facts of workload and machine
 # 1.2  watched blocks: phases and causes of slow steps, findings, memory, limits, fitness of the machine,
 #      sessions of a trace
+# 1.3  whether a recommendation changes numerics; sessions of a check, with their sides and counters; its history
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
 
-Command = Literal["tune", "compare", "profile", "trace"]
+Command = Literal["tune", "compare", "profile", "trace", "check"]
 Status = Literal["measured", "skipped", "failed"]
 VerdictWord = Literal["better", "worse", "same", "undecided"]
 DatasetKind = Literal["tensors", "map", "iterable"]
 BatchForm = Literal["tensor", "list", "tuple", "dict", "nested"]
 WarmupClass = Literal["flat", "warm-up", "slowdown", "no steady state"]
 
+MEASURE, COUNT = "measure", "count"
+"""Stages of a comparison, and of launches that only count."""
 ALONE, TOGETHER, CONFIRM = "alone", "together", "confirm"
 LEAVE_ONE_OUT, PARITY = "leave one out", "loss parity"
 """Stages of a search. `TOGETHER` is followed by the number of the pass."""
@@ -329,6 +332,32 @@ class BatchFit(Record, frozen=True, kw_only=True, tag="batch_fit"):
     reason: str | None = None
 
 
+class Side(Record, frozen=True, kw_only=True):
+    """What a variant of a check is: the workload at one revision."""
+
+    name: str  # as the user called it: "main", or "working tree"
+    reference: str  # of the workload, from the folder
+    settings: Settings  # all of them
+    root: str | None = None  # that its modules come from; None where that is left as it is
+    folder: str | None = None  # within the root, that it runs in
+    commit: str | None = None
+    dirty: bool | None = None
+
+
+class Counters(Record, frozen=True, kw_only=True, tag="counters"):
+    """What a variant does by counting, which no machine and no hour changes. None: not countable, for `reason`."""
+
+    variant: int
+    parameters: int
+    flops_per_step: int | None  # forward and backward
+    operations_per_step: int | None  # of torch, dispatched by the host to load, compute and update; eager steps only
+    graph_breaks: int  # of torch.compile, in the calls before
+    compiled_graphs: int  # likewise, recompilations included
+    calls: int
+    reason: str | None = None
+    modules: list[str] = []  # files that were loaded from the side's root
+
+
 class Decision(Record, frozen=True, kw_only=True, tag="decision"):
     """A choice `tune` made while measuring, with its reason, in the order made."""
 
@@ -414,6 +443,8 @@ class Session(Record, frozen=True, kw_only=True):
     watched_blocks: list[WatchedBlock] = []
     fitness: Fitness | None = None  # of the machine, before anything was measured
     cures: dict[str, list[str]] = {}  # finding to the settings that may cure it here and are not in force
+    sides: list[Side] = []  # of a check, one per variant
+    counters: list[Counters] = []
     training_runs: list[TrainingRun] = []
     decisions: list[Decision] = []
     limits: Limits | None = None  # of the baseline, where it was asked for
@@ -631,6 +662,7 @@ class Recommendation(Record, frozen=True, kw_only=True):
     loss_parity: LossParity | None
     time_to_loss: TimeToLoss | None
     changes_optimisation: bool
+    changes_numerics: bool = False
     code: str  # lines to paste
     script: str  # the same as a script that runs
     diff: str = ""  # unified, from that script with the baseline's settings to the one with these
@@ -676,6 +708,39 @@ class MemoryReport(Record, frozen=True, kw_only=True):
     fit: BatchFit | None = None
 
 
+GateVerdict = Literal["regression", "improvement", "no regression", "undecided", "not measured"]
+Outcome = Literal["passed", "regression", "undecided"]
+
+
+class MetricCheck(Record, frozen=True, kw_only=True):
+    """One metric of a check."""
+
+    metric: str
+    verdict: GateVerdict
+    required: bool  # undecided, it leaves the check undecided
+    counted: bool  # and not measured: no machine and no hour changes it
+    against: float | None  # of the side that is compared with, in the metric's unit
+    now: float | None
+    first: Comparison | None = None
+    confirmation: Comparison | None = None  # in fresh launches, with twice the pairs
+    reason: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing can be said."""
+        return self.verdict in ("undecided", "not measured")
+
+
+class Check(Record, frozen=True, kw_only=True):
+    """What a check found."""
+
+    outcome: Outcome
+    against: str  # "main (4c1d2e3)"
+    now: str
+    modules: tuple[int, int]  # files of either side that were loaded
+    metrics: list[MetricCheck]
+
+
 RecommendationStatus = Literal["confirmed", "nothing_better", "not_confirmed", "interrupted"]
 
 
@@ -705,6 +770,7 @@ class Summary(Record, frozen=True, kw_only=True):
     fitness: Fitness | None = None
     distance: Distance | None = None  # of the baseline to the limits of the machine
     memory: MemoryReport | None = None
+    check: Check | None = None
     measured_s: float  # wall time of all blocks
     warnings: list[str]
 
@@ -743,6 +809,20 @@ class TraceFacts(Record, frozen=True, kw_only=True):
     events: int
     step_ns: float | None  # mean, of traced steps
     shares: dict[str, float]  # phase of a step to its share of the traced time, where it has marks
+
+
+class HistoryEntry(Record, frozen=True, kw_only=True):
+    """One check in a history: a line of its file. Ratios travel through time, since both sides ran in turns."""
+
+    schema_version: str = SCHEMA_VERSION
+    created_at: str  # UTC, ISO 8601
+    workload: str
+    against: str  # the pinned revision: its commit
+    commit: str  # of the working tree
+    dirty: bool
+    machine: str  # "AMD EPYC, 2 cores"
+    outcome: Outcome
+    log_ratios: dict[str, float]  # metric to log(now / against), in the metric's own unit
 
 
 class RecommendedSettings(Record, frozen=True, kw_only=True):

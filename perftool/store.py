@@ -22,7 +22,9 @@ from msgspec.structs import replace
 from perftool.records import (
     BatchFit,
     Block,
+    Counters,
     Decision,
+    HistoryEntry,
     Launch,
     Limits,
     MemoryParts,
@@ -63,6 +65,7 @@ _Entry = (
     | MemoryParts
     | BatchFit
     | Launch
+    | Counters
     | TrainingRun
     | Decision
     | _Variant
@@ -195,6 +198,32 @@ def load_session(path: Path) -> Session:
     return session
 
 
+def append_history(path: Path, entry: HistoryEntry) -> None:
+    """Add a line to a history. Raises StoreError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _append(path, to_json(entry) + b"\n")
+    except OSError as error:
+        raise StoreError(f"--history {path}: it cannot be written ({error.strerror})") from error
+
+
+def load_history(path: Path) -> list[HistoryEntry]:
+    """The entries of a history, in the order written. Raises StoreError, which names a line that is damaged."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be read ({error.strerror}); `perftool check --against REV --history {path}` begins one"
+        ) from error
+    entries = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entries.append(from_json(line, HistoryEntry))
+        except SchemaError as error:
+            raise StoreError(f"{path}, line {number}: {error}") from error
+    return entries
+
+
 def reopen(path: Path) -> tuple[SessionStore, Session]:
     """An interrupted session, to be gone on with in its folder. Raises StoreError where there is none."""
     return SessionStore(path if path.is_dir() else path.parent), load_session(path)
@@ -225,6 +254,8 @@ def _from_journal(content: bytes) -> Session:
                 session = replace(session, batch_fit=entry)
             case Launch():
                 launches[entry.launch] = entry  # one may be written when it starts, and again when it ends
+            case Counters():
+                session.counters.append(entry)
             case TrainingRun():
                 session.training_runs.append(entry)
             case Decision():

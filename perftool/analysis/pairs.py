@@ -22,6 +22,7 @@ from perftool.records import Block, Launch, Session
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
+START_UP_SD = 0.1  # of the ratio of two starts of one program at the same time: disk and processor are shared
 QUANTILES = (0.5, 0.95, 0.99)  # of the steps, that are compared
 
 
@@ -206,12 +207,14 @@ def _by_pool(figure: Callable[[Pooled], Floats], least: int = 1) -> Callable[[La
     return cell
 
 
-def _of_launch(value: Callable[[Launch], int | None]) -> Callable[[Launch, Launch, Samples], Cell]:
-    """One figure per launch, known without noise."""
+def _of_launch(
+    value: Callable[[Launch], int | None], half_width: float = 0.0
+) -> Callable[[Launch, Launch, Samples], Cell]:
+    """One figure per launch, known so well."""
 
     def cell(ours: Launch, theirs: Launch, _: Samples) -> Cell:
         one, other = value(ours), value(theirs)
-        return Cell(log(one / other), 0.0, 1) if one and other else NO_CELL
+        return Cell(log(one / other), half_width, 1) if one and other else NO_CELL
 
     return cell
 
@@ -226,5 +229,6 @@ _CELLS: dict[str, Callable[[Launch, Launch, Samples], Cell]] = {
     "stall_share": _by_pool(lambda pooled: pooled.stall_share, least=2),
     "peak_host": _of_launch(lambda launch: launch.peak_host_bytes),
     "peak_device": _of_launch(lambda launch: launch.peak_device_allocated_bytes),
+    "start_up": _of_launch(lambda launch: launch.start_up_ns, START_UP_SD),
     "peak_memory": _of_launch(lambda launch: launch.peak_device_reserved_bytes or launch.peak_host_bytes),
 }

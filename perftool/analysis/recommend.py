@@ -121,6 +121,7 @@ def _recommendation(
         loss_parity=parity_of(session, winner),
         time_to_loss=learning,
         changes_optimisation=any(session.scenario_changes.get(name) == "optimisation" for name in winner),
+        changes_numerics=any(session.scenario_changes.get(name) == "numerics" for name in winner),
         code=to_paste(session.codes, measured, session.baseline),
         script=script(session.codes, measured, workload=session.workload, device=session.machine.device),
         diff=lines_to_change(

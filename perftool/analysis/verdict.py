@@ -48,13 +48,21 @@ def judge(theta: float, low: float, high: float, margin: float, rule: Rule) -> V
 
 
 def comparison(
-    metric: str, effect: Effect, pairs: int, *, comparisons: int = 1, alpha: float = ALPHA, rule: Rule = "detect"
+    metric: str,
+    effect: Effect,
+    pairs: int,
+    *,
+    comparisons: int = 1,
+    alpha: float = ALPHA,
+    rule: Rule = "detect",
+    margin: float | None = None,
 ) -> Comparison:
     """One metric's comparison, its interval simultaneous over so many comparisons.
 
     `effect` is on the log scale of time, or of whatever less is better of; the ratio is in the metric's own unit.
+    margin: the metric's usual one where none is given.
     """
-    margin = MARGINS[metric]
+    margin = MARGINS[metric] if margin is None else margin
     rule = "strict" if effect.unsteady else rule
     spent = alpha_at(effect.launches, alpha) / max(1, comparisons)
     low, high = interval(effect, spent)

@@ -13,6 +13,7 @@ import msgspec
 from perftool.records import (
     BatchFit,
     Block,
+    Counters,
     Engaged,
     Limits,
     Machine,
@@ -22,6 +23,14 @@ from perftool.records import (
     WatchedBlock,
     WorkloadFacts,
 )
+
+
+class Tree(Record, frozen=True, kw_only=True):
+    """Where one side's modules come from, and where they must not. All absolute."""
+
+    root: str
+    folder: str  # within the root, to work in
+    others: list[str]  # roots of the other sides
 
 
 class LaunchSpec(Record, frozen=True, kw_only=True):
@@ -35,6 +44,7 @@ class LaunchSpec(Record, frozen=True, kw_only=True):
     seed: int
     watched: bool = False  # built so that it can be asked to `Watch`
     phases_named: bool = False  # for a trace; costs time in each step
+    tree: Tree | None = None  # None: modules come from wherever Python finds them
 
 
 class Describe(Record, frozen=True, kw_only=True, tag="describe"):
@@ -73,6 +83,14 @@ class Watch(Record, frozen=True, kw_only=True, tag="watch"):
     steps: int  # calls
 
 
+class Count(Record, frozen=True, kw_only=True, tag="count"):
+    """Make some calls after the first one, then count what a step does: a `Counters`. For a launch of its own, so that
+    both sides count the same batches."""
+
+    variant: int
+    calls: int
+
+
 class Train(Record, frozen=True, kw_only=True, tag="train"):
     """Train afresh from a seed for some steps: a `Trained`."""
 
@@ -106,7 +124,7 @@ class Finish(Record, frozen=True, kw_only=True, tag="finish"):
     """Say the last figures, then end: a `Finished`."""
 
 
-Request = Describe | Start | Warm | Prove | Run | Watch | Train | Limit | Weigh | Fit | Trace | Finish
+Request = Describe | Start | Warm | Prove | Run | Watch | Count | Train | Limit | Weigh | Fit | Trace | Finish
 
 
 class Described(Record, frozen=True, kw_only=True, tag="described"):
@@ -161,7 +179,7 @@ class Finished(Record, frozen=True, kw_only=True, tag="finished"):
     peak_device_nvml_bytes: int | None
 
 
-FailureKind = Literal["reference", "device", "setting", "memory", "training"]
+FailureKind = Literal["reference", "device", "setting", "memory", "training", "tree"]
 
 
 class Failed(Record, frozen=True, kw_only=True, tag="failed"):
@@ -178,6 +196,7 @@ Reply = (
     | Proved
     | Block
     | WatchedBlock
+    | Counters
     | Trained
     | Limited
     | Weighed

@@ -24,9 +24,11 @@ from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed, LiveLaunch
 from perftool.measure.warmup import GIVE_UP_S, classify, settled
 from perftool.records import (
+    COUNT,
     PARITY,
     BatchFit,
     Block,
+    Counters,
     Decision,
     Engaged,
     Launch,
@@ -36,6 +38,7 @@ from perftool.records import (
     Record,
     Session,
     Settings,
+    Side,
     Status,
     TrainingRun,
     WatchedBlock,
@@ -50,6 +53,7 @@ LONG_BLOCK_S = 0.15  # where ten queues would take longer, fewer do: the first o
 WARM_CHUNK_STEPS = 20
 WARM_CAP_STEPS = 2000
 WATCHED_MOST = 400  # calls of a watched block
+COUNTED_CALLS = 20  # in which what compiles has compiled
 CHILDREN_INTERVAL_S = 1.0
 ANSWER_LIMIT_S = 30.0  # for what should take a fraction of a second
 USUAL_START_MOST_S = 20.0  # of a launch that compiles nothing, on a busy machine
@@ -114,6 +118,15 @@ def _strides(live: Sequence[Running]) -> dict[int, int]:
     """Launch to the rounds of which it joins one, so that no launch takes much more time than the others."""
     usual_s = median(one.block_s for one in live)
     return {one.number: max(1, round(one.block_s / usual_s)) for one in live if one.variant}
+
+
+def tree_of(sides: Sequence[Side], variant: int) -> messages.Tree | None:
+    """Where the modules of a side come from, and where they must not."""
+    roots = [side.root for side in sides]
+    own = sides[variant] if sides else None
+    if own is None or own.root is None or own.folder is None:
+        return None
+    return messages.Tree(root=own.root, folder=own.folder, others=[one for one in roots if one and one != own.root])
 
 
 class Lab:
@@ -333,11 +346,13 @@ class Lab:
         number = self._next_launch
         self._next_launch += 1
         self.launches_to_come = max(0, self.launches_to_come - 1)
-        settings = {**session.baseline, **session.variants[variant]}
+        side = session.sides[variant] if session.sides else None
+        settings = side.settings if side else {**session.baseline, **session.variants[variant]}
         cache = self._caches / (f"variant-{variant}" if own_caches else "shared")
         spec = messages.LaunchSpec(
             launch=number,
-            reference=session.workload.reference,
+            reference=side.reference if side else session.workload.reference,
+            tree=tree_of(session.sides, variant),
             scenario_files=self._scenario_files,
             settings=settings,
             device=session.machine.device,
@@ -528,7 +543,24 @@ class Lab:
         self.session.launches.append(launch)
         self._append(launch)
 
-    # ----------------------------------------------------------------------------------------------- training runs
+    # ------------------------------------------------------------------------------------ counters, training runs
+
+    def count(self, variant: int) -> Counters:
+        """What a step of a variant does by counting, in a launch of its own, kept with the session.
+
+        Raises LaunchFailed.
+        """
+        running = self._spawn(COUNT, variant, own_caches=False)
+        try:
+            self._tell(f"{COUNT}: what a step does")
+            running.live.ask(messages.Start(), self.start_limit_s)
+            found = running.live.ask(messages.Count(variant=variant, calls=COUNTED_CALLS), self.start_limit_s)
+            assert isinstance(found, Counters)
+        finally:
+            running.live.close()
+        self.session.counters.append(found)
+        self._append(found)
+        return found
 
     def train_runs(self, variants: Sequence[int], seeds: Sequence[int], steps: int, limit_s: float) -> None:
         """Train each variant from each seed, one process per variant, and keep the losses with the session.

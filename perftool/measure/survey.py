@@ -25,20 +25,24 @@ class UnusableError(ValueError):
     """Input that cannot be used: a workload, a setting, a device. The text says what to do."""
 
 
-def survey(reference: str, device: str, seed: int, budget_s: float = SURVEY_LIMIT_S) -> tuple[messages.Described, int]:
+def survey(
+    reference: str, device: str, seed: int, budget_s: float = SURVEY_LIMIT_S, tree: messages.Tree | None = None
+) -> tuple[messages.Described, int]:
     """Build the workload once, do a step, and describe it and the machine; with the host memory that took, in bytes.
 
-    What the workload prints appears on stderr here, and nowhere else. Raises UnusableError for a reference or a
-    device that leads nowhere, BaselineFailed for a workload that cannot do a step.
+    tree: where its modules come from. What the workload prints appears on stderr here, and nowhere else. Raises
+    UnusableError for a reference or a device that leads nowhere, BaselineFailed for a workload that cannot do a step.
     """
-    spec = messages.LaunchSpec(launch=0, reference=reference, scenario_files=[], settings={}, device=device, seed=seed)
+    spec = messages.LaunchSpec(
+        launch=0, reference=reference, scenario_files=[], settings={}, device=device, seed=seed, tree=tree
+    )
     launch = ProcessLaunch(spec, {}, show_output=True)
     try:
         described = launch.ask(messages.Describe(), max(SURVEY_LIMIT_S, budget_s))
         assert isinstance(described, messages.Described)
         return described, described.peak_host_bytes or UNTOLD_LAUNCH_BYTES
     except LaunchFailed as failed:
-        if failed.kind in ("reference", "device", "setting"):
+        if failed.kind in ("reference", "device", "setting", "tree"):
             raise UnusableError(failed.reason) from failed
         raise BaselineFailed(failed.reason) from failed
     finally:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace as replace_fields
 
-from perftool.measure import messages
-from perftool.records import WAIT, BatchForm, Block, WatchedBlock, WorkloadFacts, known
+from perftool.measure import messages, trees
+from perftool.records import WAIT, BatchForm, Block, Counters, WatchedBlock, WorkloadFacts, known
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +75,8 @@ class Worker:
                 return self.run(request)
             case messages.Watch():
                 return self.watch(request)
+            case messages.Count():
+                return self.count(request)
             case messages.Train():
                 return self.train(request)
             case messages.Limit():
@@ -251,6 +253,35 @@ class Worker:
         self.calls_done += request.steps
         return block
 
+    def count(self, request: messages.Count) -> Counters:
+        from perftool.measure.probes.work import count_operations, count_work
+
+        training = self._live()
+        self._steps(request.calls)
+        self._check_loss()
+        breaks, graphs = _compiled()
+        operations, flops, reasons = None, None, []
+        if graphs or training.plan.whole_step:
+            reasons.append("the operations of compiled code cannot be counted")
+        else:
+            operations = count_operations(training)
+            self.calls_done += 1
+        try:
+            flops = count_work(training).flops
+        except Exception as error:
+            reasons.append(f"its arithmetic cannot be counted ({type(error).__name__}: {error})")
+        return Counters(
+            variant=request.variant,
+            parameters=sum(part.numel() for part in training.module.parameters()),
+            flops_per_step=flops,
+            operations_per_step=operations,
+            graph_breaks=breaks,
+            compiled_graphs=graphs,
+            calls=request.calls,
+            reason="; ".join(reasons) or None,
+            modules=trees.modules_of(self.spec.tree) if self.spec.tree is not None else [],
+        )
+
     def train(self, request: messages.Train) -> messages.Trained:
         """From scratch in this process: settings of the process are in force already, the rest is built anew."""
         from perftool.scenario import with_seed
@@ -312,6 +343,8 @@ class Worker:
     def finish(self) -> messages.Finished:
         from perftool.measure.probes.device import read_peaks
 
+        if self.spec.tree is not None:
+            trees.modules_of(self.spec.tree)  # what was imported late
         loss = None if self.last_loss is None else self._loss()
         peaks = read_peaks(self._live().device) if self.training else None
         return messages.Finished(
@@ -358,6 +391,14 @@ class Worker:
         if not math.isfinite(loss):
             steps = self.calls_done * self._live().steps_per_call
             raise FloatingPointError(f"the loss became {loss} within {steps} steps")
+
+
+def _compiled() -> tuple[int, int]:
+    """Graph breaks and graphs that torch.compile has made in this process."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is None:
+        return 0, 0
+    return sum(dynamo.counters["graph_break"].values()), dynamo.counters["stats"]["unique_graphs"]
 
 
 def _worker_init(plan: Plan) -> Callable[[int], None]:
@@ -496,6 +537,8 @@ def failure(error: BaseException) -> messages.Failed:
     from perftool.workload import WorkloadError, where
 
     text = str(error)
+    if isinstance(error, trees.TreeError):
+        return messages.Failed(kind="tree", reason=text)
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
         return messages.Failed(kind="memory", reason="out of memory: use a smaller batch or a smaller model")
     if isinstance(error, DeviceError):
@@ -520,6 +563,8 @@ def main() -> None:
     if os.getppid() != int(sys.argv[2]):  # it went before its end could be noticed
         return
     worker = Worker(messages.decode_spec(channel.readline()))
+    if worker.spec.tree is not None:
+        trees.enter(worker.spec.tree)
     for line in channel:
         request = messages.decode_request(line)
         reply: messages.Reply

@@ -24,9 +24,11 @@ from perftool.analysis.tradeoffs import by_batch
 from perftool.records import (
     EXPLAIN,
     Beside,
+    Check,
     Comparison,
     Estimate,
     Explained,
+    Quantiles,
     Recommendation,
     Session,
     SettingEffect,
@@ -82,7 +84,9 @@ def render(session: Session, summary: Summary) -> str:
         steps=_steps(session, summary, focus),
         phases=_phases(found) if found is not None else [],
         relations=[one for one in (*_front(summary), _batches(session, summary)) if one is not None],
-        front=[] if wording.is_alone(summary) else _numbered(summary),
+        front=_numbered(summary) if wording.has_variants(summary) else [],
+        checked=_check_rows(summary),
+        check_axis=_check_head(summary),
         parts=_parts(summary),
         growth=[*_growth(session), *filter(None, [_fit(summary)])],
         contributions=_contribution_rows(summary),
@@ -91,7 +95,7 @@ def render(session: Session, summary: Summary) -> str:
         notes=_grouped(wording.notes(summary)),
         metrics=[
             (wording.settings_text(one.settings), *row)
-            for one in wording.measured(summary)
+            for one in (wording.measured(summary) if wording.has_variants(summary) else ())
             for row in wording.comparison_rows(one)
         ],
         not_tested=wording.not_tested(session, summary),
@@ -144,7 +148,7 @@ def _headline_figure(summary: Summary, focus: VariantSummary | None) -> tuple[st
     if advice is not None:
         gain = advice.gain or advice.speedup
         return units.ratio(gain.ratio), f"{_range(gain)} the {wording.GOAL_NAMES[advice.metric]}"
-    compared = wording.throughput_of(focus) if focus is not None else None
+    compared = _gated(summary) or (wording.throughput_of(focus) if focus is not None else None)
     if compared is not None:
         return units.ratio(compared.ratio), f"{_range(compared)} the {wording.GOAL_NAMES['throughput']}"
     if wording.is_alone(summary):
@@ -159,13 +163,47 @@ def _range(found: Estimate | Comparison) -> str:
 
 def _key_figures(summary: Summary, focus: VariantSummary | None) -> wording.Pairs:
     """What the answer costs, or what a profile is in short."""
+    if summary.check is not None:
+        return [(one, f"{told}, {verdict}") for one, told, _, verdict in wording.check_rows(summary.check)]
     if summary.recommendation is not None:
-        return wording.costs(summary.recommendation)
+        return wording.costs(summary, summary.recommendation)
     if focus is not None:
         return [(name, f"{ratio}, {verdict}") for name, ratio, verdict, _ in wording.comparison_rows(focus)]
     if not wording.is_alone(summary):
         return []
     return wording.finding_rows(summary.findings) or wording.profile_lines(summary.baseline)
+
+
+def _gated(summary: Summary) -> Comparison | None:
+    """The throughput of a check."""
+    metrics = summary.check.metrics if summary.check is not None else []
+    return next((one.confirmation or one.first for one in metrics if one.metric == "throughput"), None)
+
+
+def _check_axis(check: Check) -> plots.Axis:
+    found = [one.confirmation or one.first for one in check.metrics]
+    told = [one for one in found if one is not None]
+    return plots.ratio_axis([one.ratio for one in told], [end for one in told for end in (one.low, one.high) if end])
+
+
+def _check_head(summary: Summary) -> str:
+    return "" if summary.check is None else plots.interval_axis(_check_axis(summary.check), units.times, "now / before")
+
+
+def _check_rows(summary: Summary) -> list[Row]:
+    """Every metric of a check with its interval."""
+    if summary.check is None:
+        return []
+    axis = _check_axis(summary.check)
+    marks: dict[str, plots.Mark] = {"improvement": "better", "regression": "worse"}
+    rows = []
+    for one, (name, *cells) in zip(summary.check.metrics, wording.check_figure_rows(summary.check), strict=True):
+        found = one.confirmation or one.first
+        mark = marks.get(one.verdict, "open")
+        told = f"{name}: {' '.join(cells)}"
+        drawn = "" if found is None else plots.interval(axis, found.ratio, found.low, found.high, mark, told)
+        rows.append(Row(name, drawn, cells, is_chosen=one.verdict == "regression"))
+    return rows
 
 
 # --------------------------------------------------------------------------------------------------------- variants
@@ -249,16 +287,18 @@ class _Times:
     at_ns: Floats  # of measuring, since its begin
     step_ns: Floats
     are_blocks: bool
+    known: Quantiles  # None for what so few steps do not tell
 
 
-def _times(session: Session, variant: int, name: str) -> _Times | None:
+def _times(session: Session, variant: int, name: str, told: VariantSummary) -> _Times | None:
+    known = told.step_ns or Quantiles(p50=None, p95=None, p99=None)
     own = {launch.launch for launch in launches_of(session, variant) if launch.stage != EXPLAIN}
     ended_ns = np.cumsum([block.wall_ns for block in session.blocks], dtype=float)
     placed = [(block, end) for block, end in zip(session.blocks, ended_ns, strict=True) if block.launch in own]
     stepped = [(block, end) for block, end in placed if block.step_ns]
     if not stepped:
         means = np.array([block.wall_ns / block.steps for block, _ in placed], dtype=float)
-        times = _Times(name, np.array([end for _, end in placed], dtype=float), means, are_blocks=True)
+        times = _Times(name, np.array([end for _, end in placed], dtype=float), means, True, known)
     else:
         counts = [len(block.step_ns) for block, _ in stepped]
         step_ns = np.array([time_ns for block, _ in stepped for time_ns in block.step_ns], dtype=float)
@@ -266,16 +306,19 @@ def _times(session: Session, variant: int, name: str) -> _Times | None:
         last_ns = total_ns[np.cumsum(counts) - 1]
         # Each block ends when it ended; its steps lie before that.
         at_ns = total_ns + np.repeat(np.array([end for _, end in stepped]) - last_ns, counts)
-        times = _Times(name, at_ns, step_ns, are_blocks=False)
+        times = _Times(name, at_ns, step_ns, False, known)
     return times if len(times.step_ns) >= LEAST_STEPS else None
 
 
 def _steps(session: Session, summary: Summary, focus: VariantSummary | None) -> list[Figure]:
     """Over time and as a distribution, of the baseline and of what is advised; slow steps with their causes."""
-    series = [_times(session, 0, "baseline")]
-    if focus is not None and focus.settings in session.variants:
+    check = summary.check
+    series = [_times(session, 0, check.against if check is not None else "baseline", summary.baseline)]
+    if check is not None:
+        series += [_times(session, 1, check.now, one) for one in summary.variants]
+    elif focus is not None and focus.settings in session.variants:
         number = session.variants.index(focus.settings)
-        series.append(_times(session, number, wording.settings_text(focus.settings)))
+        series.append(_times(session, number, wording.settings_text(focus.settings), focus))
     known = [one for one in series if one is not None]
     shown = [one for one in known if one.are_blocks == known[0].are_blocks]
     figures = [_slow(session)] if len(session.watched_blocks) else []
@@ -296,8 +339,16 @@ QUANTILES = (0.0, 0.05, 0.5, 0.95, 0.99, 1.0)
 QUANTILE_HEADINGS = ("variant", "fastest", "p5", "p50", "p95", "p99", "slowest")
 
 
-def _quantile_row(name: str, step_ns: Floats) -> tuple[str, ...]:
-    return (name, *(units.duration(float(value)) for value in np.quantile(step_ns, QUANTILES)))
+def _quantile_row(one: _Times) -> tuple[str, ...]:
+    """Under QUANTILE_HEADINGS; of the tails only what there are steps enough for."""
+    fastest, p5, p50, p95, p99, slowest = (
+        units.duration(float(value)) for value in np.quantile(one.step_ns, QUANTILES)
+    )
+    tails = [
+        text if known is not None else "not enough steps"
+        for text, known in ((p95, one.known.p95), (p99, one.known.p99))
+    ]
+    return (one.name, fastest, p5, p50, *tails, slowest)
 
 
 def _over_time(series: Sequence[_Times]) -> Figure:
@@ -310,7 +361,7 @@ def _over_time(series: Sequence[_Times]) -> Figure:
         svg=_legend(series) + drawn,
         caption=f"{_told(series)} {wording.CAPTIONS['steps']}",
         headings=QUANTILE_HEADINGS,
-        rows=[_quantile_row(one.name, one.step_ns) for one in series],
+        rows=[_quantile_row(one) for one in series],
     )
 
 
@@ -352,16 +403,16 @@ def _distribution(series: Sequence[_Times]) -> Figure:
         svg=_legend(series) + drawn,
         caption=" ".join(filter(None, (_told(series), wording.CAPTIONS["distribution"], above))),
         headings=QUANTILE_HEADINGS,
-        rows=[_quantile_row(one.name, one.step_ns) for one in series],
+        rows=[_quantile_row(one) for one in series],
     )
 
 
 def _slow(session: Session) -> Figure | None:
-    """The watched steps, their slow ones by cause."""
+    """The watched steps, their slow ones by cause; nothing where there are none."""
     steps = watched(session.watched_blocks)
-    if len(steps.step_ns) < LEAST_STEPS:
+    slow = slow_steps(steps) if len(steps.step_ns) >= LEAST_STEPS else []
+    if not slow:
         return None
-    slow = slow_steps(steps)
     thinned = envelope(steps.started_ns.astype(float), steps.step_ns.astype(float))
     causes = dict.fromkeys(one.cause for one in slow)
     lanes = []
@@ -394,7 +445,7 @@ def _slow(session: Session) -> Figure | None:
 def _front(summary: Summary) -> list[Figure]:
     """Throughput against memory and against jitter, with the variants that nothing beats filled."""
     measured = wording.measured(summary)
-    if len(measured) < 2 or not summary.pareto:
+    if len(measured) < 2 or not summary.pareto or not wording.has_variants(summary):
         return []
     front = [one for one in measured if ({} if one is summary.baseline else one.settings) in summary.pareto]
     numbers = {id(one): str(number) for number, one in enumerate(front, 1)}

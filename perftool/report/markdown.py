@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from perftool.records import Explained, SideBySide, Summary
+from perftool.records import Check, Explained, SideBySide, Summary
 from perftool.report import wording
 
 FITS = 65_000  # characters; GitHub takes 65,536 in a comment
@@ -32,7 +32,7 @@ def _rendered(summary: Summary, left_out: Sequence[str]) -> str:
     parts += [f"**Warning:** {_escaped(warning)}" for warning in wording.warnings(summary)]
     parts += [_escaped(" ".join(wording.how_sure(summary)))] if not alone else []
     if advice is not None:
-        parts.append(_table(("cost", ""), wording.costs(advice)))
+        parts.append(_table(("cost", ""), wording.costs(summary, advice)))
         parts.append(_folded("Code to paste", _fenced(advice.code)))
         if advice.diff:
             parts.append(_folded("Lines to change", _fenced(advice.diff, "diff")))
@@ -42,15 +42,22 @@ def _rendered(summary: Summary, left_out: Sequence[str]) -> str:
         parts.append(f"Numerics: {_escaped(wording.parity(summary.parity))}.")
     if alone:
         parts += _profile(summary)
+    elif summary.check is not None:
+        parts += _check(summary.check)
     else:
         parts += _variants(summary, left_out, fold=advice is not None)
-    parts.append(_folded("How it was measured", f"{wording.HOW}\n\n{_table(('', ''), wording.circumstances(summary))}"))
+    parts.append(
+        _folded(
+            "How it was measured",
+            f"{_escaped(wording.how(summary))}\n\n{_table(('', ''), wording.circumstances(summary))}",
+        )
+    )
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def render_beside(found: SideBySide) -> str:
     """Two sessions of the same training."""
-    rows = wording.beside_rows(found)
+    rows, lost = wording.beside_rows(found), wording.beside_lost(found)
     shares = wording.share_rows(found) if wording.is_alone(found.first) else []
     parts = [
         f"### {_escaped(wording.beside_headline(found))}",
@@ -58,6 +65,7 @@ def render_beside(found: SideBySide) -> str:
         _table(("session", "answer"), wording.beside_answers(found)),
         _escaped(wording.TRAVELS),
         f"{_table(wording.BESIDE_HEADINGS, rows)}\n\n{_escaped(wording.CHANGE_RULE)}" if rows else "",
+        _folded("Not measured", _table(("settings", "reason"), lost)) if lost else "",
         _table(wording.SHARE_HEADINGS, shares) if shares else "",
         _folded(wording.OWN_TITLE, _table(wording.OWN_HEADINGS, wording.own_rows(found))),
         _folded(wording.DIFFERING_TITLE, _table(wording.DIFFERING_HEADINGS, wording.differing_rows(found))),
@@ -70,6 +78,16 @@ def _profile(summary: Summary) -> list[str]:
         *(_explained(summary, summary.explained) if summary.explained else []),
         _table(("distance to the limit", ""), wording.limit_lines(summary.distance)) if summary.distance else "",
         _table(("figure", ""), [*wording.profile_lines(summary.baseline), *wording.memory_lines(summary.memory)]),
+    ]
+
+
+def _check(check: Check) -> list[str]:
+    headings = wording.CHECK_FIGURE_HEADINGS
+    notes = wording.check_notes(check)
+    return [
+        _table(headings, wording.check_figure_rows(check)),
+        wording.CHECK_RULE,
+        _folded("Notes", _table(("metric", "note"), notes)) if notes else "",
     ]
 
 

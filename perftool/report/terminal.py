@@ -8,6 +8,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from perftool import units
+from perftool.analysis.history import Series, changes
 from perftool.records import (
     Fitness,
     FitnessRating,
@@ -21,6 +22,8 @@ from perftool.records import (
 from perftool.report import wording
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from perftool.analysis.search import Standing
 
 WORST_SHOWN = 3  # slow steps; the page has more
-STYLES = {"faster": "green", "slower": "red"}
+STYLES = {"faster": "green", "slower": "red", "improvement": "green", "regression": "red"}
 
 
 class _Page:
@@ -101,6 +104,8 @@ def render(summary: Summary, *, width: int = 80, colour: bool = False) -> str:
             _compared(page, summary)
         case "profile" | "trace":
             _profiled(page, summary)
+        case "check":
+            _checked(page, summary)
     for warning in wording.warnings(summary):
         page.line()
         page.line(f"Warning: {warning}", style="yellow")
@@ -144,6 +149,7 @@ def render_beside(found: SideBySide, *, width: int = 80, colour: bool = False) -
         page.title(wording.BESIDE_TITLE)
         page.table(wording.BESIDE_HEADINGS, rows)
         page.line(wording.CHANGE_RULE)
+    _reasons(page, "Not measured", wording.beside_lost(found))
     shares = wording.share_rows(found) if wording.is_alone(found.first) else []
     if shares:
         page.title(wording.SHARES_TITLE)
@@ -187,7 +193,7 @@ def _tuned(page: _Page, summary: Summary) -> None:
     if advice is not None:
         shown = [summary.baseline, *(one for one in summary.variants if one.settings == advice.settings)]
         page.title("What it costs")
-        page.pairs(wording.costs(advice))
+        page.pairs(wording.costs(summary, advice))
         page.title("Paste into your training")
         page.code(advice.code)
         if advice.diff:
@@ -217,6 +223,14 @@ def _compared(page: _Page, summary: Summary) -> None:
     _reasons(page, "Not measured", wording.lost(summary))
 
 
+def _checked(page: _Page, summary: Summary) -> None:
+    _sure(page, summary)
+    if summary.check is not None:
+        page.line()
+        page.table(wording.CHECK_HEADINGS, wording.check_rows(summary.check))
+        _reasons(page, "Notes", wording.check_notes(summary.check))
+
+
 def _sure(page: _Page, summary: Summary) -> None:
     for sentence in wording.how_sure(summary):
         page.line(sentence)
@@ -244,6 +258,39 @@ def standings_table(standings: Sequence[Standing]) -> Table:
     for one in standings:
         table.add_row(_text(wording.settings_text(one.settings)), _text(wording.estimate_text(one.gain())))
     return table
+
+
+# ----------------------------------------------------------------------------------------------------- the history
+
+
+def render_history(series: Sequence[Series], *, width: int = 80) -> str:
+    """Each series as lines of points, oldest first, with its changes of level."""
+    page = _Page(width, colour=False)
+    for number, one in enumerate(series):
+        if number:
+            page.line()
+        found = {change.index: change for change in changes(one.log_ratios)}
+        page.line(wording.history_headline(one, list(found.values())), style="bold")
+        shown = enumerate(zip(one.entries, wording.history_rows(one), _dots(one.log_ratios), strict=True))
+        for index, (entry, (when, commit, ratio), dot) in shown:
+            told = wording.change_text(found[index]) if index in found else ""
+            outcome = "" if entry.outcome == "passed" else entry.outcome
+            page.code(f"{when}  {commit:<8} {ratio:>6}  {dot}  {told or outcome}".rstrip())
+    return page.text()
+
+
+def _dots(log_ratios: NDArray[np.float64], columns: int = 24) -> list[str]:
+    """The points of a series, each in a line of so many columns."""
+    low, high = float(min(0.0, *log_ratios)), float(max(0.0, *log_ratios))
+    span = max(high - low, 0.02)
+    zero = round((0.0 - low) / span * (columns - 1))
+    lines = []
+    for value in log_ratios:
+        line = [" "] * columns
+        line[zero] = "|"
+        line[round((float(value) - low) / span * (columns - 1))] = "o"
+        lines.append("".join(line))
+    return lines
 
 
 # ------------------------------------------------------------------------------------------- machine and scenarios

@@ -7,29 +7,34 @@ renderer escapes it for its own form.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import exp
 from shlex import join
 from typing import TYPE_CHECKING
 
 from perftool import units
 from perftool.analysis.fitness import rate
+from perftool.analysis.history import LEAST_POINTS
 from perftool.analysis.verdict import ALPHA
 from perftool.records import (
     FORWARD,
     BatchFit,
     Beside,
     Bound,
+    Check,
     Comparison,
     Distance,
     Estimate,
     Explained,
     Finding,
     Fitness,
+    GateVerdict,
     Growth,
     Jitter,
     LossParity,
     Machine,
     MemoryParts,
     MemoryReport,
+    MetricCheck,
     Recommendation,
     Rejected,
     Session,
@@ -46,6 +51,7 @@ from perftool.records import (
 )
 
 if TYPE_CHECKING:
+    from perftool.analysis.history import Change, Series
     from perftool.analysis.search import Standing
 
 METRIC_NAMES = {
@@ -56,6 +62,12 @@ METRIC_NAMES = {
     "stall_share": "stalled time",
     "peak_host": "peak host memory",
     "peak_device": "peak device memory",
+    "start_up": "start-up",
+    "flops_per_step": "arithmetic per step",
+    "operations_per_step": "operations per step",
+    "parameters": "parameters",
+    "graph_breaks": "graph breaks",
+    "compiled_graphs": "compiled graphs",
 }
 GOAL_NAMES = {
     "throughput": "samples per second",
@@ -79,12 +91,10 @@ BOUNDS = {
 CAUSE_HEADINGS = ("cause", "slow steps", "time lost", "worst", "how often")
 WORST_HEADINGS = ("step", "took", "cause")
 TRADEOFF_HEADINGS = ("settings", "samples/s", "memory", "p95/p50")
+CHECK_HEADINGS = ("metric", "now", "margin", "verdict")
+CHECK_FIGURE_HEADINGS = ("metric", "before", "now", "ratio", "margin", "verdict")
 VARIANT_HEADINGS = ("settings", "samples/s", "verdict", "p50", "memory")
 
-HOW = (
-    "Each variant ran in several fresh processes that took turns with the baseline's, one running at a time, in a "
-    "drawn order. Ratios are from blocks of the same round; intervals treat launches as a random effect."
-)
 NOTHING_FOUND = "None of the known causes takes a share that counts."
 
 Pairs = list[tuple[str, str]]
@@ -122,16 +132,19 @@ def estimate_text(estimate: Estimate) -> str:
 
 
 def warnings(summary: Summary) -> list[str]:
-    """What to know before believing the figures: of the session, and of launches that differed too much."""
+    """What to know before believing the figures: of the session, of the machine, and of launches that differed too
+    much."""
+    told = list(summary.warnings)
+    if summary.fitness is not None and rate(summary.fitness).rating == "unfit":
+        told.append(f"when it began, the machine was {fitness_text(summary.fitness)}")
     unsteady = [one for one in summary.variants if (found := throughput_of(one)) and found.unsteady]
-    if not unsteady:
-        return list(summary.warnings)
-    names = "; ".join(settings_text(one.settings) for one in unsteady)
-    return [
-        *summary.warnings,
-        f"the launches of {names} differ more than launches of one program should, so a verdict of faster or slower "
-        "was given only where the whole interval clears the margin; end other programs and measure again",
-    ]
+    if unsteady:
+        names = "; ".join(settings_text(one.settings) for one in unsteady)
+        told.append(
+            f"the launches of {names} differ more than launches of one program should, so a verdict of faster or "
+            "slower was given only where the whole interval clears the margin; end other programs and measure again"
+        )
+    return told
 
 
 # ------------------------------------------------------------------------------------------------------ the answer
@@ -145,6 +158,8 @@ def headline(summary: Summary) -> str:
 def answer(summary: Summary) -> str:
     """The same without what was trained."""
     advice = summary.recommendation
+    if summary.check is not None:
+        return check_answer(summary.check)
     if is_alone(summary):
         first = next(iter(summary.findings), None)
         wrong = f"; first of what is wrong: {first.name}" if first is not None else ""
@@ -177,6 +192,11 @@ def is_alone(summary: Summary) -> bool:
     return summary.command in ("profile", "trace")
 
 
+def has_variants(summary: Summary) -> bool:
+    """Whether it compares settings, of which some may be better."""
+    return summary.command in ("tune", "compare")
+
+
 def best(summary: Summary) -> VariantSummary | None:
     """The variant that the answer is about: what is recommended, or the fastest of those found faster."""
     if summary.recommendation is not None:
@@ -194,18 +214,19 @@ def _so_far(summary: Summary) -> str:
     return f"; best so far: {settings_text(found.settings)}, about {estimate_text(found.gain)}, unconfirmed"
 
 
-def costs(advice: Recommendation) -> Pairs:
+def costs(summary: Summary, advice: Recommendation) -> Pairs:
     """What the recommendation costs or changes beside its speed."""
-    jitter = "unknown" if advice.jitter_ratio is None else f"p95/p50 of the step time {_change(advice.jitter_ratio)}"
+    advised = best(summary)
+    compared = advised.versus_baseline if advised is not None else {}
+    jitter = compared.get("jitter")
     lines = [
-        ("peak memory", "unknown" if advice.peak_memory_ratio is None else _change(advice.peak_memory_ratio)),
-        ("jitter", jitter),
+        ("peak memory", _cost("peak memory", compared.get("peak_device") or compared.get("peak_host"))),
+        ("jitter", "not enough steps" if jitter is None else f"p95/p50 of the step time {_cost('jitter', jitter)}"),
         ("start-up", start_up(advice.break_even_steps)),
     ]
     if advice.metric != "throughput":
         lines.insert(0, ("speed", f"{estimate_text(advice.speedup)} the samples per second"))
-    if advice.loss_parity is not None:
-        lines.append(("numerics", parity(advice.loss_parity)))
+    lines.append(("numerics", _numerics(advice)))
     if advice.time_to_loss is not None:
         lines.append(("time to loss", time_to_loss(advice.time_to_loss)))
     if advice.changes_optimisation:
@@ -213,6 +234,23 @@ def costs(advice: Recommendation) -> Pairs:
             ("optimisation", "another batch size is another training: check what it learns, and its learning rate")
         )
     return lines
+
+
+def _cost(metric: str, comparison: Comparison | None) -> str:
+    """ "+4 %, 1.04x (1.02 to 1.06), worse"."""
+    if comparison is None:
+        return "unknown"
+    change = units.percent(comparison.ratio - 1)
+    return f"{change}, {comparison_text(comparison)}, {verdict_word(metric, comparison.verdict)}"
+
+
+def _numerics(advice: Recommendation) -> str:
+    """Whether it computes the same, and where it does not, whether it trains the same."""
+    if advice.loss_parity is not None:
+        return parity(advice.loss_parity)
+    if advice.changes_numerics:
+        return "changed, and losses were not compared: watch your own validation metric"
+    return "not changed by any of these settings"
 
 
 def start_up(break_even_steps: float | None) -> str:
@@ -402,11 +440,138 @@ def comparison_rows(variant: VariantSummary) -> list[tuple[str, str, str, str]]:
     ]
 
 
+# ---------------------------------------------------------------------------------------------------------- a check
+
+
+def check_answer(check: Check) -> str:
+    """What a check came to: "regression against main (4c1d2e3): samples/s 0.952x (0.946 to 0.958)"."""
+
+    def told(verdict: GateVerdict) -> str:
+        found = [one for one in check.metrics if one.verdict == verdict]
+        return ", ".join(f"{METRIC_NAMES[one.metric]} {_now(one)}" for one in found)
+
+    improved = told("improvement")
+    match check.outcome:
+        case "regression":
+            return f"regression against {check.against}: {told('regression')}"
+        case "undecided":
+            names = [METRIC_NAMES[one.metric] for one in check.metrics if one.required and one.is_open]
+            return f"undecided against {check.against}: {', '.join(names)}"
+        case _:
+            also = f"; better, is that meant? {improved}" if improved else ""
+            return f"no regression against {check.against}{also}"
+
+
+def check_rows(check: Check) -> list[tuple[str, str, str, str]]:
+    """Every metric of a check, under CHECK_HEADINGS."""
+    return [(METRIC_NAMES[one.metric], _now(one), _margin(one), one.verdict) for one in check.metrics]
+
+
+def check_figure_rows(check: Check) -> list[tuple[str, str, str, str, str, str]]:
+    """The same with absolute figures, under CHECK_FIGURE_HEADINGS. They are to be read, not to be compared."""
+    return [
+        (
+            METRIC_NAMES[one.metric],
+            _figure(one.metric, one.against),
+            _figure(one.metric, one.now),
+            _now(one) if not one.counted else "",
+            _margin(one),
+            one.verdict,
+        )
+        for one in check.metrics
+    ]
+
+
+def check_notes(check: Check) -> Pairs:
+    """Why some metrics have no verdict, or another than at first."""
+    return [(METRIC_NAMES[one.metric], one.reason) for one in check.metrics if one.reason is not None]
+
+
+def check_how(check: Check) -> list[str]:
+    """On what the verdicts rest."""
+    looked = [one.first for one in check.metrics if one.first is not None]
+    again = [one.confirmation for one in check.metrics if one.confirmation is not None]
+    if not looked:
+        return []
+    told = [f"99 % intervals, from {basis(looked)}" + (f"; again from {basis(again)}." if again else ".")]
+    throughput = next((one.confirmation or one.first for one in check.metrics if one.metric == "throughput"), None)
+    if throughput is not None and throughput.smallest_detectable is not None:
+        told.append(f"In samples/s {detectable(throughput.smallest_detectable)}.")
+    return told
+
+
+CHECK_RULE = (
+    "Regression: the whole interval is worse than the margin, and again in fresh launches with twice the pairs. No "
+    "regression: surely not worse than twice the margin. Counted figures have no margin. Tails and start-up are "
+    "seen too coarsely to leave a check undecided."
+)
+
+
+def _now(one: MetricCheck) -> str:
+    found = one.confirmation or one.first
+    if found is not None:
+        return comparison_text(found)
+    if one.counted and one.against is not None and one.now is not None:
+        same = one.against == one.now
+        return (
+            _figure(one.metric, one.now)
+            if same
+            else f"{_figure(one.metric, one.against)} to " + _figure(one.metric, one.now)
+        )
+    return units.UNKNOWN
+
+
+def _margin(one: MetricCheck) -> str:
+    found = one.confirmation or one.first
+    return "equal" if one.counted else units.share(found.margin) if found is not None else ""
+
+
+def _figure(metric: str, value: float | None) -> str:
+    match metric:
+        case "throughput":
+            return units.rate(value)
+        case "step_p95" | "start_up":
+            return units.duration(value)
+        case "peak_host" | "peak_device":
+            return units.size(value)
+        case "jitter":
+            return units.ratio(value)
+        case "flops_per_step":
+            return units.flops(value)
+        case _:
+            return units.count(value)
+
+
 # --------------------------------------------------------------------------------------------------------- how sure
+
+
+def how(summary: Summary) -> str:
+    """How it was measured, in short."""
+    if summary.check is not None:
+        before, now = (units.counted(count, "file") for count in summary.check.modules)
+        return (
+            "Both revisions ran in fresh processes that took turns, one running at a time, in a drawn order, each with "
+            f"its own code: {before} of {summary.check.against}, {now} of the {summary.check.now}. Ratios are from "
+            "blocks of the same round; intervals treat launches as a random effect."
+        )
+    if is_alone(summary):
+        plain = "The training ran in fresh processes, one at a time, each warmed up before anything counted."
+        if summary.explained is None:
+            return plain
+        return f"{plain} What explains comes from blocks that were watched, what is timed from plain ones between them."
+    launches = [found.launches for one in summary.variants if (found := throughput_of(one))]
+    times = _span(launches) if launches else "0"
+    return (
+        f"Each variant ran in {times} fresh {'process' if times == '1' else 'processes'} that took turns with the "
+        "baseline's, one running at a time, in a drawn order. Ratios are from blocks of the same round; intervals "
+        "treat launches as a random effect."
+    )
 
 
 def how_sure(summary: Summary) -> list[str]:
     """On what the verdicts on throughput rest: intervals, pairs, launches, and what would have been seen."""
+    if summary.check is not None:
+        return check_how(summary.check)
     advice = summary.recommendation
     if advice is not None:
         won = [one for one in summary.variants if one.settings == advice.settings]
@@ -444,10 +609,6 @@ def detectable(smallest: float) -> str:
 def _span(numbers: Sequence[int]) -> str:
     low, high = min(numbers, default=0), max(numbers, default=0)
     return units.count(low) if low == high else f"{units.count(low)} to {units.count(high)}"
-
-
-def _change(ratio: float) -> str:
-    return f"{units.percent(ratio - 1)} ({units.ratio(ratio)})"
 
 
 # ------------------------------------------------------------------------------------------------------ one variant
@@ -774,7 +935,7 @@ def not_tested(session: Session, summary: Summary) -> Pairs:
     told = {name for one in summary.rejected for name in one.settings}
     left = [name for name in session.defaults if name not in tried | told]
     rows = []
-    if left and not is_alone(summary):
+    if left and has_variants(summary):
         rows.append(("left as they are", ", ".join(left)))
     if session.goal.keep:
         rows.append(("kept on request", ", ".join(session.goal.keep)))
@@ -785,6 +946,39 @@ def not_tested(session: Session, summary: Summary) -> Pairs:
     elif summary.parity is not None:
         rows.append(("what it learns", "losses were compared over short runs; the validation metric is yours to watch"))
     return rows
+
+
+# --------------------------------------------------------------------------------------------------------- a history
+
+
+def history_headline(series: Series, found: Sequence[Change]) -> str:
+    """What a series of checks shows, in a sentence."""
+    told = [f"{change_text(one)} on {series.entries[one.index].created_at[:10]}" for one in found]
+    few = len(series.entries) < LEAST_POINTS
+    seen = "; ".join(told) or (
+        f"too few to look for changes of level, which takes {LEAST_POINTS}" if few else "no change of level"
+    )
+    return (
+        f"{series.workload} against {series.against[:7]} on {series.machine}, {METRIC_NAMES[series.metric]}, "
+        f"{units.counted(len(series.entries), 'check')}: {seen}"
+    )
+
+
+def change_text(change: Change) -> str:
+    """ "a new level, -4.6 %"."""
+    return f"a new level, {units.percent(change.ratio - 1)}"
+
+
+def history_rows(series: Series) -> list[tuple[str, str, str]]:
+    """When, which commit, and the ratio to the pinned revision."""
+    return [
+        (
+            one.created_at[:16].replace("T", " "),
+            one.commit[:7] + ("+" if one.dirty else ""),
+            units.ratio(exp(one.log_ratios[series.metric])),
+        )
+        for one in series.entries
+    ]
 
 
 # -------------------------------------------------------------------------------------------------------- two sessions
@@ -831,6 +1025,12 @@ def beside_rows(found: SideBySide) -> list[tuple[str, str, str, str]]:
     return [
         (settings_text(one.settings), _beside(one.first), _beside(one.second), _gains(one)) for one in found.variants
     ]
+
+
+def beside_lost(found: SideBySide) -> Pairs:
+    """The variants that a session tried and could not measure, with the reason."""
+    told = (("first", found.first), ("second", found.second))
+    return [(name, f"{place} session: {reason}") for place, one in told for name, reason in lost(one)]
 
 
 def _beside(comparison: Comparison | None) -> str:

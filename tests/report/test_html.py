@@ -77,7 +77,7 @@ def test_the_first_screen_has_the_answer_the_costs_and_the_code() -> None:
     text = Checked(head.partition("<main>")[2] + "</header>").text
     assert "2.03x" in text
     assert "(1.98 to 2.08)" in text
-    for name, told in wording.costs(summary.recommendation):
+    for name, told in wording.costs(summary, summary.recommendation):
         assert name in text
         assert told in text
     assert summary.recommendation.code in text

@@ -251,10 +251,10 @@ def test_what_changed_the_optimisation_is_told_apart() -> None:
     summary = tuned_summary()
     assert summary.recommendation is not None
     advice = replace(summary.recommendation, changes_optimisation=True, break_even_steps=1200.0)
-    told = dict(wording.costs(advice))
+    told = dict(wording.costs(summary, advice))
     assert "another training" in told["optimisation"]
     assert told["start-up"] == "slower, paid back after 1,200 steps"
-    assert "optimisation" not in dict(wording.costs(summary.recommendation))
+    assert "optimisation" not in dict(wording.costs(summary, summary.recommendation))
 
 
 def test_a_long_reason_is_cut() -> None:

@@ -84,6 +84,27 @@ def count_work(training: Training) -> StepWork:
     )
 
 
+def count_operations(training: Training) -> int:
+    """Operations that the host dispatches for the next step: loading (in this process), forward, backward, update."""
+    counted = _Counting()
+    with counted:
+        training.step(training.fetch())
+    return counted.operations
+
+
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts every operation that torch dispatches. Backward passes dispatch on this thread on a CPU; on a GPU the
+    mode goes with them."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += 1
+        return func(*args, **(kwargs or {}))
+
+
 def _full_batch(training: Training) -> Any:
     """The next batch; the one after it where that is an epoch's rest."""
     batch = next(training.batches)

@@ -1,0 +1,241 @@
+"""Whether a check found a regression: each metric against its own margin, and what differs confirmed.
+
+A failure needs two sessions' worth of evidence: the interval of the first look clears the margin, and so does that of
+fresh launches with twice the pairs. Pure: records in, records out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, log
+from statistics import median
+
+from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects
+from perftool.analysis.stats import launch_effects
+from perftool.analysis.verdict import HIGHER_IS_BETTER, LOOKS, comparison
+from perftool.records import (
+    CONFIRM,
+    MEASURE,
+    Block,
+    Check,
+    Comparison,
+    Counters,
+    GateVerdict,
+    HistoryEntry,
+    MetricCheck,
+    Outcome,
+    Session,
+    Side,
+)
+
+ALPHA = 0.01  # of each verdict; a failure needs two
+TIMES_THE_PAIRS = 2  # of a confirmation
+
+
+@dataclass(frozen=True)
+class Gate:
+    """How far a metric may go, and why not less."""
+
+    margin: float
+    why: str
+    required: bool = True  # undecided, it leaves the check undecided
+
+
+GATES = {
+    "throughput": Gate(0.02, "two launches of one program differ by one per cent"),
+    "peak_host": Gate(0.05, "allocators keep some pages more or less"),
+    "peak_device": Gate(0.02, "the caching allocator rounds"),
+    "step_p95": Gate(0.10, "a tail rests on a twentieth of the steps", required=False),
+    "jitter": Gate(0.10, "p95/p50 rests on the same few steps", required=False),
+    "start_up": Gate(0.25, "a start is one sample, of disk and processor that others share", required=False),
+}
+COUNTED = ("flops_per_step", "operations_per_step", "parameters", "graph_breaks", "compiled_graphs")
+"""Equal or not: no margin."""
+
+
+def judged(session: Session) -> Check:
+    """The check of a session, as far as it came."""
+    against, now = session.sides
+    metrics = [*_measured(session), *_counted(session)]
+    modules = {one.variant: len(one.modules) for one in session.counters}
+    return Check(
+        outcome=_outcome(metrics),
+        against=_side(against),
+        now=_side(now),
+        modules=(modules.get(0, 0), modules.get(1, 0)),
+        metrics=metrics,
+    )
+
+
+def all_decided(session: Session) -> bool:
+    """Whether the first look can be the last: what noise may leave open is waited for only where it leans worse."""
+    return all(
+        verdict(metric, found) != "undecided"
+        for metric, found in _compared(session, {MEASURE}).items()
+        if GATES[metric].required or _theta(metric, found.ratio) > log(1 + found.margin)
+    )
+
+
+def suspects(session: Session) -> list[str]:
+    """The metrics that the first look calls changed: to be confirmed."""
+    return [metric for metric, found in _compared(session, {MEASURE}).items() if verdict(metric, found) in _CHANGED]
+
+
+def verdict(metric: str, found: Comparison) -> GateVerdict:
+    """By the whole interval: worse by the margin, better by it, or surely not worse by twice the margin."""
+    if found.launches < min(LOOKS) or found.low is None or found.high is None:
+        return "undecided"
+    best, worst = sorted((_theta(metric, found.low), _theta(metric, found.high)))
+    m = log(1 + found.margin)
+    if best >= m:
+        return "regression"
+    if worst <= -m:
+        return "improvement"
+    return "no regression" if worst <= log(1 + 2 * found.margin) and _theta(metric, found.ratio) < m else "undecided"
+
+
+def _theta(metric: str, ratio: float) -> float:
+    """On a log scale on which more is worse."""
+    sign = -1 if metric in HIGHER_IS_BETTER else 1
+    return sign * log(ratio) if ratio > 0 else -sign * inf
+
+
+_CHANGED: tuple[GateVerdict, ...] = ("regression", "improvement")
+
+
+def history_entry(session: Session, check: Check) -> HistoryEntry | None:
+    """The check as a point of a history; None where its throughput was not measured."""
+    against, now = session.sides
+    found = {one.metric: one.confirmation or one.first for one in check.metrics}
+    ratios = {metric: log(one.ratio) for metric, one in found.items() if one is not None and one.ratio > 0}
+    if "throughput" not in ratios or against.commit is None:
+        return None
+    machine = session.machine
+    return HistoryEntry(
+        created_at=session.created_at,
+        workload=session.workload.reference,
+        against=against.commit,
+        commit=now.commit or "",
+        dirty=bool(now.dirty),
+        machine=f"{machine.device_name or machine.cpu_model}, {machine.usable_cores} cores",
+        outcome=check.outcome,
+        log_ratios=ratios,
+    )
+
+
+def _measured(session: Session) -> list[MetricCheck]:
+    first, second = (_compared(session, {stage}) for stage in (MEASURE, CONFIRM))
+    figures = [_figures(session, variant) for variant in (0, 1)]
+    return [
+        MetricCheck(
+            metric=metric,
+            verdict=_both(metric, first.get(metric), second.get(metric)),
+            required=gate.required,
+            counted=False,
+            against=figures[0].get(metric),
+            now=figures[1].get(metric),
+            first=first.get(metric),
+            confirmation=second.get(metric),
+            reason=_why(metric, first.get(metric), second.get(metric)),
+        )
+        for metric, gate in GATES.items()
+        if metric in first or metric == "throughput"
+    ]
+
+
+def _compared(session: Session, stages: Collection[str]) -> dict[str, Comparison]:
+    samples = Samples(session)
+    found = {}
+    for metric, gate in GATES.items():
+        matrix = pair_effects(session, metric, [1], stages=stages, samples=samples)
+        effect = launch_effects(matrix.d, matrix.half_widths)[0]
+        if effect is not None:
+            pairs = int(matrix.pairs.sum())
+            found[metric] = comparison(metric, effect, pairs, alpha=ALPHA, rule="strict", margin=gate.margin)
+    return found
+
+
+def _both(metric: str, first: Comparison | None, second: Comparison | None) -> GateVerdict:
+    """Of a look and its confirmation. What only the second one calls changed has failed once, not twice."""
+    if first is None:
+        return "not measured"
+    one = verdict(metric, first)
+    if second is None:
+        return "undecided" if one in _CHANGED else one
+    other = verdict(metric, second)
+    return other if other == one or other not in _CHANGED else "undecided"
+
+
+def _why(metric: str, first: Comparison | None, second: Comparison | None) -> str | None:
+    """What the verdict alone does not tell."""
+    if first is None:
+        return "there are no times of single steps" if metric in ("step_p95", "jitter") else "it was not measured"
+    one = verdict(metric, first)
+    if second is None:
+        return f"{one} at the first look, which was not confirmed in fresh launches" if one in _CHANGED else None
+    other = verdict(metric, second)
+    return None if other == one else f"{one} at the first look, {other} in fresh launches"
+
+
+def _figures(session: Session, variant: int) -> dict[str, float]:
+    """Absolute figures, to be read and not to be compared: medians over the launches."""
+    blocks_of = blocks_by_launch(session)
+    launches = [one for one in launches_of(session, variant, {MEASURE, CONFIRM}) if blocks_of.get(one.launch)]
+    blocks = [block for one in launches for block in blocks_of[one.launch]]
+    step_ns = sorted(time_ns for block in blocks for time_ns in block.step_ns)
+    found: dict[str, float | None] = {
+        "throughput": _rate(blocks),
+        "peak_host": _median(one.peak_host_bytes for one in launches),
+        "peak_device": _median(one.peak_device_allocated_bytes for one in launches),
+        "start_up": _median(one.start_up_ns for one in launches),
+    }
+    if step_ns:
+        p50_ns, p95_ns = (step_ns[int(q * (len(step_ns) - 1))] for q in (0.5, 0.95))
+        found |= {"step_p95": p95_ns, "jitter": p95_ns / p50_ns}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _rate(blocks: Sequence[Block]) -> float | None:
+    wall_ns = sum(block.wall_ns for block in blocks)
+    return sum(block.samples for block in blocks) / wall_ns * 1e9 if wall_ns else None
+
+
+def _median(values: Iterator[int | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(median(known)) if known else None
+
+
+def _counted(session: Session) -> list[MetricCheck]:
+    sides: Mapping[int, Counters] = {one.variant: one for one in session.counters}
+    if not {0, 1} <= set(sides):
+        return []
+    found = []
+    for name in COUNTED:
+        against, now = (getattr(sides[variant], name) for variant in (0, 1))
+        if against is None or now is None:
+            reason = next((one.reason for one in (sides[0], sides[1]) if getattr(one, name) is None), None)
+            word: GateVerdict = "not measured"
+        else:
+            reason = None
+            word = "regression" if now > against else "improvement" if now < against else "no regression"
+        if against or now:  # what neither side has need not be told
+            found.append(
+                MetricCheck(
+                    metric=name, verdict=word, required=False, counted=True, against=against, now=now, reason=reason
+                )
+            )
+    return found
+
+
+def _outcome(metrics: Sequence[MetricCheck]) -> Outcome:
+    if any(one.verdict == "regression" for one in metrics):
+        return "regression"
+    return "undecided" if any(one.required and one.is_open for one in metrics) else "passed"
+
+
+def _side(side: Side) -> str:
+    commit = side.commit[:7] if side.commit else None
+    if commit is None or side.name.startswith(commit):
+        return side.name
+    return f"{side.name} ({commit}{' with changes' if side.dirty else ''})"

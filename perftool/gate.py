@@ -1,0 +1,109 @@
+"""The regression check: two revisions of a training in turns, and fresh launches with twice the pairs if they differ.
+
+What that says is decided in `analysis/gate.py` from the session alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
+
+from perftool.analysis.gate import TIMES_THE_PAIRS, all_decided, suspects
+from perftool.measure import messages
+from perftool.measure.launch import LaunchFailed
+from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
+from perftool.measure.rounds import BaselineFailed, Lab, tree_of
+from perftool.measure.survey import UnusableError, survey
+from perftool.records import CONFIRM, MEASURE, Fitness, Session, Settings, Side
+from perftool.scenario import Context, Scenarios, check_settings
+
+BUDGET_S = 60.0  # of the first look
+
+
+def described(sides: Sequence[Side], device: str, seed: int) -> tuple[list[messages.Described], int]:
+    """What each side is, and the host memory that a launch takes. Raises UnusableError, which names the side."""
+    found, most_bytes = [], 0
+    for number, side in enumerate(sides):
+        try:
+            told, launch_bytes = survey(side.reference, device, seed, tree=tree_of(sides, number))
+        except UnusableError as error:
+            raise UnusableError(f"{side.name}: {error}") from error
+        except BaselineFailed as error:
+            raise BaselineFailed(f"{side.name}: {error}") from error
+        found.append(told)
+        most_bytes = max(most_bytes, launch_bytes)
+    return found, most_bytes
+
+
+def new_check(
+    sides: Sequence[Side],
+    found: Sequence[messages.Described],
+    scenarios: Scenarios,
+    *,
+    arguments: Sequence[str],
+    settings: Settings,
+    seed: int,
+    budget_s: float,
+    fitness: Fitness | None = None,
+    scenario_files: Sequence[str] = (),
+) -> Session:
+    """An empty session of two sides, each with the settings that its workload has, moved by `settings`.
+
+    Raises ScenarioError for a setting that cannot be had.
+    """
+    placed, effective = [], []
+    for side, told in zip(sides, found, strict=True):
+        context = Context(machine=told.machine, workload=told.workload)
+        own = {**told.workload.settings, **settings}
+        check_settings(own, scenarios, context)
+        placed.append(replace(side, settings=own))
+        effective.append({name: scenario.default(context) for name, scenario in scenarios.items()} | own)
+    against, now = effective
+    warnings = [
+        f"the {what} is {one} at {sides[0].name} and {other} in the {sides[1].name}, so steps differ in what they do"
+        for what, one, other in (
+            ("batch size", found[0].workload.batch_size, found[1].workload.batch_size),
+            ("optimizer", found[0].workload.optimizer, found[1].workload.optimizer),
+        )
+        if one != other
+    ]
+    return Session(
+        command="check",
+        arguments=list(arguments),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        budget_s=(1 + TIMES_THE_PAIRS) * budget_s,
+        machine=found[1].machine,
+        workload=found[1].workload,
+        scenario_changes={name: scenario.changes for name, scenario in scenarios.items()},
+        defaults=against,
+        baseline=placed[0].settings,
+        fitness=fitness,
+        first_step_ns=found[0].step_ns,
+        scenario_files=list(scenario_files),
+        sides=placed,
+        variants=[{}, {name: value for name, value in now.items() if against[name] != value}],
+        warnings=warnings,
+    )
+
+
+def check(lab: Lab) -> None:
+    """Measure both sides until each metric has a verdict or the budget of the first look is spent, and confirm.
+
+    Raises BaselineFailed, also where the working tree cannot be measured.
+    """
+    for number, side in enumerate(lab.session.sides):
+        try:
+            lab.count(number)
+        except LaunchFailed as failed:
+            raise BaselineFailed(f"{side.name}: {failed.reason}") from failed
+    budget_s = lab.session.budget_s / (1 + TIMES_THE_PAIRS)
+    looked = measure_repeatedly(lab, MEASURE, [1], budget_s=budget_s, decided=lambda: all_decided(lab.session))
+    if 1 not in lab.lost and suspects(lab.session):
+        for to_come in range(TIMES_THE_PAIRS * looked, 0, -1):
+            lab.launches_to_come = 2 * to_come
+            lab.generation(CONFIRM, [1], budget_s=lab.left_s / to_come, rounds=GENERATION_ROUNDS)
+    if 1 in lab.lost:
+        raise BaselineFailed(f"{lab.session.sides[1].name}: {lab.lost[1][1]}")
