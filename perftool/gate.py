@@ -102,8 +102,10 @@ def check(lab: Lab) -> None:
     budget_s = lab.session.budget_s / (1 + TIMES_THE_PAIRS)
     looked = measure_repeatedly(lab, MEASURE, [1], budget_s=budget_s, decided=lambda: all_decided(lab.session))
     if 1 not in lab.lost and suspects(lab.session):
+        look_s = lab.spent_s / looked
         for to_come in range(TIMES_THE_PAIRS * looked, 0, -1):
             lab.launches_to_come = 2 * to_come
+            lab.planned_s = look_s * to_come
             lab.generation(CONFIRM, [1], budget_s=lab.left_s / to_come, rounds=GENERATION_ROUNDS)
     if 1 in lab.lost:
         raise BaselineFailed(f"{lab.session.sides[1].name}: {lab.lost[1][1]}")

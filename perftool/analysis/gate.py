@@ -6,7 +6,7 @@ fresh launches with twice the pairs. Pure: records in, records out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, log
 from statistics import median
@@ -29,7 +29,8 @@ from perftool.records import (
     Side,
 )
 
-ALPHA = 0.01  # of each verdict; a failure needs two
+ALPHAS = {MEASURE: 0.05, CONFIRM: 0.01}
+"""Of the first look, which only asks for a second one, and of that. A failure needs both."""
 TIMES_THE_PAIRS = 2  # of a confirmation
 
 
@@ -37,18 +38,19 @@ TIMES_THE_PAIRS = 2  # of a confirmation
 class Gate:
     """How far a metric may go, and why not less."""
 
-    margin: float
+    margin: float  # a regression is surely worse by this
+    limit: float  # no regression is surely not worse by this
     why: str
     required: bool = True  # undecided, it leaves the check undecided
 
 
 GATES = {
-    "throughput": Gate(0.02, "two launches of one program differ by one per cent"),
-    "peak_host": Gate(0.05, "allocators keep some pages more or less"),
-    "peak_device": Gate(0.02, "the caching allocator rounds"),
-    "step_p95": Gate(0.10, "a tail rests on a twentieth of the steps", required=False),
-    "jitter": Gate(0.10, "p95/p50 rests on the same few steps", required=False),
-    "start_up": Gate(0.25, "a start is one sample, of disk and processor that others share", required=False),
+    "throughput": Gate(0.01, 0.04, "two launches of one program differ by one per cent"),
+    "peak_host": Gate(0.03, 0.06, "allocators keep some pages more or less"),
+    "peak_device": Gate(0.01, 0.04, "the caching allocator rounds"),
+    "step_p95": Gate(0.05, 0.15, "a tail rests on a twentieth of the steps", required=False),
+    "jitter": Gate(0.05, 0.15, "p95/p50 rests on the same few steps", required=False),
+    "start_up": Gate(0.15, 0.50, "a start is one sample, of disk and processor that others share", required=False),
 }
 COUNTED = ("flops_per_step", "operations_per_step", "parameters", "graph_breaks", "compiled_graphs")
 """Equal or not: no margin."""
@@ -72,18 +74,18 @@ def all_decided(session: Session) -> bool:
     """Whether the first look can be the last: what noise may leave open is waited for only where it leans worse."""
     return all(
         verdict(metric, found) != "undecided"
-        for metric, found in _compared(session, {MEASURE}).items()
+        for metric, found in _compared(session, MEASURE).items()
         if GATES[metric].required or _theta(metric, found.ratio) > log(1 + found.margin)
     )
 
 
 def suspects(session: Session) -> list[str]:
     """The metrics that the first look calls changed: to be confirmed."""
-    return [metric for metric, found in _compared(session, {MEASURE}).items() if verdict(metric, found) in _CHANGED]
+    return [metric for metric, found in _compared(session, MEASURE).items() if verdict(metric, found) in _CHANGED]
 
 
 def verdict(metric: str, found: Comparison) -> GateVerdict:
-    """By the whole interval: worse by the margin, better by it, or surely not worse by twice the margin."""
+    """By the whole interval: worse by the margin, better by it, or surely not worse by the metric's limit."""
     if found.launches < min(LOOKS) or found.low is None or found.high is None:
         return "undecided"
     best, worst = sorted((_theta(metric, found.low), _theta(metric, found.high)))
@@ -92,7 +94,9 @@ def verdict(metric: str, found: Comparison) -> GateVerdict:
         return "regression"
     if worst <= -m:
         return "improvement"
-    return "no regression" if worst <= log(1 + 2 * found.margin) and _theta(metric, found.ratio) < m else "undecided"
+    limit = GATES[metric].limit
+    holds = worst <= log(1 + limit) and _theta(metric, found.ratio) < log(1 + limit / 2)
+    return "no regression" if holds else "undecided"
 
 
 def _theta(metric: str, ratio: float) -> float:
@@ -125,7 +129,7 @@ def history_entry(session: Session, check: Check) -> HistoryEntry | None:
 
 
 def _measured(session: Session) -> list[MetricCheck]:
-    first, second = (_compared(session, {stage}) for stage in (MEASURE, CONFIRM))
+    first, second = (_compared(session, stage) for stage in (MEASURE, CONFIRM))
     figures = [_figures(session, variant) for variant in (0, 1)]
     return [
         MetricCheck(
@@ -144,15 +148,15 @@ def _measured(session: Session) -> list[MetricCheck]:
     ]
 
 
-def _compared(session: Session, stages: Collection[str]) -> dict[str, Comparison]:
+def _compared(session: Session, stage: str) -> dict[str, Comparison]:
     samples = Samples(session)
     found = {}
     for metric, gate in GATES.items():
-        matrix = pair_effects(session, metric, [1], stages=stages, samples=samples)
+        matrix = pair_effects(session, metric, [1], stages={stage}, samples=samples)
         effect = launch_effects(matrix.d, matrix.half_widths)[0]
         if effect is not None:
             pairs = int(matrix.pairs.sum())
-            found[metric] = comparison(metric, effect, pairs, alpha=ALPHA, rule="strict", margin=gate.margin)
+            found[metric] = comparison(metric, effect, pairs, alpha=ALPHAS[stage], rule="strict", margin=gate.margin)
     return found
 
 

@@ -38,6 +38,7 @@ def measure_repeatedly(
             if done >= looks[0] and not _affords_another(lab, end_s, done, budget_s):
                 return done
             beside = guests(done)
+            before_s = lab.spent_s
             lab.launches_to_come = to_come * (1 + len(variants)) + len(beside)
             lab.generation(
                 stage,
@@ -47,6 +48,8 @@ def measure_repeatedly(
                 guests=beside,
             )
             done += 1
+            # Rounds end a generation before the budget does where blocks are short.
+            lab.planned_s = (lab.spent_s - before_s) * (to_come - 1)
         if decided() or all(variant in lab.lost for variant in variants):
             return done
     return done

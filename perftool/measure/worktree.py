@@ -39,7 +39,6 @@ def both_sides(reference: str, revision: str, links: Sequence[str] = ()) -> Iter
     folder = here if here.is_relative_to(root) else Path(place).resolve().parent
     if is_file:
         place = os.path.relpath(Path(place).resolve(), folder)
-        place = place if os.sep in place else os.path.join(".", place)
     commit = _commit(root, revision)
     with _checked_out(root, commit, revision) as other:
         _link(links, here, root, other)

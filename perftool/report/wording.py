@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 
 from perftool import units
 from perftool.analysis.fitness import rate
+from perftool.analysis.gate import ALPHAS, GATES
 from perftool.analysis.history import LEAST_POINTS
 from perftool.analysis.verdict import ALPHA
 from perftool.records import (
+    CONFIRM,
     FORWARD,
+    MEASURE,
     BatchFit,
     Beside,
     Bound,
@@ -91,8 +94,8 @@ BOUNDS = {
 CAUSE_HEADINGS = ("cause", "slow steps", "time lost", "worst", "how often")
 WORST_HEADINGS = ("step", "took", "cause")
 TRADEOFF_HEADINGS = ("settings", "samples/s", "memory", "p95/p50")
-CHECK_HEADINGS = ("metric", "now", "margin", "verdict")
-CHECK_FIGURE_HEADINGS = ("metric", "before", "now", "ratio", "margin", "verdict")
+CHECK_HEADINGS = ("metric", "now", "margin (limit)", "verdict")
+CHECK_FIGURE_HEADINGS = ("metric", "before", "now", "ratio", "margin (limit)", "verdict")
 VARIANT_HEADINGS = ("settings", "samples/s", "verdict", "p50", "memory")
 
 NOTHING_FOUND = "None of the known causes takes a share that counts."
@@ -139,7 +142,7 @@ def warnings(summary: Summary) -> list[str]:
         told.append(f"when it began, the machine was {fitness_text(summary.fitness)}")
     unsteady = [one for one in summary.variants if (found := throughput_of(one)) and found.unsteady]
     if unsteady:
-        names = "; ".join(settings_text(one.settings) for one in unsteady)
+        names = "; ".join(settings_text(one.settings) for one in unsteady) if summary.check is None else "the two sides"
         told.append(
             f"the launches of {names} differ more than launches of one program should, so a verdict of faster or "
             "slower was given only where the whole interval clears the margin; end other programs and measure again"
@@ -489,21 +492,23 @@ def check_notes(check: Check) -> Pairs:
 
 def check_how(check: Check) -> list[str]:
     """On what the verdicts rest."""
-    looked = [one.first for one in check.metrics if one.first is not None]
-    again = [one.confirmation for one in check.metrics if one.confirmation is not None]
-    if not looked:
+    throughput = next((one for one in check.metrics if one.metric == "throughput"), None)
+    if throughput is None or throughput.first is None:
         return []
-    told = [f"99 % intervals, from {basis(looked)}" + (f"; again from {basis(again)}." if again else ".")]
-    throughput = next((one.confirmation or one.first for one in check.metrics if one.metric == "throughput"), None)
-    if throughput is not None and throughput.smallest_detectable is not None:
-        told.append(f"In samples/s {detectable(throughput.smallest_detectable)}.")
+    again = throughput.confirmation
+    told = [f"{units.share(1 - ALPHAS[MEASURE])} intervals, from {basis([throughput.first])}."]
+    if again is not None:
+        told.append(f"What differed was confirmed with {units.share(1 - ALPHAS[CONFIRM])}, from {basis([again])}.")
+    last = again or throughput.first
+    if last.smallest_detectable is not None:
+        told.append(f"In samples/s {detectable(last.smallest_detectable)}.")
     return told
 
 
 CHECK_RULE = (
-    "Regression: the whole interval is worse than the margin, and again in fresh launches with twice the pairs. No "
-    "regression: surely not worse than twice the margin. Counted figures have no margin. Tails and start-up are "
-    "seen too coarsely to leave a check undecided."
+    "Regression: the whole interval is worse by the margin, and again in fresh launches with twice the pairs. No "
+    "regression: surely not worse by the limit. Counted figures are equal or not. Tails and start-up are seen too "
+    "coarsely to leave a check undecided."
 )
 
 
@@ -523,7 +528,9 @@ def _now(one: MetricCheck) -> str:
 
 def _margin(one: MetricCheck) -> str:
     found = one.confirmation or one.first
-    return "equal" if one.counted else units.share(found.margin) if found is not None else ""
+    if one.counted:
+        return "equal"
+    return f"{units.share(found.margin)} ({units.share(GATES[one.metric].limit)})" if found is not None else ""
 
 
 def _figure(metric: str, value: float | None) -> str:

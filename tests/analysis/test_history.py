@@ -1,0 +1,84 @@
+"""Changes of level in series of checks."""
+
+from __future__ import annotations
+
+from math import exp, log
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perftool.analysis.history import LEAST_POINTS, changes, hampel, series_of
+from perftool.records import HistoryEntry
+
+NOISE = 0.01
+
+
+def make_entry(day: int, log_ratio: float = 0.0, **changed: str) -> HistoryEntry:
+    usual = {"workload": "train.py:mine", "against": "4c1d2e3f", "machine": "a machine, 2 cores"}
+    return HistoryEntry(
+        created_at=f"2026-01-{day:02}T00:00:00+00:00",
+        commit=f"{day:07}",
+        dirty=False,
+        outcome="passed",
+        log_ratios={"throughput": log_ratio},
+        **{**usual, **changed},
+    )
+
+
+def noise(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, NOISE, count)
+
+
+def test_a_flat_series_has_no_change() -> None:
+    assert not changes(noise(60))
+
+
+def test_a_change_of_level_is_found_where_it_is() -> None:
+    values = noise(60)
+    values[40:] += log(0.9)
+    [found] = changes(values)
+    assert abs(found.index - 40) <= 2
+    assert found.ratio == pytest.approx(0.9, abs=0.01)
+
+
+def test_a_single_outlier_is_no_change() -> None:
+    values = noise(60)
+    values[30] += log(0.5)
+    assert not changes(values)
+
+
+def test_few_points_tell_nothing() -> None:
+    assert not changes([0.0] * 3 + [1.0] * (LEAST_POINTS - 4))
+
+
+def test_a_constant_series_has_no_change() -> None:
+    assert not changes([0.5] * 40)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(-0.5, 0.5), st.floats(0.2, 5.0))
+def test_neither_shift_nor_scale_of_a_clear_series_matters(shift: float, scale: float) -> None:
+    values = noise(50)
+    values[25:] += 20 * NOISE
+    found = changes(values)
+    moved = changes(scale * values + shift)
+    assert [one.index for one in moved] == [one.index for one in found]
+    assert moved[0].ratio == pytest.approx(exp(scale * log(found[0].ratio)), rel=0.02)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=40))
+def test_clipping_stays_within_the_series(values: list[float]) -> None:
+    clipped = hampel(np.array(values))
+    assert len(clipped) == len(values)
+    assert clipped.min() >= min(values) - 1e-9
+    assert clipped.max() <= max(values) + 1e-9
+
+
+def test_series_are_apart_where_they_cannot_be_compared() -> None:
+    entries = [make_entry(2, 0.2), make_entry(1, 0.1), make_entry(3, machine="another"), make_entry(4, against="other")]
+    found = series_of(entries, "throughput")
+    assert [len(one.entries) for one in found] == [2, 1, 1]
+    assert list(found[0].log_ratios) == [0.1, 0.2]
+    assert not series_of(entries, "jitter")
