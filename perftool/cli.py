@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -27,7 +27,19 @@ if TYPE_CHECKING:
     from perftool.analysis.search import Standing
     from perftool.measure.messages import Described
     from perftool.measure.rounds import Lab
-    from perftool.records import Check, Command, Fitness, Goal, Record, Session, Settings, SideBySide, Summary
+    from perftool.records import (
+        Check,
+        Command,
+        Fitness,
+        Goal,
+        Record,
+        Session,
+        Settings,
+        Side,
+        SideBySide,
+        StoredBaseline,
+        Summary,
+    )
     from perftool.scenario import Context, Scenarios
     from perftool.store import SessionStore
     from perftool.trace import Taken
@@ -270,6 +282,12 @@ def check(
     against: Annotated[
         str | None, typer.Option("--against", metavar="REV", help="the git revision that must not be faster")
     ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", metavar="FILE", help="in place of a revision: what was stored")
+    ] = None,
+    write_baseline: Annotated[
+        bool, typer.Option("--write-baseline", help="store what is measured, in FILE or results/baselines/")
+    ] = False,
     link: Annotated[
         list[str] | None,
         typer.Option("--link", metavar="PATH", help="data or built files that git ignores and the revision needs"),
@@ -292,14 +310,40 @@ def check(
     quiet: QuietOption = False,
 ) -> None:
     """Has this training become slower, or hungrier, than at a revision? 0: no, 1: yes, 3: cannot be told."""
+    from perftool.analysis.baseline import stored
+    from perftool.gate import beside_calibration
     from perftool.gate import check as measure_both
+    from perftool.measure.worktree import both_sides
+    from perftool.store import StoreError, baseline_path, load_baseline, save_baseline
 
-    if against is None:
-        _fail("check needs --against REV, the git revision to compare with", BAD_INPUT)
-    run = _Run.of_sides(workload, against, link or [], device, budget, out, seed, settings, scenario, as_json, quiet)
+    if (against is not None) == (baseline is not None or write_baseline):
+        _fail("check takes --against REV, or --baseline FILE, or --write-baseline", BAD_INPUT)
+    if against is None and (link or history is not None):
+        _fail("--link and --history go with --against REV", BAD_INPUT)
+    expected = None
+    if baseline is not None and not write_baseline:
+        try:
+            expected = load_baseline(baseline)
+        except StoreError as error:
+            _fail(str(error), BAD_INPUT)
+        if expected.workload != workload:
+            _fail(f"--baseline {baseline}: it is of {expected.workload}, not of {workload}", BAD_INPUT)
+    sides = (
+        both_sides(workload, against, link or []) if against is not None else nullcontext(beside_calibration(workload))
+    )
+    run = _Run.of_sides(workload, sides, expected, device, budget, out, seed, settings, scenario, as_json, quiet)
 
     def code(summary: Summary) -> int:
-        assert summary.check is not None
+        if summary.check is None:
+            found = stored(run.session)
+            if found is None:
+                _say("perftool: too few launches to store a baseline: raise --budget")
+                return UNDECIDED
+            file = baseline or baseline_path(out, workload)
+            with run.writing():
+                save_baseline(file, found)
+                _say(f"baseline: {file}; compare with it by --baseline {file}")
+            return 0
         if history is not None:
             run.remember(history, summary.check)
         improved = any(one.verdict == "improvement" for one in summary.check.metrics)
@@ -529,8 +573,8 @@ class _Run:
     def of_sides(
         cls,
         workload: str,
-        against: str,
-        links: Sequence[str],
+        sides: AbstractContextManager[list[Side]],
+        expected: StoredBaseline | None,
         device: str,
         budget_s: float,
         out: Path,
@@ -540,9 +584,8 @@ class _Run:
         as_json: bool,
         quiet: bool,
     ) -> _Run:
-        """A check of the working tree against a revision, which is there until the lock is given back."""
+        """A check of two sides, which are there until the lock is given back."""
         from perftool.gate import described, new_check
-        from perftool.measure.worktree import both_sides
         from perftool.scenario import Context, check_names
 
         files = list(scenario_files or [])
@@ -552,15 +595,16 @@ class _Run:
         with run._input():
             check_names(moved, run.scenarios)
             with _looking(workload, quiet, run.lock) as (watcher, run.fitness):
-                watcher.update(f"checking out {against}", 0.0, 0.0)
-                sides = run.lock.enter_context(both_sides(workload, against, links))
-                watcher.update("building both sides", 0.0, 0.0)
-                found, run.launch_bytes = described(sides, device, seed)
+                watcher.update("setting up both sides", 0.0, 0.0)
+                both = run.lock.enter_context(sides)
+                found, run.launch_bytes = described(both, device, seed)
             run.context = Context(machine=found[1].machine, workload=found[1].workload)
             run.session = new_check(
-                sides,
+                both,
                 found,
                 run.scenarios,
+                reference=workload,
+                expected=expected,
                 arguments=sys.argv[1:],
                 settings=moved,
                 seed=seed,
@@ -643,7 +687,7 @@ class _Run:
         self._write(summary)
         self._draw(summary)
         if self.unwritten is None:
-            with self._writing():
+            with self.writing():
                 save(self.store, self.session, summary, taken[-1])
         if self.unwritten is not None:
             _fail(self.unwritten, NOT_WRITTEN)
@@ -714,7 +758,7 @@ class _Run:
 
         if self.unwritten is not None:
             return
-        with self._writing():
+        with self.writing():
             self.store.finish(self.session)
             self.store.write("summary.json", to_json(summary, indent=2))
             if summary.recommendation is not None:
@@ -731,7 +775,7 @@ class _Run:
 
         entry = history_entry(self.session, check)
         if entry is not None and not self.session.interrupted:
-            with self._writing():
+            with self.writing():
                 append_history(file, entry)
 
     def _draw(self, summary: Summary) -> None:
@@ -739,12 +783,12 @@ class _Run:
 
         if self.unwritten is not None:
             return
-        with self._writing():
+        with self.writing():
             self.store.write("report.md", markdown.render(summary))
             self.store.write("report.html", html.render(self.session, summary))
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
         """Where the disk may refuse: that is told at the end."""
         from perftool.store import StoreError
 

@@ -10,16 +10,24 @@ from datetime import UTC, datetime
 
 from msgspec.structs import replace
 
-from perftool.analysis.gate import TIMES_THE_PAIRS, all_decided, suspects
+from perftool.analysis.gate import TIMES_THE_PAIRS, all_decided, is_check, suspects
 from perftool.measure import messages
+from perftool.measure.calibration import CALIBRATION
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
 from perftool.measure.rounds import BaselineFailed, Lab, tree_of
 from perftool.measure.survey import UnusableError, survey
-from perftool.records import CONFIRM, MEASURE, Fitness, Session, Settings, Side
-from perftool.scenario import Context, Scenarios, check_settings
+from perftool.measure.worktree import WORKING_TREE
+from perftool.records import CONFIRM, MEASURE, Fitness, Session, Settings, Side, StoredBaseline
+from perftool.scenario import Context, ScenarioError, Scenarios, check_settings
 
-BUDGET_S = 60.0  # of the first look
+
+def beside_calibration(reference: str) -> list[Side]:
+    """The workload as it is, and the kernels that a stored baseline is measured beside."""
+    return [
+        Side(name="calibration kernels", reference=CALIBRATION, settings={}),
+        Side(name=WORKING_TREE, reference=reference, settings={}),
+    ]
 
 
 def described(sides: Sequence[Side], device: str, seed: int) -> tuple[list[messages.Described], int]:
@@ -42,24 +50,39 @@ def new_check(
     found: Sequence[messages.Described],
     scenarios: Scenarios,
     *,
+    reference: str,
     arguments: Sequence[str],
     settings: Settings,
     seed: int,
     budget_s: float,
+    expected: StoredBaseline | None = None,
     fitness: Fitness | None = None,
     scenario_files: Sequence[str] = (),
 ) -> Session:
     """An empty session of two sides, each with the settings that its workload has, moved by `settings`.
 
-    Raises ScenarioError for a setting that cannot be had.
+    reference: of the workload, as the user gave it. expected: what was stored, for sides beside calibration kernels.
+    Raises ScenarioError for a setting that cannot be had, or is not the stored one.
     """
-    placed, effective = [], []
+    placed: list[Side] = []
+    effective: list[Settings] = []
     for side, told in zip(sides, found, strict=True):
+        if side.reference == CALIBRATION:
+            placed.append(side)
+            effective.append({})
+            continue
         context = Context(machine=told.machine, workload=told.workload)
         own = {**told.workload.settings, **settings}
         check_settings(own, scenarios, context)
-        placed.append(replace(side, settings=own))
+        commit, dirty = (side.commit, side.dirty) if side.root else (told.machine.git_commit, told.machine.git_dirty)
+        placed.append(replace(side, settings=own, commit=commit, dirty=dirty))
         effective.append({name: scenario.default(context) for name, scenario in scenarios.items()} | own)
+    if expected is not None and expected.settings != placed[1].settings:
+        there, here = (
+            ", ".join(f"{name}={value}" for name, value in one.items()) or "none"
+            for one in (expected.settings, placed[1].settings)
+        )
+        raise ScenarioError(f"--baseline: it was stored with other settings ({there}) than there are now ({here})")
     against, now = effective
     warnings = [
         f"the {what} is {one} at {sides[0].name} and {other} in the {sides[1].name}, so steps differ in what they do"
@@ -67,7 +90,7 @@ def new_check(
             ("batch size", found[0].workload.batch_size, found[1].workload.batch_size),
             ("optimizer", found[0].workload.optimizer, found[1].workload.optimizer),
         )
-        if one != other
+        if one != other and sides[0].root is not None
     ]
     return Session(
         command="check",
@@ -76,7 +99,7 @@ def new_check(
         seed=seed,
         budget_s=(1 + TIMES_THE_PAIRS) * budget_s,
         machine=found[1].machine,
-        workload=found[1].workload,
+        workload=replace(found[1].workload, reference=reference),
         scenario_changes={name: scenario.changes for name, scenario in scenarios.items()},
         defaults=against,
         baseline=placed[0].settings,
@@ -84,7 +107,8 @@ def new_check(
         first_step_ns=found[0].step_ns,
         scenario_files=list(scenario_files),
         sides=placed,
-        variants=[{}, {name: value for name, value in now.items() if against[name] != value}],
+        expected=expected,
+        variants=[{}, {name: value for name, value in now.items() if against.get(name, value) != value}],
         warnings=warnings,
     )
 
@@ -95,13 +119,20 @@ def check(lab: Lab) -> None:
     Raises BaselineFailed, also where the working tree cannot be measured.
     """
     for number, side in enumerate(lab.session.sides):
+        if side.reference == CALIBRATION:
+            continue
         try:
             lab.count(number)
         except LaunchFailed as failed:
             raise BaselineFailed(f"{side.name}: {failed.reason}") from failed
     budget_s = lab.session.budget_s / (1 + TIMES_THE_PAIRS)
-    looked = measure_repeatedly(lab, MEASURE, [1], budget_s=budget_s, decided=lambda: all_decided(lab.session))
-    if 1 not in lab.lost and suspects(lab.session):
+
+    def decided() -> bool:
+        """What is stored for later has nothing to decide by: the more launches, the better."""
+        return is_check(lab.session) and all_decided(lab.session)
+
+    looked = measure_repeatedly(lab, MEASURE, [1], budget_s=budget_s, decided=decided)
+    if 1 not in lab.lost and is_check(lab.session) and suspects(lab.session):
         look_s = lab.spent_s / looked
         for to_come in range(TIMES_THE_PAIRS * looked, 0, -1):
             lab.launches_to_come = 2 * to_come

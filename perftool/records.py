@@ -419,6 +419,27 @@ class Goal(Record, frozen=True, kw_only=True):
     only: list[str] = []  # no others are tried
 
 
+class StoredMetric(Record, frozen=True, kw_only=True):
+    """One metric of a stored baseline."""
+
+    log_values: list[float]  # one per launch; of throughput the time per sample over a calibration step's, else bytes
+    margin: float
+
+
+class StoredBaseline(Record, frozen=True, kw_only=True):
+    """What a workload did, for a check at another time: a file of `results/baselines/`."""
+
+    schema_version: str = SCHEMA_VERSION
+    workload: str
+    settings: Settings
+    created_at: str
+    commit: str | None
+    dirty: bool | None
+    machine: dict[str, str]  # what has to be the same for all but the counters
+    metrics: dict[str, StoredMetric]
+    counters: Counters | None
+
+
 class Session(Record, frozen=True, kw_only=True):
     """Everything one command measured, raw. Variant 0 is the baseline."""
 
@@ -444,6 +465,7 @@ class Session(Record, frozen=True, kw_only=True):
     fitness: Fitness | None = None  # of the machine, before anything was measured
     cures: dict[str, list[str]] = {}  # finding to the settings that may cure it here and are not in force
     sides: list[Side] = []  # of a check, one per variant
+    expected: StoredBaseline | None = None  # of a check against what was stored
     counters: list[Counters] = []
     training_runs: list[TrainingRun] = []
     decisions: list[Decision] = []

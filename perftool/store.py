@@ -33,6 +33,7 @@ from perftool.records import (
     SchemaError,
     Session,
     Settings,
+    StoredBaseline,
     TrainingRun,
     WatchedBlock,
     from_json,
@@ -222,6 +223,32 @@ def load_history(path: Path) -> list[HistoryEntry]:
         except SchemaError as error:
             raise StoreError(f"{path}, line {number}: {error}") from error
     return entries
+
+
+def save_baseline(path: Path, baseline: StoredBaseline) -> None:
+    """Write a stored baseline, whole or not at all. Raises StoreError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written ({error.strerror}); name another file with --baseline") from error
+    SessionStore(path.parent).write(path.name, to_json(baseline, indent=2) + b"\n")
+
+
+def load_baseline(path: Path) -> StoredBaseline:
+    """Raises StoreError for what is no stored baseline."""
+    try:
+        return from_json(path.read_bytes(), StoredBaseline)
+    except OSError as error:
+        raise StoreError(
+            f"--baseline {path}: it cannot be read ({error.strerror}); write it with --write-baseline"
+        ) from error
+    except SchemaError as error:
+        raise StoreError(f"--baseline {path}: {error}") from error
+
+
+def baseline_path(out: Path, workload: str) -> Path:
+    """Where a workload's baseline is stored unless it is said."""
+    return out / "baselines" / f"{_slug(workload)}.json"
 
 
 def reopen(path: Path) -> tuple[SessionStore, Session]:

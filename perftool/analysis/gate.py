@@ -6,11 +6,12 @@ fresh launches with twice the pairs. Pure: records in, records out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, log
 from statistics import median
 
+from perftool.analysis import baseline
 from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects
 from perftool.analysis.stats import launch_effects
 from perftool.analysis.verdict import HIGHER_IS_BETTER, LOOKS, comparison
@@ -34,23 +35,26 @@ ALPHAS = {MEASURE: 0.05, CONFIRM: 0.01}
 TIMES_THE_PAIRS = 2  # of a confirmation
 
 
+LIMIT = 4
+"""Margins that a metric must surely not be worse by, to be no regression: what a busy machine can still tell."""
+
+
 @dataclass(frozen=True)
 class Gate:
     """How far a metric may go, and why not less."""
 
     margin: float  # a regression is surely worse by this
-    limit: float  # no regression is surely not worse by this
     why: str
     required: bool = True  # undecided, it leaves the check undecided
 
 
 GATES = {
-    "throughput": Gate(0.01, 0.04, "two launches of one program differ by one per cent"),
-    "peak_host": Gate(0.03, 0.06, "allocators keep some pages more or less"),
-    "peak_device": Gate(0.01, 0.04, "the caching allocator rounds"),
-    "step_p95": Gate(0.05, 0.15, "a tail rests on a twentieth of the steps", required=False),
-    "jitter": Gate(0.05, 0.15, "p95/p50 rests on the same few steps", required=False),
-    "start_up": Gate(0.15, 0.50, "a start is one sample, of disk and processor that others share", required=False),
+    "throughput": Gate(0.01, "two launches of one program differ by one per cent"),
+    "peak_host": Gate(0.02, "allocators keep some pages more or less"),
+    "peak_device": Gate(0.01, "the caching allocator rounds"),
+    "step_p95": Gate(0.05, "a tail rests on a twentieth of the steps", required=False),
+    "jitter": Gate(0.05, "p95/p50 rests on the same few steps", required=False),
+    "start_up": Gate(0.15, "a start is one sample, of disk and processor that others share", required=False),
 }
 COUNTED = ("flops_per_step", "operations_per_step", "parameters", "graph_breaks", "compiled_graphs")
 """Equal or not: no margin."""
@@ -59,15 +63,21 @@ COUNTED = ("flops_per_step", "operations_per_step", "parameters", "graph_breaks"
 def judged(session: Session) -> Check:
     """The check of a session, as far as it came."""
     against, now = session.sides
+    then = session.expected
     metrics = [*_measured(session), *_counted(session)]
     modules = {one.variant: len(one.modules) for one in session.counters}
     return Check(
         outcome=_outcome(metrics),
-        against=_side(against),
+        against=_side(against) if then is None else f"the baseline of {then.created_at[:10]}",
         now=_side(now),
         modules=(modules.get(0, 0), modules.get(1, 0)),
         metrics=metrics,
     )
+
+
+def is_check(session: Session) -> bool:
+    """Whether there is something to judge by: another revision, or what was stored."""
+    return bool(session.sides) and (session.expected is not None or session.sides[0].root is not None)
 
 
 def all_decided(session: Session) -> bool:
@@ -85,7 +95,7 @@ def suspects(session: Session) -> list[str]:
 
 
 def verdict(metric: str, found: Comparison) -> GateVerdict:
-    """By the whole interval: worse by the margin, better by it, or surely not worse by the metric's limit."""
+    """By the whole interval: worse by the margin, better by it, or surely not worse by LIMIT margins."""
     if found.launches < min(LOOKS) or found.low is None or found.high is None:
         return "undecided"
     best, worst = sorted((_theta(metric, found.low), _theta(metric, found.high)))
@@ -94,8 +104,7 @@ def verdict(metric: str, found: Comparison) -> GateVerdict:
         return "regression"
     if worst <= -m:
         return "improvement"
-    limit = GATES[metric].limit
-    holds = worst <= log(1 + limit) and _theta(metric, found.ratio) < log(1 + limit / 2)
+    holds = worst <= log(1 + LIMIT * found.margin) and _theta(metric, found.ratio) < log(1 + LIMIT * found.margin / 2)
     return "no regression" if holds else "undecided"
 
 
@@ -130,7 +139,9 @@ def history_entry(session: Session, check: Check) -> HistoryEntry | None:
 
 def _measured(session: Session) -> list[MetricCheck]:
     first, second = (_compared(session, stage) for stage in (MEASURE, CONFIRM))
-    figures = [_figures(session, variant) for variant in (0, 1)]
+    then = session.expected
+    figures = [_figures(session, variant) if then is None or variant else {} for variant in (0, 1)]
+    unlike = baseline.unlike(then, session.machine) if then is not None else None
     return [
         MetricCheck(
             metric=metric,
@@ -141,7 +152,7 @@ def _measured(session: Session) -> list[MetricCheck]:
             now=figures[1].get(metric),
             first=first.get(metric),
             confirmation=second.get(metric),
-            reason=_why(metric, first.get(metric), second.get(metric)),
+            reason=unlike or _why(metric, first.get(metric), second.get(metric)),
         )
         for metric, gate in GATES.items()
         if metric in first or metric == "throughput"
@@ -149,6 +160,8 @@ def _measured(session: Session) -> list[MetricCheck]:
 
 
 def _compared(session: Session, stage: str) -> dict[str, Comparison]:
+    if session.expected is not None:
+        return baseline.compared(session, stage, ALPHAS[stage])
     samples = Samples(session)
     found = {}
     for metric, gate in GATES.items():
@@ -211,7 +224,9 @@ def _median(values: Iterator[int | None]) -> float | None:
 
 
 def _counted(session: Session) -> list[MetricCheck]:
-    sides: Mapping[int, Counters] = {one.variant: one for one in session.counters}
+    sides: dict[int, Counters] = {one.variant: one for one in session.counters}
+    if session.expected is not None and session.expected.counters is not None:
+        sides[0] = session.expected.counters
     if not {0, 1} <= set(sides):
         return []
     found = []

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from perftool.analysis.diagnose import findings
 from perftool.analysis.explain import explained
-from perftool.analysis.gate import judged
+from perftool.analysis.gate import is_check, judged
 from perftool.analysis.jitter import jitter
 from perftool.analysis.memory import memory_report
 from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects
@@ -157,7 +157,7 @@ def summarise(
         fitness=session.fitness,
         distance=limit,
         memory=memory,
-        check=judged(session) if session.sides else None,
+        check=judged(session) if is_check(session) else None,
         measured_s=sum(block.wall_ns for block in session.blocks) / 1e9,
         warnings=list(session.warnings),
     )

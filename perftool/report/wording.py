@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from perftool import units
 from perftool.analysis.fitness import rate
-from perftool.analysis.gate import ALPHAS, GATES
+from perftool.analysis.gate import ALPHAS
 from perftool.analysis.history import LEAST_POINTS
 from perftool.analysis.verdict import ALPHA
 from perftool.records import (
@@ -94,8 +94,8 @@ BOUNDS = {
 CAUSE_HEADINGS = ("cause", "slow steps", "time lost", "worst", "how often")
 WORST_HEADINGS = ("step", "took", "cause")
 TRADEOFF_HEADINGS = ("settings", "samples/s", "memory", "p95/p50")
-CHECK_HEADINGS = ("metric", "now", "margin (limit)", "verdict")
-CHECK_FIGURE_HEADINGS = ("metric", "before", "now", "ratio", "margin (limit)", "verdict")
+CHECK_HEADINGS = ("metric", "now", "margin", "verdict")
+CHECK_FIGURE_HEADINGS = ("metric", "before", "now", "ratio", "margin", "verdict")
 VARIANT_HEADINGS = ("settings", "samples/s", "verdict", "p50", "memory")
 
 NOTHING_FOUND = "None of the known causes takes a share that counts."
@@ -163,6 +163,8 @@ def answer(summary: Summary) -> str:
     advice = summary.recommendation
     if summary.check is not None:
         return check_answer(summary.check)
+    if summary.command == "check":
+        return "measured beside calibration kernels, for later checks"
     if is_alone(summary):
         first = next(iter(summary.findings), None)
         wrong = f"; first of what is wrong: {first.name}" if first is not None else ""
@@ -223,8 +225,8 @@ def costs(summary: Summary, advice: Recommendation) -> Pairs:
     compared = advised.versus_baseline if advised is not None else {}
     jitter = compared.get("jitter")
     lines = [
-        ("peak memory", _cost("peak memory", compared.get("peak_device") or compared.get("peak_host"))),
-        ("jitter", "not enough steps" if jitter is None else f"p95/p50 of the step time {_cost('jitter', jitter)}"),
+        ("peak memory", _cost(advice.peak_memory_ratio, compared.get("peak_device") or compared.get("peak_host"))),
+        ("jitter", f"p95/p50 of the step time {_cost(advice.jitter_ratio, jitter)}"),
         ("start-up", start_up(advice.break_even_steps)),
     ]
     if advice.metric != "throughput":
@@ -239,12 +241,13 @@ def costs(summary: Summary, advice: Recommendation) -> Pairs:
     return lines
 
 
-def _cost(metric: str, comparison: Comparison | None) -> str:
-    """ "+4 %, 1.04x (1.02 to 1.06), worse"."""
+def _cost(ratio: float | None, comparison: Comparison | None) -> str:
+    """ "+4 %, 1.04x (1.02 to 1.06), worse"; without an interval where there is none."""
+    if ratio is None:
+        return units.UNKNOWN
     if comparison is None:
-        return "unknown"
-    change = units.percent(comparison.ratio - 1)
-    return f"{change}, {comparison_text(comparison)}, {verdict_word(metric, comparison.verdict)}"
+        return f"{units.percent(ratio - 1)} ({units.ratio(ratio)})"
+    return f"{units.percent(ratio - 1)}, {comparison_text(comparison)}, {comparison.verdict}"
 
 
 def _numerics(advice: Recommendation) -> str:
@@ -507,7 +510,7 @@ def check_how(check: Check) -> list[str]:
 
 CHECK_RULE = (
     "Regression: the whole interval is worse by the margin, and again in fresh launches with twice the pairs. No "
-    "regression: surely not worse by the limit. Counted figures are equal or not. Tails and start-up are seen too "
+    "regression: surely not worse by four margins. Counted figures are equal or not. Tails and start-up are seen too "
     "coarsely to leave a check undecided."
 )
 
@@ -530,7 +533,7 @@ def _margin(one: MetricCheck) -> str:
     found = one.confirmation or one.first
     if one.counted:
         return "equal"
-    return f"{units.share(found.margin)} ({units.share(GATES[one.metric].limit)})" if found is not None else ""
+    return units.share(found.margin) if found is not None else ""
 
 
 def _figure(metric: str, value: float | None) -> str:
@@ -554,6 +557,11 @@ def _figure(metric: str, value: float | None) -> str:
 
 def how(summary: Summary) -> str:
     """How it was measured, in short."""
+    if summary.check is not None and not summary.check.modules[0]:
+        return (
+            "The workload ran in fresh processes that took turns with calibration kernels, which say how fast the "
+            "machine is at this hour. What is compared with what was stored is the ratio of the two."
+        )
     if summary.check is not None:
         before, now = (units.counted(count, "file") for count in summary.check.modules)
         return (

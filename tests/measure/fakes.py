@@ -16,6 +16,7 @@ from perftool.records import (
     BatchFit,
     Block,
     Ceiling,
+    Counters,
     Engaged,
     Limits,
     Machine,
@@ -119,6 +120,7 @@ class Script:
     losses: Callable[[Settings, int, int], list[float]] | None = None  # of every step, in place of `loss`
     samples_per_step: Callable[[Settings], int] = lambda settings: 10
     host_bytes: Callable[[Settings], int] = lambda settings: 100_000_000
+    operations: Callable[[Settings], int] = lambda settings: 50
     start_s: float = 1.0
     start_of: Callable[[Settings], float] | None = None  # in place of `start_s`
     steps_per_call: int = 1
@@ -202,6 +204,16 @@ class ScriptedLaunch:
                 samples = script.samples_per_step(spec.settings) * steps
                 tail = [loss for loss in losses[-max(1, steps // 10) :] if loss is not None]
                 return messages.Trained(loss=sum(tail) / len(tail) if tail else None, losses=losses, samples=samples)
+            case messages.Count(variant=variant, calls=calls):
+                return Counters(
+                    variant=variant,
+                    parameters=100,
+                    flops_per_step=1000,
+                    operations_per_step=script.operations(spec.settings),
+                    graph_breaks=0,
+                    compiled_graphs=0,
+                    calls=calls,
+                )
             case messages.Limit():
                 return messages.Limited(limits=LIMITS)
             case messages.Weigh():

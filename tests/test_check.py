@@ -1,0 +1,136 @@
+"""`perftool check` in a sample repository with real git, real processes and each side's own code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perftool.records import Summary, from_json
+from perftool.store import load_history, load_session
+from tests.measure.test_worktree import git, worktrees
+
+pytestmark = pytest.mark.process
+
+LIMIT_S = 280
+TRAIN = """
+import torch
+from torch import nn
+from net import Net
+from perftool.workload import Workload
+
+mine = Workload(
+    model=Net,
+    dataset=lambda: (torch.ones(64, 8), torch.ones(64, 1)),
+    loss=lambda model, batch: nn.functional.mse_loss(model(batch[0]), batch[1]),
+    optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1e-3),
+    batch_size=16,
+    settings={"threads": 1},
+)
+"""
+NET = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(8, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 1))
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A training that imports its model from `src`, as an editable install would: by a path into the working tree."""
+    root = tmp_path / "repository"
+    (root / "src").mkdir(parents=True)
+    (root / "train.py").write_text(TRAIN)
+    (root / "src" / "net.py").write_text(NET.replace("WIDTH", "16"))
+    (root / ".gitignore").write_text("out/\n__pycache__/\n")
+    git(root, "init", "--quiet", "--initial-branch", "main")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "-m", "first")
+    return root
+
+
+def check(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(root / "src")]))
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "perftool", "check", *arguments, "--out", "out", "--budget", "2"],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+
+
+def test_an_unchanged_head_is_no_regression(repository: Path) -> None:
+    done = check(repository, "train.py:mine", "--against", "HEAD", "--json", "--history", "out/history.jsonl")
+    # So short a check may stay undecided on a busy machine; it must not fail.
+    assert done.returncode in (0, 3), done.stderr
+    summary = from_json(done.stdout, Summary)
+    assert summary.check is not None
+    assert summary.workload == "train.py:mine"
+    assert summary.check.modules == (2, 2)
+    counted = {one.metric: one for one in summary.check.metrics if one.counted}
+    assert {one.verdict for one in counted.values()} == {"no regression"}
+    assert counted["parameters"].now == 8 * 16 + 16 + 16 + 1
+    [entry] = load_history(repository / "out" / "history.jsonl")
+    assert entry.outcome == summary.check.outcome
+    assert len(worktrees(repository)) == 1
+    shown = subprocess.run(
+        [sys.executable, "-P", "-m", "perftool", "history", "out/history.jsonl"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert "train.py:mine against" in shown.stdout
+
+
+def test_each_side_runs_its_own_code(repository: Path) -> None:
+    (repository / "src" / "net.py").write_text(NET.replace("WIDTH", "32"))
+    done = check(repository, "train.py:mine", "--against", "main")
+    assert done.returncode == 1, done.stderr
+    assert "regression against main" in done.stdout
+    assert "parameters" in done.stdout
+    [folder] = (repository / "out").iterdir()
+    counters = {one.variant: one for one in load_session(folder).counters}
+    assert counters[0].parameters == 8 * 16 + 16 + 16 + 1
+    assert counters[1].parameters == 8 * 32 + 32 + 32 + 1
+    assert counters[0].modules == counters[1].modules == ["src/net.py", "train.py"]
+    assert json.loads((folder / "summary.json").read_text())["check"]["outcome"] == "regression"
+    assert "Every metric before and now" in (folder / "report.html").read_text()
+    assert len(worktrees(repository)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train.py:mine"], "needs --against"),
+        (["train.py:mine", "--against", "nonsense"], "git knows no such revision"),
+        (["train.py:mine", "--against", "main", "-s", "nonsense=1"], "nonsense"),
+        (["train.py:other", "--against", "main"], "has no attribute 'other'"),
+        (["later.py:mine", "--against", "main"], "there is no file later.py at main"),
+        (["missing.py:mine", "--against", "main"], "there is no file missing.py"),
+    ],
+)
+def test_what_cannot_be_compared_is_a_sentence(arguments: list[str], words: str, repository: Path) -> None:
+    (repository / "later.py").write_text(TRAIN)
+    done = check(repository, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((repository / "out").iterdir() if (repository / "out").exists() else [])
+    assert len(worktrees(repository)) == 1
+
+
+def test_a_training_that_fails_on_one_side_names_it(repository: Path) -> None:
+    (repository / "src" / "net.py").write_text("raise RuntimeError('broken here')\n")
+    done = check(repository, "train.py:mine", "--against", "main")
+    assert done.returncode == 2
+    assert "working tree: train.py cannot be imported" in done.stderr
+    assert "broken here" in done.stderr

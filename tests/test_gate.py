@@ -1,0 +1,82 @@
+"""The course of a check, with scripted launches: what is measured, what is confirmed, and what is not."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from perftool.analysis.gate import judged
+from perftool.gate import check, new_check
+from perftool.measure.launch import LaunchFailed
+from perftool.measure.messages import Described, Start
+from perftool.measure.rounds import BaselineFailed, tree_of
+from perftool.records import CONFIRM, MEASURE, Session, Side
+from tests.measure.fakes import MACHINE, WORKLOAD, Script, make_lab
+
+BEFORE, NOW = {"speed": "before"}, {"speed": "now"}
+SIDES = [
+    Side(name="main", reference="train.py:mine", settings=BEFORE, root="/a", folder="/a/sub", commit="4c1d2e3f"),
+    Side(name="working tree", reference="train.py:mine", settings=NOW, root="/b", folder="/b/sub"),
+]
+
+
+def started(budget_s: float = 30.0) -> Session:
+    """An empty check; the scripted launches tell the sides by their settings."""
+    described = [
+        Described(machine=MACHINE, workload=WORKLOAD, peak_host_bytes=None, peak_device_reserved_bytes=None)
+    ] * 2
+    session = new_check(
+        SIDES, described, {}, reference="train.py:mine", arguments=[], settings={}, seed=0, budget_s=budget_s
+    )
+    return replace(session, sides=SIDES)
+
+
+def stages(session: Session) -> dict[str, int]:
+    """Generations by stage."""
+    return {
+        stage: len({one.generation for one in session.launches if one.stage == stage}) for stage in (MEASURE, CONFIRM)
+    }
+
+
+def test_what_does_not_differ_is_not_confirmed() -> None:
+    lab, _ = make_lab(Script(), started())
+    check(lab)
+    assert stages(lab.session) == {MEASURE: 4, CONFIRM: 0}
+    assert judged(lab.session).outcome == "passed"
+
+
+def test_what_differs_is_confirmed_with_twice_the_launches() -> None:
+    script = Script(step_s=lambda settings: 0.011 if settings == NOW else 0.010)
+    lab, _ = make_lab(script, started())
+    check(lab)
+    assert stages(lab.session) == {MEASURE: 4, CONFIRM: 8}
+    assert judged(lab.session).outcome == "regression"
+    pairs = {one.metric: one for one in judged(lab.session).metrics}["throughput"]
+    assert pairs.first is not None
+    assert pairs.confirmation is not None
+    assert pairs.confirmation.pairs >= 2 * pairs.first.pairs
+
+
+def test_counted_work_needs_no_confirmation() -> None:
+    script = Script(operations=lambda settings: 51 if settings == NOW else 50)
+    lab, _ = make_lab(script, started())
+    check(lab)
+    assert stages(lab.session)[CONFIRM] == 0
+    assert judged(lab.session).outcome == "regression"
+
+
+def test_each_side_has_its_own_tree_and_settings() -> None:
+    script = Script()
+    lab, _ = make_lab(script, started())
+    check(lab)
+    assert script.started[:2] == [BEFORE, NOW]
+    tree = tree_of(SIDES, 1)
+    assert tree is not None
+    assert (tree.root, tree.folder, tree.others) == ("/b", "/b/sub", ["/a"])
+
+
+def test_a_side_that_fails_is_named() -> None:
+    script = Script(failures={("speed=now", Start): LaunchFailed("training", "ValueError: broken")})
+    lab, _ = make_lab(script, started())
+    with pytest.raises(BaselineFailed, match="working tree: ValueError: broken"):
+        check(lab)
