@@ -1,0 +1,73 @@
+"""Stored expectations: what they hold, when they may be compared, and how little two hours tell."""
+
+from __future__ import annotations
+
+from math import exp
+
+import pytest
+from msgspec.structs import replace
+
+from perftool.analysis.baseline import LEAST_LAUNCHES, stored, unlike
+from perftool.analysis.gate import is_check, judged
+from perftool.measure.calibration import CALIBRATION
+from perftool.records import Session, Side, StoredBaseline
+from tests.analysis.test_gate import make_counters, metric
+from tests.sessions import timed_session
+
+SIDES = [
+    Side(name="calibration kernels", reference=CALIBRATION, settings={}),
+    Side(name="working tree", reference="train.py:mine", settings={}),
+]
+
+
+def measured(step_ms: float, generations: int = 8, seed: int = 0) -> Session:
+    """A workload beside calibration kernels of 10 ms."""
+    session = timed_session([({}, 10), ({}, step_ms)], command="check", generations=generations, seed=seed)
+    return replace(session, sides=SIDES, counters=[make_counters(1)])
+
+
+def before(step_ms: float = 20) -> StoredBaseline:
+    found = stored(measured(step_ms))
+    assert found is not None
+    return found
+
+
+def test_it_holds_ratios_and_no_milliseconds() -> None:
+    found = before()
+    assert exp(found.metrics["throughput"].log_values[0]) == pytest.approx(2, rel=0.05)
+    assert found.counters is not None
+
+
+def test_few_launches_are_not_stored() -> None:
+    assert stored(measured(20, generations=LEAST_LAUNCHES - 1)) is None
+
+
+def test_the_same_is_no_regression() -> None:
+    check = judged(replace(measured(20, seed=1), expected=before()))
+    assert metric(check).verdict == "no regression"
+    assert check.outcome == "passed"
+
+
+def test_much_slower_is_a_suspect() -> None:
+    check = judged(replace(measured(30, seed=1), expected=before()))
+    assert metric(check).verdict == "undecided"
+    assert "regression at the first look" in str(metric(check).reason)
+
+
+def test_a_little_slower_cannot_be_told() -> None:
+    assert metric(judged(replace(measured(21, seed=1), expected=before()))).verdict == "undecided"
+
+
+def test_another_machine_leaves_only_the_counters() -> None:
+    session = replace(measured(20), expected=replace(before(), machine={"processor": "another"}))
+    check = judged(session)
+    assert check.outcome == "undecided"
+    assert "another machine (processor another" in str(metric(check).reason)
+    assert metric(check, "parameters").verdict == "no regression"
+    assert session.expected is not None
+    assert unlike(session.expected, session.machine) is not None
+
+
+def test_without_a_revision_or_expectations_there_is_nothing_to_judge() -> None:
+    assert not is_check(measured(20))
+    assert is_check(replace(measured(20), expected=before()))
