@@ -759,7 +759,8 @@ class Check(Record, frozen=True, kw_only=True):
     outcome: Outcome
     against: str  # "main (4c1d2e3)"
     now: str
-    modules: tuple[int, int]  # files of either side that were loaded
+    modules_against: int  # files of that side that were loaded
+    modules_now: int
     metrics: list[MetricCheck]
 
 

@@ -74,7 +74,7 @@ def test_an_unchanged_head_is_no_regression(repository: Path) -> None:
     summary = from_json(done.stdout, Summary)
     assert summary.check is not None
     assert summary.workload == "train.py:mine"
-    assert summary.check.modules == (2, 2)
+    assert (summary.check.modules_against, summary.check.modules_now) == (2, 2)
     counted = {one.metric: one for one in summary.check.metrics if one.counted}
     assert {one.verdict for one in counted.values()} == {"no regression"}
     assert counted["parameters"].now == 8 * 16 + 16 + 16 + 1
@@ -110,7 +110,7 @@ def test_each_side_runs_its_own_code(repository: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train.py:mine"], "needs --against"),
+        (["train.py:mine"], "takes --against"),
         (["train.py:mine", "--against", "nonsense"], "git knows no such revision"),
         (["train.py:mine", "--against", "main", "-s", "nonsense=1"], "nonsense"),
         (["train.py:other", "--against", "main"], "has no attribute 'other'"),

@@ -70,7 +70,8 @@ def judged(session: Session) -> Check:
         outcome=_outcome(metrics),
         against=_side(against) if then is None else f"the baseline of {then.created_at[:10]}",
         now=_side(now),
-        modules=(modules.get(0, 0), modules.get(1, 0)),
+        modules_against=modules.get(0, 0),
+        modules_now=modules.get(1, 0),
         metrics=metrics,
     )
 

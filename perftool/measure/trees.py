@@ -62,8 +62,8 @@ def modules_of(tree: Tree) -> list[str]:
 def _files(modules: Iterable[tuple[str, ModuleType]]) -> Iterable[tuple[str, str]]:
     for name, module in modules:
         file = getattr(module, "__file__", None)
-        if isinstance(file, str):
-            yield name, os.path.abspath(file)
+        if isinstance(file, str) and os.path.isabs(file):  # some of torch's modules have a name in place of a file
+            yield name, os.path.normpath(file)
 
 
 class _OwnTree:

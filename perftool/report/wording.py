@@ -557,13 +557,14 @@ def _figure(metric: str, value: float | None) -> str:
 
 def how(summary: Summary) -> str:
     """How it was measured, in short."""
-    if summary.check is not None and not summary.check.modules[0]:
+    if summary.check is not None and not summary.check.modules_against:
         return (
             "The workload ran in fresh processes that took turns with calibration kernels, which say how fast the "
             "machine is at this hour. What is compared with what was stored is the ratio of the two."
         )
     if summary.check is not None:
-        before, now = (units.counted(count, "file") for count in summary.check.modules)
+        before = units.counted(summary.check.modules_against, "file")
+        now = units.counted(summary.check.modules_now, "file")
         return (
             "Both revisions ran in fresh processes that took turns, one running at a time, in a drawn order, each with "
             f"its own code: {before} of {summary.check.against}, {now} of the {summary.check.now}. Ratios are from "
