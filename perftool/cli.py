@@ -220,6 +220,7 @@ def compare(
     """Measure each variant against the baseline."""
     from perftool.analysis.summary import all_decided
     from perftool.measure.repeat import measure_repeatedly
+    from perftool.records import MEASURE
     from perftool.scenario import names_in, names_variant, variants_of
 
     if names_variant(workload, _discover(scenario)):
@@ -232,7 +233,7 @@ def compare(
     def measure(lab: Lab, scenarios: Scenarios, context: Context) -> None:
         numbers = [number for number in dict.fromkeys(lab.variant(one) for one in wanted) if number]
         measure_repeatedly(
-            lab, "measure", numbers, budget_s=budget, decided=lambda: all_decided(lab.session, numbers, ["measure"])
+            lab, MEASURE, numbers, budget_s=budget, decided=lambda: all_decided(lab.session, numbers, [MEASURE])
         )
 
     run = _Run.fresh(
@@ -267,9 +268,10 @@ def profile(
     """One variant: where time, jitter and memory go, what is wrong, and how far the hardware's limit is."""
     from perftool.measure.explain import SHARE, explain
     from perftool.measure.repeat import measure_repeatedly
+    from perftool.records import MEASURE
 
     def measure(lab: Lab, scenarios: Scenarios, context: Context) -> None:
-        measure_repeatedly(lab, "measure", [], budget_s=(1 - SHARE) * budget, decided=lambda: True)
+        measure_repeatedly(lab, MEASURE, [], budget_s=(1 - SHARE) * budget, decided=lambda: True)
         explain(lab, SHARE * budget)
 
     run = _Run.fresh("profile", workload, device, budget, out, seed, settings, scenario, as_json, quiet)

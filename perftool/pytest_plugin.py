@@ -12,7 +12,6 @@ nobody else measure at the same time, whatever runs in parallel.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -211,9 +210,7 @@ def _words(settings: Settings) -> list[str]:
 
 def _finished(command: Sequence[str], folder: Path) -> tuple[str, str, int]:
     """A command's output, errors and exit code. Interrupted, it is waited for: it keeps what it has measured."""
-    running = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-    )
+    running = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         out, err = running.communicate()
     except BaseException:  # a timeout of the test, too

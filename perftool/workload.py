@@ -91,7 +91,7 @@ def load(reference: str) -> Loaded:
     Raises WorkloadError, with a sentence that names the remedy, for anything that does not lead to one.
     """
     place, attribute = check_reference(reference)
-    is_file = _is_path(place)
+    is_file = is_path(place)
     module = _import_file(Path(place)) if is_file else _import_module(place)
     if not hasattr(module, attribute):
         found = sorted(name for name, value in vars(module).items() if isinstance(value, Workload))
@@ -130,12 +130,13 @@ def check_reference(reference: str) -> tuple[str, str]:
         raise WorkloadError(
             f"'{reference}' names no workload; write path/to/file.py:attribute or package.module:attribute"
         )
-    if _is_path(place) and not Path(place).is_file():
+    if is_path(place) and not Path(place).is_file():
         raise WorkloadError(f"there is no file {place}; give a path from {Path.cwd()}, or an absolute one")
     return place, attribute
 
 
-def _is_path(place: str) -> bool:
+def is_path(place: str) -> bool:
+    """Whether the place of a reference is a file, and not a module."""
     return place.endswith(".py") or os.sep in place
 
 

@@ -41,20 +41,19 @@ LIMIT = 4
 
 @dataclass(frozen=True)
 class Gate:
-    """How far a metric may go, and why not less."""
+    """How far a metric may go."""
 
     margin: float  # a regression is surely worse by this
-    why: str
     required: bool = True  # undecided, it leaves the check undecided
 
 
 GATES = {
-    "throughput": Gate(0.01, "two launches of one program differ by one per cent"),
-    "peak_host": Gate(0.02, "allocators keep some pages more or less"),
-    "peak_device": Gate(0.01, "the caching allocator rounds"),
-    "step_p95": Gate(0.05, "a tail rests on a twentieth of the steps", required=False),
-    "jitter": Gate(0.05, "p95/p50 rests on the same few steps", required=False),
-    "start_up": Gate(0.15, "a start is one sample, of disk and processor that others share", required=False),
+    "throughput": Gate(0.01),  # two launches of one program differ by one per cent
+    "peak_host": Gate(0.02),  # allocators keep some pages more or less
+    "peak_device": Gate(0.01),  # the caching allocator rounds
+    "step_p95": Gate(0.05, required=False),  # a tail rests on a twentieth of the steps
+    "jitter": Gate(0.05, required=False),  # p95/p50 rests on the same few steps
+    "start_up": Gate(0.15, required=False),  # one sample a launch, of disk and processor that others share
 }
 COUNTED = ("flops_per_step", "operations_per_step", "parameters", "graph_breaks", "compiled_graphs")
 """Equal or not: no margin."""

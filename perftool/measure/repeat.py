@@ -36,6 +36,7 @@ def measure_repeatedly(
     for look in looks:
         for to_come in range(look - done, 0, -1):
             if done >= looks[0] and not _affords_another(lab, end_s, done, budget_s):
+                lab.planned_s = None
                 return done
             beside = guests(done)
             before_s = lab.spent_s
@@ -48,8 +49,8 @@ def measure_repeatedly(
                 guests=beside,
             )
             done += 1
-            # Rounds end a generation before the budget does where blocks are short.
-            lab.planned_s = (lab.spent_s - before_s) * (to_come - 1)
+            # Rounds end a generation before the budget does where blocks are short. After the last nothing is known.
+            lab.planned_s = (lab.spent_s - before_s) * (to_come - 1) if to_come > 1 else None
         if decided() or all(variant in lab.lost for variant in variants):
             return done
     return done

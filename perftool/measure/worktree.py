@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from perftool.records import Side
-from perftool.workload import check_reference
+from perftool.workload import check_reference, is_path
 
 PREFIX = "perftool-check-"
 WORKING_TREE = "working tree"
@@ -33,7 +33,7 @@ def both_sides(reference: str, revision: str, links: Sequence[str] = ()) -> Iter
     Raises RevisionError.
     """
     place, attribute = check_reference(reference)
-    is_file = place.endswith(".py") or os.sep in place
+    is_file = is_path(place)
     here = Path.cwd().resolve()
     root = _root(Path(place).resolve().parent if is_file else here)
     folder = here if here.is_relative_to(root) else Path(place).resolve().parent
