@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION = "1.4"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
 # 1.1  goals of a search, losses of training runs, time to loss, unsteady comparisons, how batches are drawn and where
@@ -20,6 +20,7 @@ SCHEMA_VERSION = "1.3"
 # 1.2  watched blocks: phases and causes of slow steps, findings, memory, limits, fitness of the machine,
 #      sessions of a trace
 # 1.3  whether a recommendation changes numerics; sessions of a check, with their sides and counters; its history
+# 1.4  when each watched step began, and how fast the core was then
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
@@ -41,9 +42,9 @@ EXPLAIN = "explain"
 
 GARBAGE, LOADER, WORKER_START = "garbage collection", "waiting for data", "starting loader workers"
 FAULTS, RUN_QUEUE, STEAL = "page faults", "waiting for a core", "time taken by the host"
-COMPILATION, RETRY, UNKNOWN = "compilation", "allocator retry", "unknown"
-CAUSES = (GARBAGE, LOADER, WORKER_START, FAULTS, RUN_QUEUE, STEAL, COMPILATION, RETRY)
-"""What may make a step slow. The first seven are measured in time, the retries are counted."""
+SLOWER_CORE, COMPILATION, RETRY, UNKNOWN = "slower core", "compilation", "allocator retry", "unknown"
+CAUSES = (GARBAGE, LOADER, WORKER_START, FAULTS, RUN_QUEUE, STEAL, SLOWER_CORE, COMPILATION, RETRY)
+"""What may make a step slow. The last is counted, the others are measured in time."""
 
 WAIT, COPY, FORWARD, BACKWARD, OPTIMIZER = "data wait", "copy to device", "forward", "backward", "optimizer"
 WHOLE, REST = "whole step", "the rest"
@@ -57,6 +58,7 @@ SLOW_OPTIMIZER = "slow optimizer"
 FAULT_CHURN = "page-fault churn"
 NO_CORE = "waiting for a core"
 STOLEN = "the host takes time"
+SLOWED = "slower core"
 COLLECTIONS = "garbage collection"
 RECOMPILING = "recompilation"
 RETRIES = "allocator retries"
@@ -267,9 +269,11 @@ class WatchedBlock(Record, frozen=True, kw_only=True, tag="watched"):
     steps_per_call: int = 1
     loader_workers: int = 0
     step_ns: list[int]  # of each call, end to end, without the time that reading the counters took
+    began_ns: list[int] = []  # each call's begin since started_ns
     phase_ns: dict[str, list[int]]  # phase to its part of step_ns
     cause_ns: dict[str, list[int]] = {}  # cause to the time it took, within whatever phase
     counts: dict[str, list[int]] = {}  # cause to how often it happened, where that is all that is known
+    fixed_work_ns: list[int] = []  # what the same work took about then: how fast the core was
     minor_faults: list[int] = []
     dispatch_ns: list[int] = []  # on a GPU: until the host had issued the step
     device_allocated_bytes: int | None = None  # at its end

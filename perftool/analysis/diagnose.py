@@ -41,6 +41,8 @@ from perftool.records import (
     RUN_QUEUE,
     SLOW_COPY,
     SLOW_OPTIMIZER,
+    SLOWED,
+    SLOWER_CORE,
     STEAL,
     STOLEN,
     THROTTLED,
@@ -236,6 +238,17 @@ def stolen(evidence: Evidence) -> Finding | None:
     return _found(evidence, STOLEN, share, text, "use a dedicated machine; it is not the training's fault")
 
 
+def slowed(evidence: Evidence) -> Finding | None:
+    share = evidence.lost(SLOWER_CORE)
+    if share < CORE_SHARE:
+        return None
+    text = (
+        "at times the same work takes longer on its core, since its clock was lowered or another's work runs on the same "
+        f"physical core: {evidence.slow(SLOWER_CORE)}"
+    )
+    return _found(evidence, SLOWED, share, text, "use a dedicated machine; it is not the training's fault")
+
+
 def collections(evidence: Evidence) -> Finding | None:
     share = evidence.lost(GARBAGE) + evidence.usual(GARBAGE)
     if share < LOST_SHARE or not evidence.lost(GARBAGE):
@@ -362,6 +375,7 @@ RULES: Sequence[Rule] = (
     faults_now_and_then,
     no_core,
     stolen,
+    slowed,
     collections,
     recompiling,
     retries,

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perftool.analysis.jitter import STALL_FROM
-from perftool.records import CAUSES, RETRY, STEAL, UNKNOWN, SlowCause, SlowStep, WatchedBlock
+from perftool.records import CAUSES, RETRY, SLOWER_CORE, STEAL, UNKNOWN, SlowCause, SlowStep, WatchedBlock
 
 Integers = NDArray[np.int64]
 
 EXPLAINS = 0.5  # of what a step lost, for the known causes together
 WORST_SHOWN = 8
+SLOWER_FROM = 1.1  # times what a fixed piece of work usually takes; below, it is the noise of reading it
 PERIOD_FITS = 0.8  # of the gaps between slow steps, that are multiples of a period
 PERIOD_LEAST_STEPS, PERIOD_LEAST_TIMES = 10, 4
 PERIOD_TOLERANCE = 0.05  # of the period; steps of the loader's queue come early or late
@@ -31,7 +32,7 @@ class Watched(NamedTuple):
 
     step_ns: Integers
     call: Integers
-    started_ns: Integers  # roughly: steps that were dropped between blocks are not counted
+    started_ns: Integers  # since the first block
     causes: dict[str, Integers]
     counts: dict[str, Integers]
 
@@ -51,17 +52,33 @@ def watched(blocks: Sequence[WatchedBlock]) -> Watched:
     causes = [block.cause_ns for block in blocks]
     counts = [block.counts for block in blocks]
     began_ns = blocks[0].started_ns if blocks else 0
+    step_ns = _whole([np.asarray(block.step_ns, dtype=np.int64) // block.steps_per_call for block in blocks])
+    times = {name: column(name, causes) for name in CAUSES if any(name in table for table in causes)}
+    fixed_work_ns = _whole([block.fixed_work_ns or [0] * len(block.step_ns) for block in blocks])
+    if fixed_work_ns.any():
+        times[SLOWER_CORE] = _slower_core_ns(step_ns, fixed_work_ns)
     return Watched(
-        step_ns=_whole([np.asarray(block.step_ns, dtype=np.int64) // block.steps_per_call for block in blocks]),
+        step_ns=step_ns,
         call=_whole([range(block.first_call, block.first_call + len(block.step_ns)) for block in blocks]),
         started_ns=_whole(
-            [block.started_ns - began_ns + np.cumsum([0, *block.step_ns[:-1]]) for block in blocks if block.step_ns]
+            [
+                block.started_ns - began_ns + np.asarray(block.began_ns or np.cumsum([0, *block.step_ns[:-1]]))
+                for block in blocks
+                if block.step_ns
+            ]
         ),
-        causes={name: column(name, causes) for name in CAUSES if any(name in table for table in causes)},
+        causes=times,
         counts={
             name: column(name, counts, per_step=False) for name in CAUSES if any(name in table for table in counts)
         },
     )
+
+
+def _slower_core_ns(step_ns: Integers, fixed_work_ns: Integers) -> Integers:
+    """What a median step takes longer by, where fixed work takes longer; waiting is not slowed, so no step loses
+    more."""
+    slower = fixed_work_ns / np.median(fixed_work_ns[fixed_work_ns > 0])
+    return np.where(slower < SLOWER_FROM, 0, (slower - 1) * np.median(step_ns)).astype(np.int64)
 
 
 def _whole(parts: Sequence[Sequence[int] | Integers | range]) -> Integers:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from msgspec.structs import replace
@@ -66,7 +66,7 @@ class Row:
     name: str
     svg: str
     cells: Sequence[str]
-    is_chosen: bool = False  # it is what the answer is about
+    mark: Literal["", "yes", "no"] = ""  # it is what the answer is about: a gain, or a loss
 
 
 def render(session: Session, summary: Summary) -> str:
@@ -196,13 +196,14 @@ def _check_rows(summary: Summary) -> list[Row]:
         return []
     axis = _check_axis(summary.check)
     marks: dict[str, plots.Mark] = {"improvement": "better", "regression": "worse"}
+    emphasis: dict[str, Literal["yes", "no"]] = {"improvement": "yes", "regression": "no"}
     rows = []
     for one, (name, *cells) in zip(summary.check.metrics, wording.check_figure_rows(summary.check), strict=True):
         found = one.confirmation or one.first
         mark = marks.get(one.verdict, "open")
         told = f"{name}: {' '.join(cells)}"
         drawn = "" if found is None else plots.interval(axis, found.ratio, found.low, found.high, mark, told)
-        rows.append(Row(name, drawn, cells, is_chosen=one.verdict == "regression"))
+        rows.append(Row(name, drawn, cells, mark=emphasis.get(one.verdict, "")))
     return rows
 
 
@@ -230,7 +231,7 @@ def _variant_rows(summary: Summary, focus: VariantSummary | None) -> list[Row]:
     for one, comparison in _compared(summary):
         name, *cells = wording.variant_cells(one, summary)
         drawn = _interval(axis, comparison, f"{name}: {cells[0]} {cells[1]}")
-        rows.append(Row(name, drawn, cells, is_chosen=one is focus))
+        rows.append(Row(name, drawn, cells, mark="yes" if one is focus else ""))
     return rows
 
 

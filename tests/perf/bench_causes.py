@@ -12,12 +12,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from perftool.analysis.slow_steps import slow_steps, watched
 from perftool.measure import messages
 from perftool.measure.probes.watch import COPYING_CALLS
 from perftool.measure.worker import Worker
 from perftool.records import (
     RUN_QUEUE,
+    SLOWER_CORE,
     STEAL,
     UNKNOWN,
     WORKER_START,
@@ -35,8 +38,8 @@ STEPS = 20_000
 BLOCK_STEPS = 60
 TARGET = 0.95
 FEWEST = 10  # injected and slow, to be judged
-COMPETED_NS = 2_000_000  # that a burst of the competitor lies within a step it made slow
-ELSEWHERE = (RUN_QUEUE, STEAL, UNKNOWN)  # of the machine's own, which nobody knows the truth of
+COMPETED = 0.5  # of what a step lost, that the competitor had the core meanwhile
+ELSEWHERE = (RUN_QUEUE, SLOWER_CORE, STEAL, UNKNOWN)  # of the machine's own, which nobody knows the truth of
 
 Event = list[Any]
 """The call or -1, what was done, and from when to when."""
@@ -88,15 +91,15 @@ def _watched(workload: str, settings: Mapping[str, str], steps: int) -> tuple[li
 def _rows(name: str, blocks: Sequence[WatchedBlock], events: Sequence[Event]) -> list[Row]:
     truth = {call: kind for call, kind, _, _ in events if call >= 0}
     bursts = [(began_ns, ended_ns) for call, _, began_ns, ended_ns in events if call < 0]
-    slow = slow_steps(watched(blocks))
+    steps = watched(blocks)
+    slow, median_ns = slow_steps(steps), float(np.median(steps.step_ns))
     first_ns = blocks[0].started_ns
     told: Counter[tuple[str | None, str]] = Counter()
     for step in slow:
         true = truth.get(step.call)
         began_ns = first_ns + step.started_ns
-        if true is None and any(
-            _common_ns(burst, (began_ns, began_ns + step.step_ns)) > COMPETED_NS for burst in bursts
-        ):
+        taken_ns = sum(max(0, _common_ns(burst, (began_ns, began_ns + step.step_ns))) for burst in bursts)
+        if true is None and taken_ns > COMPETED * (step.step_ns - median_ns):
             true = RUN_QUEUE
         if true is not None or step.cause not in ELSEWHERE:
             told[true, step.cause] += 1

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from perftool.records import NO_CORE, STOLEN
+from perftool.records import NO_CORE, SLOWED, STOLEN
 from tests.perf.table import Row, Table
 from tests.perf.trials import UNITS, measured
 
 TITLE = "`profile` finds nothing wrong in a quiet training"
 
 RUNS = 10
-OTHERS = (NO_CORE, STOLEN)  # of the machine, and true of it
+OTHERS = (NO_CORE, SLOWED, STOLEN)  # of the machine, and true of it
 
 
 def run(quick: bool) -> Table:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perftool.measure.probes import device as device_probe
 from perftool.measure.probes.causes import steal_ticks_by_core
+from perftool.measure.probes.core import fixed_work_ns
 from perftool.records import (
     BACKWARD,
     COMPILATION,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 THREADS_MOST = 8  # whose waiting for a core is followed: those with the most CPU time
 READING, END = "reading counters", "end"  # no phases of the training
 STEAL_EVERY_NS = 20_000_000  # reading it takes some 50 µs
+CORE_EVERY_NS = 2_000_000  # likewise
 TICK_NS = 10_000_000  # of /proc/stat
 COPYING_CALLS = 2  # after a fork, in which nearly all that a step writes is written
 FAULTS_TRIED, FAULT_TRIALS = 1024, 7  # to learn what a page fault costs
@@ -163,6 +165,7 @@ class Watcher:
         calls_done += device.type == "cuda"
         single = training.steps_per_call == 1
         marks, read, now = self.marks, self._read, perf_counter_ns
+        began: list[int] = []
         waits: list[int] = []
         rests: list[int] = []
         issued: list[int] = []
@@ -170,7 +173,8 @@ class Watcher:
         retries = [device_probe.allocator_retries(device)]
         readings: list[tuple[Totals, Totals, Totals]] = []
         steals = _Steals()
-        started_ns = monotonic_ns()
+        core = None if marks.on_cuda else _CoreSpeed()
+        started_ns, zero_ns = monotonic_ns(), now()
         marks.wanted = True
         try:
             for _ in range(steps):
@@ -178,6 +182,7 @@ class Watcher:
                 first = read()
                 asked_ns = now()
                 marks.begin(WAIT)
+                began.append(asked_ns - zero_ns)
                 batch = training.fetch()
                 waits.append(now() - asked_ns)
                 marks.begin(READING)
@@ -192,6 +197,8 @@ class Watcher:
                 retries.append(device_probe.allocator_retries(device))
                 samples += count_samples(batch) if single else sum(map(count_samples, batch))
                 steals.after(waits[-1] + rests[-1])
+                if core is not None:
+                    core.after(waits[-1] + rests[-1])
         finally:
             marks.wanted = False
         throttled = device_probe.is_throttled(device)  # before the device has nothing left to do
@@ -208,9 +215,11 @@ class Watcher:
             steps_per_call=training.steps_per_call,
             loader_workers=int(training.plan.loader.get("num_workers", 0)),
             step_ns=[sum(one.values()) for one in times],
+            began_ns=began,
             phase_ns=_columns(phases),
             cause_ns=_columns([{**one, STEAL: stolen} for one, stolen in zip(causes, steals.taken(), strict=True)]),
             counts=_columns([{RETRY: after - before} for before, after in pairwise(retries)]),
+            fixed_work_ns=[] if core is None else core.readings(),
             minor_faults=[last.minor_faults - first.minor_faults for first, _, last in readings],
             dispatch_ns=issued if marks.on_cuda else [],
             device_allocated_bytes=device_probe.allocated_bytes(device),
@@ -341,6 +350,33 @@ class _Steals:
         found[longest] = min(ticks * TICK_NS, self._calls_ns[longest])
         self._taken_ns += found
         self._calls_ns = []
+
+
+class _CoreSpeed:
+    """The time of a fixed piece of work, before and after each short window of calls; a call has the slower one."""
+
+    def __init__(self) -> None:
+        self._calls = self._calls_ns = 0
+        self._read_ns: list[int] = []
+        self._before_ns = fixed_work_ns()
+
+    def after(self, call_ns: int) -> None:
+        self._calls += 1
+        self._calls_ns += call_ns
+        if self._calls_ns > CORE_EVERY_NS:
+            self._read()
+
+    def readings(self) -> list[int]:
+        """Of each call."""
+        if self._calls:
+            self._read()
+        return self._read_ns
+
+    def _read(self) -> None:
+        after_ns = fixed_work_ns()
+        self._read_ns += self._calls * [max(self._before_ns, after_ns)]
+        self._calls = self._calls_ns = 0
+        self._before_ns = after_ns
 
 
 def fault_ns() -> float:
