@@ -243,8 +243,8 @@ def slowed(evidence: Evidence) -> Finding | None:
     if share < CORE_SHARE:
         return None
     text = (
-        "at times the same work takes longer on its core, since its clock was lowered or another's work runs on the same "
-        f"physical core: {evidence.slow(SLOWER_CORE)}"
+        "at times the same work takes longer on its core, since its clock was lowered or another's work runs on the "
+        f"same physical core: {evidence.slow(SLOWER_CORE)}"
     )
     return _found(evidence, SLOWED, share, text, "use a dedicated machine; it is not the training's fault")
 

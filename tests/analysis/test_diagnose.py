@@ -29,6 +29,8 @@ from perftool.records import (
     RUN_QUEUE,
     SLOW_COPY,
     SLOW_OPTIMIZER,
+    SLOWED,
+    SLOWER_CORE,
     STEAL,
     STOLEN,
     THROTTLED,
@@ -141,6 +143,7 @@ def test_each_cause_of_slow_steps_has_its_finding() -> None:
         COMPILATION: RECOMPILING,
         RUN_QUEUE: NO_CORE,
         STEAL: STOLEN,
+        SLOWER_CORE: SLOWED,
         FAULTS: FAULT_CHURN,
     }
     for cause, name in named.items():

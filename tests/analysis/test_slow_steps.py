@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
+from msgspec.structs import replace
 
 from perftool.analysis.slow_steps import by_cause, period, slow_steps, watched, worst
 from perftool.records import (
@@ -13,6 +14,7 @@ from perftool.records import (
     LOADER,
     RETRY,
     RUN_QUEUE,
+    SLOWER_CORE,
     STEAL,
     UNKNOWN,
     WatchedBlock,
@@ -71,6 +73,29 @@ def test_steal_counts_only_for_what_nothing_else_explains() -> None:
     alone = block([10, 10, 30, 10, 10], {STEAL: [0, 0, 20, 0, 0]})
     assert causes(both) == [GARBAGE]
     assert causes(alone) == [STEAL]
+
+
+def test_a_step_is_slow_where_its_core_is() -> None:
+    slowed = replace(block([10, 10, 17, 10, 10]), fixed_work_ns=[20, 20, 36, 21, 20])
+    [step] = slow_steps(watched([slowed]))
+    assert (step.cause, step.cause_ns) == (SLOWER_CORE, 7 * MS)  # no more than it lost
+
+
+def test_a_slower_core_explains_no_more_than_its_share_of_the_usual_step() -> None:
+    # A core of 0.6 times its speed makes 17 ms of 10; the other 23 ms have a cause of their own.
+    slowed = replace(block([10, 10, 40, 10, 10]), fixed_work_ns=[20, 20, 34, 20, 20])
+    assert causes(slowed) == [UNKNOWN]
+
+
+def test_the_noise_of_fixed_work_is_no_slower_core() -> None:
+    even = replace(block([10, 10, 16, 10, 10]), fixed_work_ns=[20, 20, 21, 20, 20])
+    assert watched([even]).causes[SLOWER_CORE].tolist() == [0] * 5
+
+
+def test_steps_began_when_they_did() -> None:
+    told = replace(block([10, 10]), started_ns=100, began_ns=[3, 30])
+    after = replace(block([10, 10]), started_ns=10 * MS)  # of older sessions: one after the other
+    assert watched([told, after]).started_ns.tolist() == [3, 30, 10 * MS - 100, 20 * MS - 100]
 
 
 def test_a_retry_is_believed_where_nothing_is_measured() -> None:

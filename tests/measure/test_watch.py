@@ -88,7 +88,10 @@ def test_phases_add_up_to_the_step() -> None:
         parts_ns = sum(column[at] for column in block.phase_ns.values())
         assert parts_ns <= step_ns, "phases lie within the step"
         assert parts_ns >= 0.5 * step_ns, "and leave little of it out"
-    assert len(block.minor_faults) == 4
+    assert len(block.minor_faults) == len(block.fixed_work_ns) == 4
+    assert min(block.fixed_work_ns) > 0
+    for at, began_ns in enumerate(block.began_ns[1:]):
+        assert block.began_ns[at] + block.step_ns[at] <= began_ns, "one after the other"
 
 
 def test_time_stands_where_it_was_spent() -> None:
