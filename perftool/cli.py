@@ -266,12 +266,14 @@ def profile(
     quiet: QuietOption = False,
 ) -> None:
     """One variant: where time, jitter and memory go, what is wrong, and how far the hardware's limit is."""
-    from perftool.measure.explain import SHARE, explain
+    from perftool.measure.explain import PLAIN_ROUNDS, SHARE, explain
     from perftool.measure.repeat import measure_repeatedly
     from perftool.records import MEASURE
 
     def measure(lab: Lab, scenarios: Scenarios, context: Context) -> None:
-        measure_repeatedly(lab, MEASURE, [], budget_s=(1 - SHARE) * budget, decided=lambda: True)
+        # Nothing is decided: more rounds, and not more launches, tell the tail of the step times.
+        budget_s = (1 - SHARE) * budget
+        measure_repeatedly(lab, MEASURE, [], budget_s=budget_s, decided=lambda: True, rounds=PLAIN_ROUNDS)
         explain(lab, SHARE * budget)
 
     run = _Run.fresh("profile", workload, device, budget, out, seed, settings, scenario, as_json, quiet)

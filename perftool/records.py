@@ -20,7 +20,8 @@ SCHEMA_VERSION = "1.4"
 # 1.2  watched blocks: phases and causes of slow steps, findings, memory, limits, fitness of the machine,
 #      sessions of a trace
 # 1.3  whether a recommendation changes numerics; sessions of a check, with their sides and counters; its history
-# 1.4  when each watched step began, and how fast the core was then
+# 1.4  of watched steps: when each began, how fast the core was then, the threads, what a cgroup stopped,
+#      and whether the host was ahead of the device
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
@@ -268,6 +269,7 @@ class WatchedBlock(Record, frozen=True, kw_only=True, tag="watched"):
     samples: int
     steps_per_call: int = 1
     loader_workers: int = 0
+    threads: int | None = None  # torch's, within an operation; None in sessions before 1.4
     step_ns: list[int]  # of each call, end to end, without the time that reading the counters took
     began_ns: list[int] = []  # each call's begin since started_ns
     phase_ns: dict[str, list[int]]  # phase to its part of step_ns
@@ -275,10 +277,13 @@ class WatchedBlock(Record, frozen=True, kw_only=True, tag="watched"):
     counts: dict[str, list[int]] = {}  # cause to how often it happened, where that is all that is known
     fixed_work_ns: list[int] = []  # what the same work took about then: how fast the core was
     minor_faults: list[int] = []
+    page_bytes: int = 4096
     dispatch_ns: list[int] = []  # on a GPU: until the host had issued the step
+    host_ahead: list[bool] = []  # on a GPU: that the device had not reached the step's last phase then
     device_allocated_bytes: int | None = None  # at its end
     syncs: int | None = None  # times that the host waited for the device in a call before these
     throttled: bool | None = None  # the device's clock was held down for heat or power
+    throttled_periods: int | None = None  # in which a cgroup's quota stopped this process during the block
 
 
 class TrainingRun(Record, frozen=True, kw_only=True, tag="training_run"):

@@ -67,7 +67,6 @@ ARITHMETIC_SHARE = 0.3  # of the step, that its matmuls would take at the measur
 DENORMAL_SHARE = 0.001  # of the parameters
 FRAGMENTED_SHARE = 0.2  # of what is reserved
 THROTTLED_SHARE = 0.05  # of the blocks
-PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,11 @@ class Evidence:
         """What a cause takes of the median step, slow or not."""
         return self._usual_ns.get(cause, 0.0) / self.explained.median_ns
 
+    @property
+    def waits_for_device(self) -> bool:
+        """What the host does beside is no part of the step then."""
+        return self.explained.bound_by == "device"
+
     @cached_property
     def _usual_ns(self) -> Mapping[str, float]:
         causes = watched(self.session.watched_blocks).causes
@@ -100,8 +104,8 @@ class Evidence:
     def faulted_bytes(self) -> float:
         """Memory that a median step has the kernel map and clear."""
         blocks = self.session.watched_blocks
-        faults = [count / block.steps_per_call for block in blocks for count in block.minor_faults]
-        return PAGE_BYTES * float(np.median(faults)) if faults else 0.0
+        bytes_ = [block.page_bytes * count / block.steps_per_call for block in blocks for count in block.minor_faults]
+        return float(np.median(bytes_)) if bytes_ else 0.0
 
     def slow(self, cause: str) -> str:
         """The slow steps of a cause in words."""
@@ -194,7 +198,7 @@ def slow_optimizer(evidence: Evidence) -> Finding | None:
 
 def fault_churn(evidence: Evidence) -> Finding | None:
     share, size = evidence.usual(FAULTS), evidence.faulted_bytes
-    if size < CHURN_BYTES_PER_STEP or share < CHURN_SHARE:
+    if size < CHURN_BYTES_PER_STEP or share < CHURN_SHARE or evidence.waits_for_device:
         return None
     return _found(
         evidence,
@@ -214,20 +218,22 @@ def faults_now_and_then(evidence: Evidence) -> Finding | None:
 
 def no_core(evidence: Evidence) -> Finding | None:
     share = evidence.usual(RUN_QUEUE) + evidence.lost(RUN_QUEUE)
-    if share < CORE_SHARE:
+    if share < CORE_SHARE or evidence.waits_for_device:
         return None
-    machine, workers = evidence.session.machine, max(b.loader_workers for b in evidence.session.watched_blocks)
-    fitness = evidence.session.fitness
-    if fitness is not None and fitness.throttled_periods:
-        whose = "a cgroup's CPU quota stops it now and then"
-    elif machine.torch_threads + workers > machine.usable_cores:
-        own = units.counted(machine.torch_threads, "thread")
+    blocks, cores = evidence.session.watched_blocks, evidence.session.machine.usable_cores
+    workers = max(block.loader_workers for block in blocks)
+    threads = max(block.threads or evidence.session.machine.torch_threads for block in blocks)
+    if any(block.throttled_periods for block in blocks):
+        whose, remedy = "a cgroup's CPU quota stops it now and then", "raise the quota, or use fewer threads"
+    elif threads + workers > cores:
         beside = f" and {units.counted(workers, 'loader worker')}" if workers else ""
-        whose = f"its {own}{beside} have {units.counted(machine.usable_cores, 'core')}"
+        whose = f"its {units.counted(threads, 'thread')}{beside} have {units.counted(cores, 'core')}"
+        remedy = "use fewer threads or loader workers"
     else:
         whose = "other programs run on its cores: it is not the training's fault"
+        remedy = "end them, or train elsewhere"
     text = f"{units.share(share)} of the time a thread is ready and has no core; {whose}"
-    return _found(evidence, NO_CORE, share, text, "end them, or train elsewhere")
+    return _found(evidence, NO_CORE, share, text, remedy)
 
 
 def stolen(evidence: Evidence) -> Finding | None:

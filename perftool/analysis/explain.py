@@ -72,7 +72,10 @@ def distortion(session: Session) -> Estimate | None:
 
 
 def bound_by(blocks: Sequence[WatchedBlock]) -> Literal["launches", "device"] | None:
-    """On a GPU: whether steps wait for the host to issue them, or for the device to do them; None between the two."""
+    """On a GPU: whether steps wait for the host to issue them, or for the device to do them; None between the two.
+
+    A host that takes as long as the device may be held up by a full queue of launches: then it is ahead all the time.
+    """
     shares = [
         issued / step
         for block in blocks
@@ -82,4 +85,7 @@ def bound_by(blocks: Sequence[WatchedBlock]) -> Literal["launches", "device"] | 
     if not shares:
         return None
     typical = float(np.median(shares))
+    ahead = [one for block in blocks for one in block.host_ahead]
+    if ahead and sum(ahead) > len(ahead) / 2:
+        return "device"
     return "launches" if typical >= LAUNCH_BOUND_SHARE else "device" if typical <= DEVICE_BOUND_SHARE else None

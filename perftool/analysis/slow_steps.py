@@ -1,7 +1,8 @@
 """Why single steps are slow: what disturbed each of them beyond its usual, as the watched blocks have it.
 
 A step is slow above one and a half times the median. Its cause is what took most time beyond its own median, where all
-known causes together make up at least half of what the step lost; else it is unknown, and said to be.
+known causes together make up at least half of what the step lost, and that one no less than what nothing explains; else
+it is unknown, and said to be.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ Integers = NDArray[np.int64]
 EXPLAINS = 0.5  # of what a step lost, for the known causes together
 WORST_SHOWN = 8
 SLOWER_FROM = 1.1  # times what a fixed piece of work usually takes; below, it is the noise of reading it
-PERIOD_FITS = 0.8  # of the gaps between slow steps, that are multiples of a period
-PERIOD_LEAST_STEPS, PERIOD_LEAST_TIMES = 10, 4
+SHORT_STEPS = 10
+SHORT_PERIOD, LONG_PERIOD = (16, 0.95), (4, 0.8)  # slow steps at least, and gaps that are multiples of the period
 PERIOD_TOLERANCE = 0.05  # of the period; steps of the loader's queue come early or late
 
 
@@ -116,7 +117,8 @@ def _cause(beyond_ns: dict[str, float], lost_ns: float) -> tuple[str, int | None
     left_ns = max(0.0, lost_ns - sum(known.values()))
     known[STEAL] = min(beyond_ns.get(STEAL, 0.0), left_ns)
     name = max(known, key=lambda one: known[one])
-    if sum(known.values()) < EXPLAINS * lost_ns:
+    explained_ns = sum(known.values())
+    if explained_ns < EXPLAINS * lost_ns or known[name] < lost_ns - explained_ns:
         return UNKNOWN, None
     return name, round(known[name])
 
@@ -153,20 +155,22 @@ def worst(slow: Sequence[SlowStep]) -> list[SlowStep]:
 def period(calls: Sequence[int], epoch_calls: int | None) -> str | None:
     """ "every epoch" or "every N steps", where slow steps come so regularly that chance does not do it."""
     gaps = [after - before for before, after in pairwise(calls)]
-    if len(gaps) < PERIOD_LEAST_TIMES - 1:
-        return None
-    if epoch_calls is not None and epoch_calls >= PERIOD_LEAST_STEPS and _fits(gaps, epoch_calls):
+    if epoch_calls is not None and _fits(gaps, epoch_calls):
         return "every epoch"
     # Steps between two blocks are not watched, so a gap may be a multiple of the period; the smallest usual one is it.
     for candidate in sorted(set(gaps)):
-        if candidate >= PERIOD_LEAST_STEPS and _fits(gaps, candidate):
+        if _fits(gaps, candidate):
             return f"every {candidate} steps"
     return None
 
 
 def _fits(gaps: Sequence[int], candidate: int) -> bool:
-    tolerance = max(1, ceil(PERIOD_TOLERANCE * candidate)) if candidate >= 2 * PERIOD_LEAST_STEPS else 0
+    """Whether the gaps are multiples of so many steps. Of few steps, many a gap is one by chance."""
+    times, share = SHORT_PERIOD if candidate < SHORT_STEPS else LONG_PERIOD
+    if candidate < 2 or len(gaps) < times - 1:
+        return False
+    tolerance = max(1, ceil(PERIOD_TOLERANCE * candidate)) if candidate >= 2 * SHORT_STEPS else 0
     near = sum(
         gap >= candidate - tolerance and abs(gap - candidate * round(gap / candidate)) <= tolerance for gap in gaps
     )
-    return near >= PERIOD_FITS * len(gaps)
+    return near >= share * len(gaps)

@@ -9,6 +9,7 @@ from perftool.measure.rounds import Lab, Running
 from perftool.records import EXPLAIN
 
 SHARE = 0.5  # of the budget of a profile
+PLAIN_ROUNDS = 400  # of each of its launches: 12 s of short steps, or as many steps as tell a p99
 ROUND_S = 0.3  # of watched steps, beside one plain block
 STEPS_MOST = 20_000  # watched; each leaves some ten numbers
 ROUNDS_LEAST = 5

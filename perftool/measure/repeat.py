@@ -21,6 +21,7 @@ def measure_repeatedly(
     *,
     budget_s: float,
     decided: Callable[[], bool],
+    rounds: int = GENERATION_ROUNDS,
     guests: Callable[[int], Mapping[int, str]] = nobody,
 ) -> int:
     """Measure the variants and the baseline in fresh launches. Returns the number of generations.
@@ -28,6 +29,7 @@ def measure_repeatedly(
     The budget is spread over as many generations as the first look wants; what is left then buys further ones. Only
     at a look, and never between, may `decided` end it: looking more often would raise the false alarms. Generations
     that the session holds already count.
+    rounds: of a generation, at most.
     guests: further variants of the generation after so many, with the stage that they are there for.
     """
     end_s = lab.spent_s + min(budget_s, lab.left_s)
@@ -45,7 +47,7 @@ def measure_repeatedly(
                 stage,
                 variants,
                 budget_s=max(0.0, end_s - lab.spent_s) / to_come,
-                rounds=GENERATION_ROUNDS,
+                rounds=rounds,
                 guests=beside,
             )
             done += 1

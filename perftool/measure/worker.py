@@ -250,7 +250,7 @@ class Worker:
             steps=request.steps,
             calls_done=self.calls_done,
         )
-        self.calls_done += request.steps
+        self.calls_done = block.first_call + request.steps
         return block
 
     def count(self, request: messages.Count) -> Counters:

@@ -168,6 +168,23 @@ def test_waiting_for_a_core_says_whose_fault_it_is() -> None:
     assert "its 8 threads have 2 cores" in found(crowded)[NO_CORE].evidence
     loading = session(QUIET, usual={RUN_QUEUE: 2.0}, loader_workers=1)
     assert "its 2 threads and 1 loader worker have 2 cores" in found(loading)[NO_CORE].evidence
+    alone = session(QUIET, usual={RUN_QUEUE: 2.0}, loader_workers=1, threads=1)
+    assert "other programs" in found(alone)[NO_CORE].evidence, "the threads that it had, not those that it could have"
+    stopped = found(session(QUIET, usual={RUN_QUEUE: 2.0}, threads=1, throttled_periods=3))[NO_CORE].evidence
+    assert "quota" in stopped
+    assert "use fewer threads" in stopped
+
+
+def test_what_the_host_does_is_no_finding_where_the_device_decides() -> None:
+    for bound, names in ((10 * MS, {FAULT_CHURN, NO_CORE}), (1 * MS, set())):
+        usual = {FAULTS: 2.0, RUN_QUEUE: 2.0}
+        one = found(session(QUIET, usual=usual, minor_faults=2000, dispatch_ns=[bound] * STEPS, cures={}))
+        assert set(one) - {LAUNCH_BOUND} == names
+
+
+def test_pages_may_be_large() -> None:
+    large = session(QUIET, usual={FAULTS: 2.0}, minor_faults=125, page_bytes=65536)
+    assert "8.19 MB" in found(large)[FAULT_CHURN].evidence
 
 
 def test_reduced_precision_is_advised_where_matmuls_decide_and_the_machine_is_faster_at_it() -> None:

@@ -63,6 +63,12 @@ def test_who_waits_for_whom_on_a_gpu(issued: int, expected: str | None) -> None:
     assert bound_by([watched([100] * 5, dispatch_ns=[issued] * 5)]) == expected
 
 
+def test_a_host_that_a_full_queue_holds_up_is_ahead_and_not_slow() -> None:
+    ahead = [True, True, True, False, True]
+    assert bound_by([watched([100] * 5, dispatch_ns=[95] * 5, host_ahead=ahead)]) == "device"
+    assert bound_by([watched([100] * 5, dispatch_ns=[95] * 5, host_ahead=[False] * 5)]) == "launches"
+
+
 def test_a_cpu_issues_nothing() -> None:
     assert bound_by([watched([100] * 5)]) is None
 

@@ -63,6 +63,11 @@ def test_what_the_known_causes_do_not_explain_is_unknown() -> None:
     assert causes(block([10, 10, 30, 10, 10])) == [UNKNOWN]
 
 
+def test_a_cause_explains_no_less_than_what_nothing_explains() -> None:
+    steps = block([10, 10, 30, 10, 10], {one: [0, 0, 4, 0, 0] for one in (GARBAGE, FAULTS, LOADER)})
+    assert causes(steps) == [UNKNOWN]
+
+
 def test_causes_that_explain_it_together_name_the_larger() -> None:
     assert causes(block([10, 10, 30, 10, 10], {GARBAGE: [0, 0, 8, 0, 0], FAULTS: [0, 0, 7, 0, 0]})) == [GARBAGE]
 
@@ -147,6 +152,13 @@ def test_irregular_stalls_have_none() -> None:
     assert period([3, 40, 55, 131, 160, 200, 291], None) is None
     assert period([5, 6, 7, 8, 9], None) is None, "neighbours are one stall"
     assert period([0, 64], None) is None, "twice may be chance"
+
+
+def test_a_short_period_needs_more_stalls_that_fit() -> None:
+    assert period(range(0, 400, 4), None) == "every 4 steps"
+    assert period(range(0, 400, 8), 8) == "every epoch"
+    assert period(range(0, 40, 4), None) is None, "ten of them may be chance"
+    assert period([4 * at + (at % 7 == 0) for at in range(100)], None) is None
 
 
 @settings(deadline=None, derandomize=True)

@@ -172,16 +172,16 @@ def test_a_page_fault_costs_something() -> None:
 def test_a_gpu_tells_its_phases_and_its_syncs() -> None:
     from dataclasses import replace
 
-    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
-        value: torch.Tensor = model(batch).square().mean()
-        assert value.item() >= 0
-        return value
+    def watched_with(look: bool) -> WatchedBlock:
+        def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+            value: torch.Tensor = model(batch).square().mean()
+            assert not look or value.item() >= 0
+            return value
 
-    plan, _ = training_of()
-    watcher = Watcher("cuda:0")
-    plan = replace(plan, device="cuda:0", workload=replace(plan.workload, loss=loss))
-    block = watched(plan, watcher)
-    assert set(block.phase_ns) >= {FORWARD, BACKWARD, OPTIMIZER}
-    assert len(block.dispatch_ns) == 4
-    assert block.syncs is not None
-    assert block.syncs >= 1
+        plan, _ = training_of()
+        return watched(replace(plan, device="cuda:0", workload=replace(plan.workload, loss=loss)), Watcher("cuda:0"))
+
+    waiting, free = watched_with(look=True), watched_with(look=False)
+    assert set(waiting.phase_ns) >= {FORWARD, BACKWARD, OPTIMIZER}
+    assert len(waiting.dispatch_ns) == len(waiting.host_ahead) == 4
+    assert (waiting.syncs, free.syncs) == (1, 0)

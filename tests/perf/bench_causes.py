@@ -41,6 +41,8 @@ FEWEST = 10  # injected and slow, to be judged
 COMPETED = 0.5  # of what a step lost, that the competitor had the core meanwhile
 ELSEWHERE = (RUN_QUEUE, SLOWER_CORE, STEAL, UNKNOWN)  # of the machine's own, which nobody knows the truth of
 
+AFTER_START = "soon after loader workers started"
+
 Event = list[Any]
 """The call or -1, what was done, and from when to when."""
 
@@ -63,8 +65,9 @@ def run(quick: bool) -> Table:
             "`__getitem__` that sleeps, memory touched for the first time, a process on the same core, a function "
             "compiled for a new shape, loader workers started at each epoch, and a sleep within the loss, which "
             "nothing lists and which has to come out unknown. Precision: of the slow steps with this cause, those in "
-            "which it was injected; slow steps of no injection that waited for a core, were stolen from, or are of no "
-            "known cause are the machine's own, and count for neither."
+            "which it was injected; slow steps of no injection that waited for a core, had a slower one, were stolen "
+            "from, or are of no known cause are the machine's own, and count for neither. Nor does a start of workers "
+            "as the cause of one of the two steps after it: how much the fork left to them nobody knows."
         ],
     )
 
@@ -78,13 +81,13 @@ def _watched(workload: str, settings: Mapping[str, str], steps: int) -> tuple[li
         blocks = [from_json(line, WatchedBlock) for line in done.stdout.splitlines()]
         events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     if "restarting" in settings:
-        # The first batch of each epoch, and the steps after it, for which the fork left pages to copy.
+        # The first batch of each epoch. The fork left pages to copy for the steps after it, nobody knows how many.
         last = max(block.first_call + len(block.step_ns) for block in blocks)
         starts = range(0, last, -(-ROWS // BATCH))
         injected = {call for call, _, _, _ in events}
         events += [[call, WORKER_START, 0, 0] for call in starts]
         after = {call + later for call in starts for later in range(1, 1 + COPYING_CALLS)}
-        events += [[call, WORKER_START, 0, 0] for call in after - injected]
+        events += [[call, AFTER_START, 0, 0] for call in after - injected]
     return blocks, events
 
 
@@ -101,10 +104,16 @@ def _rows(name: str, blocks: Sequence[WatchedBlock], events: Sequence[Event]) ->
         taken_ns = sum(max(0, _common_ns(burst, (began_ns, began_ns + step.step_ns))) for burst in bursts)
         if true is None and taken_ns > COMPETED * (step.step_ns - median_ns):
             true = RUN_QUEUE
+        if true == AFTER_START:
+            if step.cause == WORKER_START:
+                continue
+            true = None
         if true is not None or step.cause not in ELSEWHERE:
             told[true, step.cause] += 1
     rows = []
     for cause in dict.fromkeys([*truth.values(), *([RUN_QUEUE] if bursts else [])]):
+        if cause == AFTER_START:
+            continue
         injected = sum(count for (true, _), count in told.items() if true == cause)
         named = sum(count for (_, found), count in told.items() if found == cause)
         right = told[cause, cause]

@@ -92,7 +92,7 @@ def count_syncs(device: torch.device, act: Callable[[], object]) -> int | None:
             act()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(one.message) for one in told)
+    return sum("called a synchronizing" in str(one.message) for one in told)
 
 
 def allocator_retries(device: torch.device) -> int:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perftool.measure.probes import device as device_probe
 from perftool.measure.probes.causes import steal_ticks_by_core
+from perftool.measure.probes.cgroups import throttled_periods
 from perftool.measure.probes.core import fixed_work_ns
 from perftool.records import (
     BACKWARD,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 THREADS_MOST = 8  # whose waiting for a core is followed: those with the most CPU time
 READING, END = "reading counters", "end"  # no phases of the training
+LAST_PHASES = (BACKWARD, OPTIMIZER, WHOLE)
 STEAL_EVERY_NS = 20_000_000  # reading it takes some 50 µs
 CORE_EVERY_NS = 2_000_000  # likewise
 TICK_NS = 10_000_000  # of /proc/stat
@@ -76,6 +78,11 @@ class Marks:
 
     def next_call(self) -> None:
         self._calls.append([])
+
+    def host_is_ahead(self) -> bool:
+        """On CUDA, when a call has been issued: whether its last phase has not even begun on the device."""
+        begun = [event for phase, event in self._calls[-1] if phase in LAST_PHASES]
+        return bool(begun) and not begun[-1].query()
 
     def take(self) -> list[dict[str, int]]:
         """Of each call since the last time: phase to its time in ns. Waits for the device."""
@@ -157,11 +164,13 @@ class Watcher:
 
     def watch(self, training: Training, *, launch: int, round_: int, steps: int, calls_done: int) -> WatchedBlock:
         """So many calls, each with its phases and what disturbed it."""
+        import torch
+
         from perftool.training import count_samples
 
         self._prepare()
         device = training.device
-        syncs = device_probe.count_syncs(device, lambda: training.step(training.fetch()))
+        syncs = self._count_syncs(training)
         calls_done += device.type == "cuda"
         single = training.steps_per_call == 1
         marks, read, now = self.marks, self._read, perf_counter_ns
@@ -169,8 +178,10 @@ class Watcher:
         waits: list[int] = []
         rests: list[int] = []
         issued: list[int] = []
+        ahead: list[bool] = []
         samples = 0
         retries = [device_probe.allocator_retries(device)]
+        stopped = throttled_periods()
         readings: list[tuple[Totals, Totals, Totals]] = []
         steals = _Steals()
         core = None if marks.on_cuda else _CoreSpeed()
@@ -193,6 +204,8 @@ class Watcher:
                 marks.begin(END)
                 rests.append(now() - issued_ns)
                 issued.append(now() - marks.computing_ns)
+                if marks.on_cuda:
+                    ahead.append(marks.host_is_ahead())
                 readings.append((first, second, read()))
                 retries.append(device_probe.allocator_retries(device))
                 samples += count_samples(batch) if single else sum(map(count_samples, batch))
@@ -214,6 +227,7 @@ class Watcher:
             samples=samples,
             steps_per_call=training.steps_per_call,
             loader_workers=int(training.plan.loader.get("num_workers", 0)),
+            threads=torch.get_num_threads(),
             step_ns=[sum(one.values()) for one in times],
             began_ns=began,
             phase_ns=_columns(phases),
@@ -221,11 +235,23 @@ class Watcher:
             counts=_columns([{RETRY: after - before} for before, after in pairwise(retries)]),
             fixed_work_ns=[] if core is None else core.readings(),
             minor_faults=[last.minor_faults - first.minor_faults for first, _, last in readings],
+            page_bytes=mmap.PAGESIZE,
             dispatch_ns=issued if marks.on_cuda else [],
+            host_ahead=ahead,
             device_allocated_bytes=device_probe.allocated_bytes(device),
             throttled=throttled,
+            throttled_periods=None if stopped is None else (throttled_periods() or stopped) - stopped,
             syncs=syncs,
         )
+
+    def _count_syncs(self, training: Training) -> int | None:
+        """Of one step. The copy of the batch, by which this loop waits for the device, comes before."""
+        from perftool.training import copied
+
+        if not self.marks.on_cuda:
+            return None
+        batch = copied(training.fetch(), training.device, non_blocking=False)
+        return device_probe.count_syncs(training.device, lambda: training.step(batch))
 
     def _prepare(self) -> None:
         self._follow_compilation()
@@ -385,6 +411,9 @@ def fault_ns() -> float:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     began_ns = perf_counter_ns()
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # as malloc has it
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
     held = ctypes.c_char.from_buffer(memory)
     ctypes.memset(ctypes.addressof(held), 1, size)
     once_ns = perf_counter_ns()
