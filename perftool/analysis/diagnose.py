@@ -162,8 +162,14 @@ def data_wait(evidence: Evidence) -> Finding | None:
         DATA_WAIT,
         share,
         f"{units.share(share)} of the step the training waits for its next batch{often}",
-        "make what the dataset does for each sample faster, or do it once and keep the result",
+        _faster_data(evidence),
     )
+
+
+def _faster_data(evidence: Evidence) -> str:
+    if evidence.session.workload.dataset_kind == "tensors":
+        return "the data are in memory, and loader workers would only add to it; use a larger batch"
+    return "make what the dataset does for each sample faster, or do it once and keep the result"
 
 
 def worker_restarts(evidence: Evidence) -> Finding | None:
