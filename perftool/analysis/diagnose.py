@@ -304,7 +304,7 @@ def ragged_batch(evidence: Evidence) -> Finding | None:
     """Only where code was compiled again, and no more often than a block had batches that were not full: elsewhere a
     shorter last batch costs nothing. Any share counts. Source: the guide to recompilation of torch.compiler."""
     work, share, facts = evidence.work, evidence.lost(COMPILATION), evidence.session.workload
-    if not share or work is None or facts.dataset_rows is None or facts.drop_last:
+    if not share or work is None or not work.samples or facts.dataset_rows is None or facts.drop_last:
         return None
     rest = facts.dataset_rows % work.samples
     if not rest or not all(_short_batches_explain(one, work.samples, rest) for one in evidence.session.watched_blocks):
@@ -395,7 +395,7 @@ def slow_type(evidence: Evidence) -> Finding | None:
 
 
 def double_precision(evidence: Evidence) -> Finding | None:
-    """Any product in float64, which is seldom meant: half as fast as float32 at the best, a 64th at the worst. Source:
+    """Any product in float64, which is seldom meant: as fast as float32 on a few GPUs, a 64th of it on most. Source:
     CUDA C++ programming guide, throughput of native arithmetic instructions."""
     work = evidence.work
     flops = 0 if work is None else work.flops_by_dtype.get("float64", 0)
