@@ -20,8 +20,8 @@ SCHEMA_VERSION = "1.4"
 # 1.2  watched blocks: phases and causes of slow steps, findings, memory, limits, fitness of the machine,
 #      sessions of a trace
 # 1.3  whether a recommendation changes numerics; sessions of a check, with their sides and counters; its history
-# 1.4  of watched steps: when each began, how fast the core was then, the threads, what a cgroup stopped,
-#      and whether the host was ahead of the device
+# 1.4  of watched steps: when each began, how fast the core was then, the threads, what a cgroup stopped, and whether the
+#      host was ahead of the device; FLOPs of convolutions and the mode they run in
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
@@ -65,6 +65,9 @@ RECOMPILING = "recompilation"
 RETRIES = "allocator retries"
 LAUNCH_BOUND = "launch-bound"
 FULL_PRECISION = "full-precision arithmetic"
+DOUBLE_PRECISION = "float64 arithmetic"
+SLOW_TYPE = "slow data type"
+RAGGED_BATCH = "a last batch of another shape"
 DENORMALS = "denormal numbers"
 THROTTLED = "throttled clock"
 LEAK = "memory leak"
@@ -384,6 +387,7 @@ class StepWork(Record, frozen=True, kw_only=True):
     flops: int  # forward and backward; a multiplication and an addition are two
     flops_by_dtype: dict[str, int] = {}  # of what the matmuls and convolutions multiply: "float32", "bfloat16"
     matmul_flops: int | None = None  # of all, those of matrix products; the rest are convolutions, attention, RNNs
+    convolution_flops_by_dtype: dict[str, int] = {}  # of flops_by_dtype, those of convolutions and recurrent layers
     parameter_bytes: int  # moved: read by the passes, read and written by the update
     gradient_bytes: int  # moved: written by the backward pass, read by the update
     optimizer_state_bytes: int  # moved: read and written by the update
@@ -413,6 +417,7 @@ class Limits(Record, frozen=True, kw_only=True, tag="limits"):
     reason: str | None = None
     cache_bytes: int | None = None  # last-level cache of the device; None where the system does not tell
     precision: str | None = None  # in which the training's float32 matmuls run; None where it was set in other ways
+    convolution_precision: str | None = None  # likewise of float32 convolutions and RNNs; None where they differ
 
 
 class Goal(Record, frozen=True, kw_only=True):
@@ -616,6 +621,7 @@ class Bound(Record, frozen=True, kw_only=True):
 
     dtypes: list[str]  # several where the step itself mixes them
     precision: str | None  # mode of float32 matmuls; None where no float32 is multiplied
+    convolution_precision: str | None = None  # of float32 convolutions and RNNs, where matmuls run in another mode
     as_it_runs: bool  # the step computes in this mode; False: it could
     flops_per_second: float | None  # the measured peak, by the step's own mixture of dtypes; None: nothing to compute
     compute_ns: float

@@ -26,6 +26,7 @@ ENTRY_POINTS = "perftool.scenarios"
 DOCUMENTED = ("What it changes", "When it helps", "When it hurts", "Source")
 
 Changes = Literal["speed", "numerics", "optimisation"]
+Cures = Mapping[str, Sequence[str]]
 
 
 class ScenarioError(ValueError):
@@ -125,7 +126,8 @@ class Scenario:
     code: what a user pastes to have the same.
     environment: variables of the process that the value needs set before it starts.
     changes: "numerics" (other rounding than the default's), "optimisation" (another training) or just "speed".
-    cures: finding to the values that may cure it where the default is in force, the first that can be had here.
+    cures: finding to the values that may cure it where the default is in force, the first that can be had here; or a
+        function that says so of the value in force.
     typical_gain: ratio of throughput that it brings where it helps, from the literature; decides only what is tried
         first when time is short.
     """
@@ -142,7 +144,7 @@ class Scenario:
     discouraged: Callable[[str, Context], str | None] = field(kw_only=True, default=_nothing_against)
     clash: Callable[[str, Settings], str | None] = field(kw_only=True, default=_no_clash)
     changes: Changes = field(kw_only=True, default="speed")
-    cures: Mapping[str, Sequence[str]] = field(kw_only=True, default_factory=dict)
+    cures: Cures | Callable[[str, Context], Cures] = field(kw_only=True, default_factory=dict)
     typical_gain: float = field(kw_only=True, default=1.0)
 
     def __post_init__(self) -> None:
@@ -172,6 +174,12 @@ class Scenario:
     def why_not(self, value: str, context: Context) -> str | None:
         """Why a value is not tried here, as a sentence; None where it is."""
         return self.refusal(value, context) or self.discouraged(value, context)
+
+    def cures_beyond(self, value: str, context: Context) -> Cures:
+        """Finding to the values that may cure it where this value is in force."""
+        if callable(self.cures):
+            return self.cures(value, context)
+        return self.cures if value == self.default(context) else {}
 
     def lines(self, value: str, context: Context) -> dict[str, str]:
         """Place to lines of a value's code, and under "environment" the variables that it needs, if it needs any."""
@@ -345,15 +353,13 @@ def cures_of(scenarios: Scenarios, context: Context, baseline: Settings) -> dict
     """Finding to the settings that may cure it: those that can be had here, and are not in force."""
     found: dict[str, list[str]] = {}
     for name, scenario in scenarios.items():
-        default = scenario.default(context)
-        if baseline.get(name, default) != default:
-            continue
         others = [
             value
             for value in other_values(scenario, context, baseline)
             if clashes({**baseline, name: value}, scenarios) is None
         ]
-        for finding, values in scenario.cures.items():
+        present = baseline.get(name, scenario.default(context))
+        for finding, values in scenario.cures_beyond(present, context).items():
             value = next((one for one in values if one in others), None)
             if value is not None:
                 found.setdefault(finding, []).append(f"{name}={value}")

@@ -13,11 +13,11 @@ Source: https://docs.pytorch.org/docs/stable/amp.html
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from perftool.records import FULL_PRECISION, Engaged, Settings
+from perftool.records import FULL_PRECISION, SLOW_TYPE, Engaged, Settings
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ def clash(value: str, others: Settings) -> str | None:
     if value == "fp16" and others.get("cuda_graphs") == "on":
         return "a scaled loss makes the step wait for the GPU, which no graph can hold; use amp=bf16"
     return None
+
+
+def cures(value: str, _: Context) -> Mapping[str, Sequence[str]]:
+    return {FULL_PRECISION: ("bf16",)} if value == "off" else {SLOW_TYPE: ("bf16", "off")}
 
 
 def apply(plan: Plan, value: str) -> Plan:
@@ -142,7 +146,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
-    cures={FULL_PRECISION: ("bf16",)},
+    cures=cures,
     discouraged=discouraged,
     clash=clash,
     changes="numerics",

@@ -10,7 +10,7 @@ Source: https://docs.pytorch.org/docs/stable/data.html#multi-process-data-loadin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,14 @@ def discouraged(value: str, context: Context) -> str | None:
     return f"there are only {cores} cores" if int(value) > cores else None
 
 
+def cures(value: str, context: Context) -> Mapping[str, Sequence[str]]:
+    """More workers than are in force, but none for data in memory: those cost more to send than to put together."""
+    if context.workload.dataset_kind == "tensors":
+        return {}
+    more = [other for other in values(context) if int(other) > max(1, int(value))]
+    return {DATA_WAIT: more}
+
+
 def apply(plan: Plan, value: str) -> Plan:
     if value == "0":
         return plan
@@ -87,7 +95,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
-    cures={DATA_WAIT: ("2",)},
+    cures=cures,
     discouraged=discouraged,
     typical_gain=1.5,
 )

@@ -366,6 +366,7 @@ def make_work(**changes: Any) -> StepWork:
         "samples": 256,
         "flops": 10**9,
         "flops_by_dtype": {"float32": 10**9},
+        "matmul_flops": 10**9,
         "parameter_bytes": 20_000_000,
         "gradient_bytes": 10_000_000,
         "optimizer_state_bytes": 20_000_000,

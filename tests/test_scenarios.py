@@ -23,11 +23,11 @@ from torch.utils.data import TensorDataset
 
 from perftool.measure.probes.machine import describe_machine
 from perftool.measure.worker import describe_workload
-from perftool.records import Engaged, Settings, WorkloadFacts
-from perftool.scenario import DOCUMENTED, Context, check_settings, clashes, discover, environment_of, plan_of
+from perftool.records import DATA_WAIT, FULL_PRECISION, SLOW_TYPE, DatasetKind, Engaged, Settings, WorkloadFacts
+from perftool.scenario import DOCUMENTED, Context, check_settings, clashes, cures_of, discover, environment_of, plan_of
 from perftool.training import SettingError, Training
 from perftool.workload import Loaded, Workload, load, load_workload
-from tests.measure.fakes import MACHINE
+from tests.measure.fakes import MACHINE, WORKLOAD
 
 SCENARIOS = discover()
 REFERENCE = f"{Path(__file__).parent / 'measure' / 'workloads.py'}:rows"
@@ -181,6 +181,38 @@ def test_what_is_not_sensible_here_is_not_tried_but_can_be_had() -> None:
 def test_an_iterable_dataset_that_shares_its_samples_out_may_have_other_numbers_of_workers() -> None:
     facts = replace(context().workload, dataset_kind="iterable", settings={"dataloader_workers": "4"})
     assert SCENARIOS["dataloader_workers"].refusal("2", Context(machine=MACHINE, workload=facts)) is None
+
+
+def test_workers_cure_a_wait_for_data_that_are_not_in_memory_and_more_of_them_where_some_are_in_force() -> None:
+    def cured(kind: DatasetKind, workers: str | None, cores: int = 8) -> list[str] | None:
+        here = context()
+        facts = replace(here.workload, dataset_kind=kind, settings={"dataloader_workers": "1"})
+        own = {"dataloader_workers": SCENARIOS["dataloader_workers"]}
+        machine = replace(here.machine, usable_cores=cores)
+        settings = {} if workers is None else {"dataloader_workers": workers}
+        return cures_of(own, Context(machine=machine, workload=facts), settings).get(DATA_WAIT)
+
+    told = {workers: cured("map", workers) for workers in (None, "1", "2", "4", "6", "8")}
+    assert told == {
+        None: ["dataloader_workers=2"],
+        "1": ["dataloader_workers=2"],
+        "2": ["dataloader_workers=4"],
+        "4": ["dataloader_workers=8"],
+        "6": ["dataloader_workers=8"],
+        "8": None,
+    }
+    assert cured("iterable", "1", cores=2) == ["dataloader_workers=2"]
+    assert cured("map", "2", cores=2) is None
+    assert [cured("tensors", workers) for workers in (None, "0", "1")] == [None] * 3
+
+
+def test_another_type_is_advised_where_a_slow_one_is_in_force() -> None:
+    own = {"amp": SCENARIOS["amp"]}
+    with_units, without = context(), Context(machine=replace(MACHINE, matrix_units=[]), workload=WORKLOAD)
+    assert cures_of(own, with_units, {"amp": "fp16"}) == {SLOW_TYPE: ["amp=bf16"]}
+    assert cures_of(own, without, {"amp": "fp16"}) == {SLOW_TYPE: ["amp=off"]}
+    assert cures_of(own, without, {"amp": "bf16"}) == {SLOW_TYPE: ["amp=off"]}
+    assert cures_of(own, with_units, {}) == {FULL_PRECISION: ["amp=bf16"]}
 
 
 @pytest.mark.parametrize(

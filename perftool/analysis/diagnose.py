@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from perftool import units
+from perftool.analysis.roofline import FASTER_FROM, FULL, Mode, peaks_of
 from perftool.analysis.slow_steps import watched
 from perftool.records import (
     BACKWARD,
@@ -22,6 +23,7 @@ from perftool.records import (
     COPY,
     DATA_WAIT,
     DENORMALS,
+    DOUBLE_PRECISION,
     FAULT_CHURN,
     FAULTS,
     FORWARD,
@@ -34,6 +36,7 @@ from perftool.records import (
     LOADER,
     NO_CORE,
     OPTIMIZER,
+    RAGGED_BATCH,
     RECOMPILING,
     RETRIES,
     RETRY,
@@ -41,6 +44,7 @@ from perftool.records import (
     RUN_QUEUE,
     SLOW_COPY,
     SLOW_OPTIMIZER,
+    SLOW_TYPE,
     SLOWED,
     SLOWER_CORE,
     STEAL,
@@ -55,6 +59,8 @@ from perftool.records import (
     Finding,
     MemoryReport,
     Session,
+    StepWork,
+    WatchedBlock,
 )
 
 WAIT_SHARE = 0.05  # TF Profiler: moderately input-bound from 5 %, highly from 20 %
@@ -64,9 +70,12 @@ CHURN_BYTES_PER_STEP, CHURN_SHARE = 4_000_000, 0.05
 CORE_SHARE = 0.05
 LOST_SHARE = 0.02  # of all time, in slow steps of one cause
 ARITHMETIC_SHARE = 0.3  # of the step, that its matmuls would take at the measured peak
+MATMUL_SHARE = 0.5  # of the FLOPs, from which the mode of matmuls decides
+SLOW_TYPE_SHARE = 0.05  # of the step, that its products would take less in float32
 DENORMAL_SHARE = 0.001  # of the parameters
 FRAGMENTED_SHARE = 0.2  # of what is reserved
 THROTTLED_SHARE = 0.05  # of the blocks
+SHORT_TYPES = ("bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,20 @@ class Evidence:
         blocks = self.session.watched_blocks
         bytes_ = [block.page_bytes * count / block.steps_per_call for block in blocks for count in block.minor_faults]
         return float(np.median(bytes_)) if bytes_ else 0.0
+
+    @property
+    def work(self) -> StepWork | None:
+        """What a step has to do, where that was counted."""
+        return None if self.session.limits is None else self.session.limits.work
+
+    @cached_property
+    def peaks(self) -> Mapping[Mode, float]:
+        """What the machine does at best in each mode, in FLOP/s; empty where it was not measured."""
+        return {} if self.session.limits is None else peaks_of(self.session.limits.ceilings)
+
+    def arithmetic_share(self, compute_s: float) -> float | None:
+        """Of the step, what arithmetic takes at the least; None where the step's time is not known."""
+        return None if self.distance is None else min(1.0, compute_s * 1e9 / self.distance.step_ns)
 
     def slow(self, cause: str) -> str:
         """The slow steps of a cause in words."""
@@ -166,8 +189,14 @@ def data_wait(evidence: Evidence) -> Finding | None:
         DATA_WAIT,
         share,
         f"{units.share(share)} of the step the training waits for its next batch{often}",
-        "make what the dataset does for each sample faster, or do it once and keep the result",
+        _faster_data(evidence),
     )
+
+
+def _faster_data(evidence: Evidence) -> str:
+    if evidence.session.workload.dataset_kind == "tensors":
+        return "the data are in memory, and loader workers would only add to it; use a larger batch"
+    return "make what the dataset does for each sample faster, or do it once and keep the result"
 
 
 def worker_restarts(evidence: Evidence) -> Finding | None:
@@ -265,7 +294,7 @@ def collections(evidence: Evidence) -> Finding | None:
 
 def recompiling(evidence: Evidence) -> Finding | None:
     share = evidence.lost(COMPILATION)
-    if not share:
+    if not share or ragged_batch(evidence) is not None:
         return None
     text = f"code was compiled again while training: {evidence.slow(COMPILATION)}"
     return _found(
@@ -275,6 +304,29 @@ def recompiling(evidence: Evidence) -> Finding | None:
         text,
         "keep the shapes of batches the same (drop_last=True), or compile with dynamic=True",
     )
+
+
+def ragged_batch(evidence: Evidence) -> Finding | None:
+    """Only where code was compiled again, and no more often than a block had batches that were not full: elsewhere a
+    shorter last batch costs nothing. Any share counts. Source: the guide to recompilation of torch.compiler."""
+    work, share, facts = evidence.work, evidence.lost(COMPILATION), evidence.session.workload
+    if not share or work is None or not work.samples or facts.dataset_rows is None or facts.drop_last:
+        return None
+    rest = facts.dataset_rows % work.samples
+    if not rest or not all(_short_batches_explain(one, work.samples, rest) for one in evidence.session.watched_blocks):
+        return None
+    text = (
+        f"code was compiled again where the last batch of an epoch has {units.count(rest)} of the usual "
+        f"{units.counted(work.samples, 'sample')}: {evidence.slow(COMPILATION)}"
+    )
+    return _found(evidence, RAGGED_BATCH, share, text, "leave it out (drop_last=True), or compile with dynamic=True")
+
+
+def _short_batches_explain(block: WatchedBlock, full: int, rest: int) -> bool:
+    """Whether so many of the block's batches had `rest` samples instead of `full` as it had calls that compiled."""
+    missing = len(block.step_ns) * block.steps_per_call * full - block.samples
+    compiled = sum(time_ns > 0 for time_ns in block.cause_ns.get(COMPILATION, ()))
+    return compiled * (full - rest) <= missing
 
 
 def retries(evidence: Evidence) -> Finding | None:
@@ -307,20 +359,61 @@ def host_syncs(evidence: Evidence) -> Finding | None:
 
 
 def full_precision(evidence: Evidence) -> Finding | None:
-    """Only where matmuls in float32 decide the step, and this machine was seen to be faster at something shorter."""
+    """Only where matmuls in float32 decide the step, and this machine was seen to be faster at something shorter.
+
+    Convolutions do not count: on a GPU they run in TF32 by themselves.
+    """
     if evidence.distance is None or FULL_PRECISION not in evidence.session.cures:
         return None
     own, *faster = evidence.distance.bounds
     share = sum(evidence.phase(name) for name in (FORWARD, BACKWARD, WHOLE))
     is_full = own.as_it_runs and own.dtypes == ["float32"] and own.precision == "highest"
+    work = evidence.distance.work
+    if work.matmul_flops is None or work.matmul_flops <= MATMUL_SHARE * work.flops:
+        return None
     if not faster or not is_full or own.bound_by != "compute" or own.mfu < ARITHMETIC_SHARE:
         return None
-    full, reduced = (units.rate(one.flops_per_second, "FLOP") for one in (own, faster[0]))
+    full, reduced = (units.flop_rate(one) for one in (evidence.peaks.get(FULL), faster[0].flops_per_second))
     text = (
         f"its matmuls run in float32 in full precision, where this machine does {full}; in "
         f"{', '.join(faster[0].dtypes)} it does {reduced}"
     )
     return _found(evidence, FULL_PRECISION, share, text)
+
+
+def slow_type(evidence: Evidence) -> Finding | None:
+    """A short type that this machine emulates. The share is what float32 in full precision would save by the measured
+    peaks; those must differ by as much as for any faster mode. Source: oneDNN, data types and where they are native."""
+    full = evidence.peaks.get(FULL)
+    if evidence.work is None or full is None:
+        return None
+    slower = {
+        dtype: (flops, evidence.peaks[dtype, None])
+        for dtype, flops in evidence.work.flops_by_dtype.items()
+        if dtype in SHORT_TYPES and evidence.peaks.get((dtype, None), full) * FASTER_FROM < full
+    }
+    share = evidence.arithmetic_share(sum(flops / peak - flops / full for flops, peak in slower.values()))
+    if share is None or share < SLOW_TYPE_SHARE:
+        return None
+    rates = " and ".join(f"{units.flop_rate(peak)} in {dtype}" for dtype, (_, peak) in slower.items())
+    text = f"it multiplies in a type that this machine is slow at: it does {rates}, and {units.flop_rate(full)} in "
+    return _found(evidence, SLOW_TYPE, share, f"{text}float32", "compute in float32")
+
+
+def double_precision(evidence: Evidence) -> Finding | None:
+    """Any product in float64, which is seldom meant: as fast as float32 on a few GPUs, a 64th of it on most. Source:
+    CUDA C++ programming guide, throughput of native arithmetic instructions."""
+    work = evidence.work
+    flops = 0 if work is None else work.flops_by_dtype.get("float64", 0)
+    if work is None or not flops:
+        return None
+    peak, full = evidence.peaks.get(("float64", None)), evidence.peaks.get(FULL)
+    share = evidence.arithmetic_share(flops / peak) if peak else None
+    text = f"{units.share(flops / work.flops)} of its arithmetic is in float64"
+    if peak and full:
+        text += f", where this machine does {units.flop_rate(peak)}; in float32 it does {units.flop_rate(full)}"
+    remedy = "cast data and parameters to float32; what comes from NumPy is float64 unless told otherwise"
+    return _found(evidence, DOUBLE_PRECISION, share, text, remedy)
 
 
 def denormals(evidence: Evidence) -> Finding | None:
@@ -384,10 +477,13 @@ RULES: Sequence[Rule] = (
     slowed,
     collections,
     recompiling,
+    ragged_batch,
     retries,
     launch_bound,
     host_syncs,
     full_precision,
+    slow_type,
+    double_precision,
     denormals,
     throttled,
 )

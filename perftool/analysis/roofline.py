@@ -6,6 +6,7 @@ at the measured bandwidth. Source: Williams, Waterman and Patterson, Roofline (2
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from math import isfinite
 
@@ -14,7 +15,7 @@ from perftool.records import Bound, Ceiling, Distance, Limits, StepWork
 FASTER_FROM = 1.2  # a mode counts as faster than the step's own from so many times its peak: peaks are measured, too
 
 Mode = tuple[str, str | None]
-"""A dtype with the precision mode of its matmuls, which only float32 has."""
+"""A dtype with the precision mode of its products, which only float32 has."""
 
 FULL: Mode = ("float32", "highest")
 
@@ -30,7 +31,7 @@ def distance(limits: Limits, step_ns: float) -> Distance | None:
     work = limits.work
     if work is None:
         return None
-    peaks = _peaks(limits.ceilings)
+    peaks = peaks_of(limits.ceilings)
     in_cache = limits.cache_bytes is not None and work.working_set_bytes <= limits.cache_bytes
     bytes_per_second = _bandwidth(limits.ceilings, in_cache)
     moved = moved_bytes(work)
@@ -45,7 +46,7 @@ def distance(limits: Limits, step_ns: float) -> Distance | None:
         in_cache=in_cache,
         bounds=[
             _bound(modes, work, peaks, memory_ns, step_ns, as_it_runs=as_it_runs)
-            for modes, as_it_runs in _compared(work, limits.precision, peaks)
+            for modes, as_it_runs in _compared(work, _modes(work, limits), peaks)
         ],
     )
 
@@ -61,10 +62,23 @@ def moved_bytes(work: StepWork) -> int:
     )
 
 
-def _compared(work: StepWork, precision: str | None, peaks: Mapping[Mode, float]) -> list[tuple[dict[Mode, int], bool]]:
+def _modes(work: StepWork, limits: Limits) -> dict[Mode, int]:
+    """FLOPs of the step by the mode that it runs in. Of a dtype that has two, that of matmuls comes first.
+
+    Convolutions and recurrent layers have a setting of their own: on a GPU they run in TF32 while matmuls do not.
+    """
+    modes: Counter[Mode] = Counter()
+    for dtype, flops in work.flops_by_dtype.items():
+        convolved = min(flops, work.convolution_flops_by_dtype.get(dtype, 0))
+        for part, precision in ((flops - convolved, limits.precision), (convolved, limits.convolution_precision)):
+            if part:
+                modes[_mode(dtype, precision)] += part
+    return dict(modes)
+
+
+def _compared(work: StepWork, own: dict[Mode, int], peaks: Mapping[Mode, float]) -> list[tuple[dict[Mode, int], bool]]:
     """FLOPs by mode, and whether the step runs so."""
     flops = work.flops
-    own = {_mode(dtype, precision): count for dtype, count in work.flops_by_dtype.items()}
     if sum(own.values()) == flops and own.keys() <= peaks.keys():
         found = [(own, True)]
     else:
@@ -86,9 +100,11 @@ def _bound(
 ) -> Bound:
     compute_ns = _compute_s(modes, peaks) * 1e9
     bound_ns = max(compute_ns, memory_ns)
+    first, second, *_ = [*(precision for _, precision in modes if precision is not None), None, None]
     return Bound(
-        dtypes=[dtype for dtype, _ in modes],
-        precision=next((precision for _, precision in modes if precision is not None), None),
+        dtypes=list(dict.fromkeys(dtype for dtype, _ in modes)),
+        precision=first,
+        convolution_precision=second,
         as_it_runs=as_it_runs,
         flops_per_second=work.flops / compute_ns * 1e9 if compute_ns else None,
         compute_ns=compute_ns,
@@ -108,7 +124,7 @@ def _mode(dtype: str, precision: str | None) -> Mode:
     return (dtype, precision if dtype == "float32" else None)
 
 
-def _peaks(ceilings: list[Ceiling]) -> dict[Mode, float]:
+def peaks_of(ceilings: list[Ceiling]) -> dict[Mode, float]:
     """The best of each mode, in FLOP/s."""
     peaks: dict[Mode, float] = {}
     for one in ceilings:

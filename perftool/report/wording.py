@@ -833,8 +833,10 @@ def limit_lines(distance: Distance) -> Pairs:
 
 
 def mode_text(bound: Bound) -> str:
-    """ "bfloat16", "float32", "float32 at medium"."""
+    """ "bfloat16", "float32", "float32 at medium", "float32 (convolutions at high)"."""
     mode = "" if bound.precision in (None, "highest") else f" at {bound.precision}"
+    if bound.convolution_precision is not None:
+        mode += f" (convolutions at {bound.convolution_precision})"
     return " and ".join(f"{dtype}{mode if dtype == 'float32' else ''}" for dtype in bound.dtypes)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec.structs import replace
 
 from perftool.analysis.diagnose import findings
@@ -12,6 +14,7 @@ from perftool.records import (
     COPY,
     DATA_WAIT,
     DENORMALS,
+    DOUBLE_PRECISION,
     FAULT_CHURN,
     FAULTS,
     FORWARD,
@@ -22,6 +25,7 @@ from perftool.records import (
     LOADER,
     NO_CORE,
     OPTIMIZER,
+    RAGGED_BATCH,
     RECOMPILING,
     RETRIES,
     RETRY,
@@ -29,6 +33,7 @@ from perftool.records import (
     RUN_QUEUE,
     SLOW_COPY,
     SLOW_OPTIMIZER,
+    SLOW_TYPE,
     SLOWED,
     SLOWER_CORE,
     STEAL,
@@ -38,6 +43,7 @@ from perftool.records import (
     WAIT,
     WORKER_RESTARTS,
     WORKER_START,
+    Ceiling,
     Finding,
     Limits,
     Session,
@@ -191,6 +197,7 @@ def test_reduced_precision_is_advised_where_matmuls_decide_and_the_machine_is_fa
     plain = session(QUIET)
 
     def found_at(limits: Limits, step_ns: float, of: Session = plain) -> list[str]:
+        of = replace(of, limits=limits)
         return [one.name for one in findings(of, explained(of), None, distance(limits, step_ns))]
 
     # A GFLOP takes 10 ms at the 100 GFLOP/s of float32; bfloat16 is eight times as fast here.
@@ -202,6 +209,88 @@ def test_reduced_precision_is_advised_where_matmuls_decide_and_the_machine_is_fa
     only_full = [one for one in make_limits().ceilings if one.kind == "copy" or one.precision == "highest"]
     assert found_at(make_limits(ceilings=only_full), 12e6) == [], "there is nothing faster"
     assert found_at(make_limits(), 12e6, replace(plain, cures={})) == [], "nothing can be switched on"
+
+    convolving = make_work(matmul_flops=4 * 10**8, convolution_flops_by_dtype={"float32": 6 * 10**8})
+    for mode in ("highest", "medium"):
+        assert found_at(make_limits(work=convolving, convolution_precision=mode), 12e6) == [], "its matmuls are few"
+    unknown = make_work(matmul_flops=None)
+    assert found_at(make_limits(work=unknown), 12e6) == []
+    patches = make_work(matmul_flops=9 * 10**8, convolution_flops_by_dtype={"float32": 10**8})
+    assert found_at(make_limits(work=patches, convolution_precision="medium"), 12e6) == [FULL_PRECISION]
+
+
+def limited(limits: Limits, step_ns: float, **changes: Any) -> dict[str, Finding]:
+    """What is found where these limits were measured."""
+    of = replace(session(QUIET, **changes), limits=limits)
+    return {one.name: one for one in findings(of, explained(of), None, distance(limits, step_ns))}
+
+
+def test_a_type_that_the_machine_emulates() -> None:
+    """2 GFLOP/s in float16, 100 in float32, 800 in bfloat16."""
+    half = make_limits(work=make_work(flops=10**9, flops_by_dtype={"float16": 9 * 10**8, "float32": 10**8}))
+    one = limited(half, 500e6, cures={SLOW_TYPE: ["amp=bf16"]})[SLOW_TYPE]
+    assert one.try_ == "amp=bf16"
+    assert one.share is not None
+    assert round(one.share, 3) == 0.882  # 450 ms at the least instead of 9
+    assert "2 GFLOP/s in float16, and 100 GFLOP/s in float32" in one.evidence
+    assert limited(half, 400e6)[SLOW_TYPE].share == 1, "the peak was measured too low"
+    assert limited(half, 20e9) == {}, "its products are a fiftieth of the step"
+    assert limited(make_limits(work=make_work(flops_by_dtype={"bfloat16": 10**9})), 12e6) == {}
+    assert SLOW_TYPE not in limited(make_limits(), 12e6)
+
+
+def test_a_type_that_is_hardly_slower_is_no_finding() -> None:
+    near = Ceiling(kind="matmul", dtype="float16", rows=1024, flops_per_second=90e9)
+    ceilings = [one for one in make_limits().ceilings if one.dtype != "float16"]
+    half = make_work(flops_by_dtype={"float16": 10**9})
+    assert limited(make_limits(work=half, ceilings=[*ceilings, near]), 12e6) == {}
+    assert limited(make_limits(work=half, ceilings=ceilings), 12e6) == {}, "it was not measured"
+
+
+def test_arithmetic_in_float64() -> None:
+    work = make_work(flops_by_dtype={"float64": 10**8, "float32": 9 * 10**8})
+    double = Ceiling(kind="matmul", dtype="float64", rows=1024, flops_per_second=50e9)
+    limits = make_limits(work=work, ceilings=[*make_limits().ceilings, double])
+    one = limited(limits, 20e6, cures={})[DOUBLE_PRECISION]
+    assert (one.share, one.try_) == (0.1, None)
+    assert "10 % of its arithmetic is in float64, where this machine does 50 GFLOP/s" in one.evidence
+    assert "float64 unless told otherwise" in one.evidence
+    assert limited(make_limits(work=work), 20e6, cures={})[DOUBLE_PRECISION].share is None, "no peak, no share"
+    assert limited(make_limits(), 20e6, cures={}) == {}
+    assert limited(make_limits(work=None), 20e6, cures={}) == {}
+
+
+def test_compiling_again_for_the_last_batch_of_an_epoch() -> None:
+    """An epoch of 1004 rows is a hundred batches of ten and one of four."""
+    compiled = {"slow": {COMPILATION: 20.0}}
+    one_call = [20 * MS if at == 99 else 0 for at in range(STEPS)]
+    limits = make_limits(work=make_work(samples=10))
+
+    def compiles(rows: int | None, samples: int, calls: list[int] = one_call, drop_last: bool = False) -> list[str]:
+        of = session(QUIET, **compiled)  # type: ignore[arg-type]
+        step_ns = [10 * MS + time_ns for time_ns in calls]
+        (block,) = of.watched_blocks
+        block = replace(block, samples=samples, step_ns=step_ns, cause_ns={COMPILATION: calls})
+        facts = replace(WORKLOAD, dataset_rows=rows, drop_last=drop_last)
+        return list(found(replace(of, watched_blocks=[block], workload=facts, limits=limits)))
+
+    assert compiles(1004, 994) == [RAGGED_BATCH]
+    assert compiles(1004, 1000) == [RECOMPILING], "all its batches were full"
+    assert compiles(1000, 1000) == [RECOMPILING], "batches go into the rows evenly"
+    assert compiles(None, 994) == [RECOMPILING], "the rows are not known"
+    assert compiles(1004, 994, drop_last=True) == [RECOMPILING]
+    twice = [20 * MS if at in (50, 99) else 0 for at in range(STEPS)]
+    assert compiles(1004, 994, twice) == [RECOMPILING], "one short batch does not explain it all"
+    assert compiles(1004, 988, twice) == [RAGGED_BATCH]
+    assert compiles(1004, 994, [0] * STEPS) == [], "a short batch costs nothing by itself"
+
+
+def test_waiting_for_data_in_memory_is_not_cured_by_workers() -> None:
+    gathered = session({**QUIET, WAIT: 0.2}, cures={})
+    assert "workers would only add to it" in found(gathered)[DATA_WAIT].evidence
+    files = replace(gathered, workload=replace(WORKLOAD, dataset_kind="map"))
+    assert "what the dataset does for each sample" in found(files)[DATA_WAIT].evidence
+    assert found(replace(files, cures={DATA_WAIT: ["dataloader_workers=4"]}))[DATA_WAIT].try_ == "dataloader_workers=4"
 
 
 def test_what_a_gpu_adds() -> None:

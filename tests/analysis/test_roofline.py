@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from perftool.analysis.roofline import distance, moved_bytes
 from perftool.records import Ceiling, Distance, Limits
-from perftool.report.wording import limit_lines
+from perftool.report.wording import limit_lines, mode_text
 from tests.sessions import make_limits, make_work
 
 PROPERTY = settings(deadline=None, max_examples=100, derandomize=True)
@@ -75,6 +75,26 @@ def test_a_step_that_mixes_dtypes_is_bound_by_each_at_its_own_peak() -> None:
 def test_the_modes_that_are_told(changes: dict[str, object], modes: list[tuple[str, str | None, bool]]) -> None:
     bounds = found(make_limits(**changes), 12e6).bounds
     assert [(one.dtypes[0], one.precision, one.as_it_runs) for one in bounds] == modes
+
+
+def test_convolutions_are_judged_by_their_own_mode() -> None:
+    """As on a GPU: 800 MFLOP of convolutions at 400 GFLOP/s, the matmuls at 100 GFLOP/s."""
+    work = make_work(matmul_flops=2 * 10**8, convolution_flops_by_dtype={"float32": 8 * 10**8})
+    own, _ = found(make_limits(work=work, convolution_precision="medium"), 12e6).bounds
+    assert (own.dtypes, own.precision, own.convolution_precision) == (["float32"], "highest", "medium")
+    assert own.as_it_runs
+    assert own.compute_ns == pytest.approx(2e6 + 2e6)
+    assert mode_text(own) == "float32 (convolutions at medium)"
+
+    alike, _ = found(make_limits(work=work, convolution_precision="highest"), 12e6).bounds
+    assert alike.compute_ns == pytest.approx(10e6)
+    assert alike.convolution_precision is None
+    only = make_work(matmul_flops=0, convolution_flops_by_dtype={"float32": 10**9})
+    own, _ = found(make_limits(work=only, convolution_precision="medium"), 12e6).bounds
+    assert own.compute_ns == pytest.approx(2.5e6)
+    assert mode_text(own) == "float32 at medium"
+    unknown = found(make_limits(work=work), 12e6).bounds
+    assert [(one.dtypes[0], one.precision, one.as_it_runs) for one in unknown] == UNKNOWN
 
 
 def test_a_mode_that_is_hardly_faster_is_not_told() -> None:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from perftool.measure.probes import ceilings
-from perftool.measure.probes.ceilings import cache_bytes, measure_ceilings, precision_mode, precision_modes
+from perftool.measure.probes.ceilings import (
+    cache_bytes,
+    convolution_mode,
+    measure_ceilings,
+    precision_mode,
+    precision_modes,
+)
 from perftool.records import Ceiling
 
 CPU = torch.device("cpu")
@@ -92,6 +99,29 @@ def test_the_modes_of_a_device() -> None:
     assert precision_modes(CPU) == ["highest", "medium"]
     assert precision_modes(CPU, "high") == ["highest", "medium", "high"]
     assert precision_modes(torch.device("cuda")) == ["highest", "high"]
+
+
+def test_convolutions_of_a_gpu_run_in_tf32_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting is there without a GPU, too."""
+    cuda, cudnn = torch.device("cuda"), torch.backends.cudnn
+    assert precision_mode() == "highest"
+    assert (convolution_mode(cuda), convolution_mode(CPU)) == ("high", "highest")
+    monkeypatch.setattr(cudnn, "allow_tf32", False)
+    assert convolution_mode(cuda) == "highest"
+    monkeypatch.undo()
+    assert convolution_mode(cuda) == "high"
+    monkeypatch.setattr(cudnn, "enabled", False)
+    assert convolution_mode(cuda) == "highest", "matmuls do the work of cuDNN"
+
+
+def test_convolutions_and_recurrent_layers_may_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"conv": SimpleNamespace(fp32_precision="bf16"), "rnn": SimpleNamespace(fp32_precision="bf16")}
+    monkeypatch.setattr(torch.backends, "mkldnn", SimpleNamespace(**parts))
+    assert convolution_mode(CPU) == "medium"
+    parts["rnn"].fp32_precision = "ieee"
+    assert convolution_mode(CPU) is None
+    monkeypatch.setattr(torch.backends, "mkldnn", SimpleNamespace())  # an older torch
+    assert convolution_mode(CPU) == "highest"
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def test_a_launch_tells_the_limits_and_goes_on(launches: list[ProcessLaunch]) ->
     assert limited.limits.work is not None
     assert limited.limits.work.flops == 2 * 8 * (4 * 16 + 16) * 3 - 2 * 8 * 4 * 16
     assert limited.limits.precision == "highest"
+    assert limited.limits.convolution_precision == "highest"
     assert {one.kind for one in limited.limits.ceilings} == {"matmul", "copy"}
     assert isinstance(launch.ask(messages.Run(round=0, position=0, drop=1, steps=2), LIMIT_S), Block)
 

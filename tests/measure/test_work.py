@@ -115,6 +115,18 @@ def test_under_autocast_the_same_work_is_done_in_its_dtype() -> None:
     assert short.flops_by_dtype == {"bfloat16": full.flops}
 
 
+def test_convolutions_are_counted_apart_from_matmuls() -> None:
+    def small() -> nn.Module:
+        return nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 6, 1))
+
+    work = count_work(stepped(small, inputs=(2, 8)))
+    matmul = 3 * 2 * 4 * (3 * 6)  # forward and both gradients
+    assert work.matmul_flops == matmul
+    assert work.flops_by_dtype == {"float32": work.flops}
+    assert work.convolution_flops_by_dtype == {"float32": work.flops - matmul}
+    assert not count_work(stepped(lambda: mlp(2, 3, 1))).convolution_flops_by_dtype
+
+
 def test_attention_and_recurrent_layers_count_whatever_kernel_does_them() -> None:
     length, width = 5, 8
 

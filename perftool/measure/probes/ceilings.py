@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 DTYPES = ("float32", "bfloat16", "float16")
+CONVOLUTION_MODES = {"tf32": "high", "bf16": "medium"}  # all else is full precision
 ROWS = {"cpu": (128, 4096), "cuda": (1024, 8192)}  # of the smallest matrices, and the largest
 GROW_BELOW_NS = 20e6  # a product of twice the side takes eight times as long
 REPEATS = 5
@@ -50,6 +51,7 @@ def limits(training: Training) -> Limits:
         ceilings=measure_ceilings(training.device, [*DTYPES, *(work.flops_by_dtype if work else ())]),
         cache_bytes=cache_bytes(training.device),
         precision=precision_mode(),
+        convolution_precision=convolution_mode(training.device),
     )
 
 
@@ -75,6 +77,23 @@ def precision_mode() -> str | None:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
         return None
+
+
+def convolution_mode(device: torch.device) -> str | None:
+    """The mode of float32 convolutions and recurrent layers, in the words for matmuls; None where the two differ.
+
+    On a GPU cuDNN takes TF32 for them unless told otherwise, whatever the mode of matmuls; without cuDNN they are done
+    by matmuls.
+    """
+    backend: Any = torch.backends.cudnn if device.type == "cuda" else torch.backends.mkldnn
+    if device.type == "cuda" and not torch.backends.cudnn.enabled:
+        return precision_mode()
+    parts: list[Any] = [getattr(backend, name, None) for name in ("conv", "rnn")]
+    set_to = {part.fp32_precision for part in parts if hasattr(part, "fp32_precision")}
+    if not set_to:  # an older torch, where there is but one switch, and none for a CPU
+        return "high" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else "highest"
+    modes = {CONVOLUTION_MODES.get(one, "highest") for one in set_to}
+    return modes.pop() if len(modes) == 1 else None
 
 
 def precision_modes(device: torch.device, in_force: str | None = None) -> list[str]:

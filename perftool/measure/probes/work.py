@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 MATMULS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_mm")
+CONVOLUTIONS = ("conv", "rnn")  # in the names of operations whose precision has a setting of its own
 
 
 def count_work(training: Training) -> StepWork:
@@ -70,6 +71,7 @@ def count_work(training: Training) -> StepWork:
         samples=count_samples(batch),
         flops=counter.get_total_flops(),
         flops_by_dtype=dict(by_dtype.flops),
+        convolution_flops_by_dtype=dict(by_dtype.convolution_flops),
         matmul_flops=sum(by_op.get(name, 0) for name in MATMULS),
         parameter_bytes=read_forward_bytes + saved_parameter_bytes + 2 * resting.updated_bytes,
         gradient_bytes=2 * resting.gradient_bytes,
@@ -166,6 +168,7 @@ class _ByDtype(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._counter = counter
         self.flops: Counter[str] = Counter()
+        self.convolution_flops: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = self._counter.get_total_flops()
@@ -173,7 +176,10 @@ class _ByDtype(TorchDispatchMode):  # type: ignore[no-untyped-call]
         flops = self._counter.get_total_flops() - before
         if flops:
             dtype = next((str(one.dtype) for one in args if isinstance(one, torch.Tensor)), "unknown")
-            self.flops[dtype.removeprefix("torch.")] += flops
+            dtype = dtype.removeprefix("torch.")
+            self.flops[dtype] += flops
+            if any(part in str(func) for part in CONVOLUTIONS):
+                self.convolution_flops[dtype] += flops
         return out
 
 
