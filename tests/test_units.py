@@ -64,6 +64,7 @@ def test_duration(time_ns: float, text: str) -> None:
         (units.flops(1_880_621_056), "1.88 GFLOP"),
         (units.flops(160), "160 FLOP"),
         (units.flop_rate(989e12), "989 TFLOP/s"),
+        (units.temperature(44.6), "45 °C"),
         (units.ratio(1.3), "1.30x"),
         (units.ratio(0.4349), "0.435x"),
         (units.ratio(0), "0.00x"),
