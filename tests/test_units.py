@@ -21,6 +21,7 @@ EVERY_FORM: list[Callable[[float | None], str]] = [
     units.bandwidth,
     units.flops,
     units.flop_rate,
+    units.temperature,
     units.ratio,
     units.percent,
     units.share,
