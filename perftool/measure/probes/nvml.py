@@ -1,7 +1,7 @@
-"""What the driver tells of a CUDA device, asked without torch: the process that asks makes no context on the device, so
-whatever is found there belongs to others.
+"""What the driver tells of a CUDA device, asked without torch and without a context on it.
 
-Source: the NVML API reference. None: there is no driver, or it does not tell this of this device.
+So whatever is found on the device belongs to others. Source: the NVML API reference. None: there is no driver, or it
+does not tell this of this device.
 """
 
 from __future__ import annotations
