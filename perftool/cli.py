@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Command,
         Fitness,
         Goal,
+        Machine,
         Record,
         Session,
         Settings,
@@ -469,10 +470,11 @@ def machine(device: DeviceOption = "auto") -> None:
     from perftool.report.terminal import render_machine
 
     try:
-        described = describe_machine(resolve_device(device))
+        found = resolve_device(device)
     except DeviceError as error:
         _fail(str(error), BAD_INPUT)
-    fitness = read_fitness()
+    fitness = read_fitness(device=found)  # before the description makes this process one that uses the device
+    described = describe_machine(found)
     typer.echo(render_machine(described, fitness, rate(fitness), width=_width()))
 
 
@@ -598,11 +600,12 @@ class _Run:
         run = cls(_open_results(out, workload, "check"), files, as_json, quiet)
         with run._input():
             check_names(moved, run.scenarios)
-            with _looking(workload, quiet, run.lock) as (watcher, run.fitness):
+            with _looking(workload, device, quiet, run.lock) as (watcher, fitness):
                 watcher.update("setting up both sides", 0.0, 0.0)
                 both = run.lock.enter_context(sides)
                 found, run.launch_bytes = described(both, device, seed)
             run.context = Context(machine=found[1].machine, workload=found[1].workload)
+            run.fitness = _of_device(fitness, found[1].machine)
             run.session = new_check(
                 both,
                 found,
@@ -884,13 +887,23 @@ def _survey(
     """
     from perftool.measure.survey import survey
 
-    with _looking(workload, quiet, lock) as (watcher, fitness):
+    with _looking(workload, device, quiet, lock) as (watcher, fitness):
         watcher.update(f"building {workload}", 0.0, 0.0)
-        return (*survey(workload, device, seed, budget_s), fitness)
+        described, launch_bytes = survey(workload, device, seed, budget_s)
+        return described, launch_bytes, _of_device(fitness, described.machine)
+
+
+def _of_device(fitness: Fitness | None, machine: Machine) -> Fitness | None:
+    """Without the GPU where "auto" has turned out to be the CPU: only a worker knows whether torch can use a GPU."""
+    from msgspec.structs import replace
+
+    return fitness if fitness is None or machine.device != "cpu" else replace(fitness, device=None)
 
 
 @contextmanager
-def _looking(workload: str, quiet: bool, lock: ExitStack | None) -> Iterator[tuple[_Watcher, Fitness | None]]:
+def _looking(
+    workload: str, device: str, quiet: bool, lock: ExitStack | None
+) -> Iterator[tuple[_Watcher, Fitness | None]]:
     """Where a workload is built for the first time: its errors are the user's to mend. `lock` as for `_survey`."""
     from perftool.measure.probes.machine import read_fitness
     from perftool.measure.rounds import BaselineFailed
@@ -906,7 +919,7 @@ def _looking(workload: str, quiet: bool, lock: ExitStack | None) -> Iterator[tup
             if lock is not None:
                 lock.enter_context(measuring_lock(_say))
                 watcher.update("looking at the machine", 0.0, 0.0)
-                fitness = read_fitness(FITNESS_WINDOW_S)
+                fitness = read_fitness(FITNESS_WINDOW_S, device)
             yield watcher, fitness
     except (RevisionError, UnusableError, WorkloadError) as error:
         _fail(str(error), BAD_INPUT)

@@ -21,7 +21,8 @@ SCHEMA_VERSION = "1.4"
 #      sessions of a trace
 # 1.3  whether a recommendation changes numerics; sessions of a check, with their sides and counters; its history
 # 1.4  of watched steps: when each began, how fast the core was then, the threads, what a cgroup stopped, and whether the
-#      host was ahead of the device; FLOPs of convolutions and the mode they run in
+#      host was ahead of the device; FLOPs of convolutions and the mode they run in; cores that others keep busy, heat,
+#      and what the device was doing, in the fitness of the machine
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
@@ -74,6 +75,12 @@ LEAK = "memory leak"
 HOST_SYNCS = "the host waits for the device"
 FRAGMENTATION = "fragmented device memory"
 """Findings. A scenario names those that it cures."""
+
+SAVING_GOVERNORS = ("powersave", "ondemand", "conservative", "schedutil")
+"""Governors of a clock that follows the load."""
+
+POWER_LIMIT, HARDWARE_SLOWDOWN, DEVICE_HEAT, POWER_BRAKE = "power limit", "hardware slowdown", "heat", "power brake"
+"""What may hold the clock of a device down."""
 
 Objective = Literal["throughput", "step-time", "jitter", "memory", "time-to-loss"]
 
@@ -135,19 +142,35 @@ class BusyProcess(Record, frozen=True, kw_only=True):
     cores: float  # CPU time over wall time: 1 is one core all the time
 
 
+class DeviceFitness(Record, frozen=True, kw_only=True):
+    """What a CUDA device was doing for others. None: its driver does not tell."""
+
+    busy_share: float | None  # of the time, for somebody else: this process left it alone
+    processes: int | None  # of others that hold a context; in a container the driver may hide them
+    used_bytes: int | None  # the driver's own included
+    held_down_by: list[str] | None  # what holds the clock down, by the names above
+    temperature_c: float | None
+    slowdown_c: float | None  # from where heat lowers the clock
+
+
 class Fitness(Record, frozen=True, kw_only=True):
     """What else a machine was doing, over a window of about a second. None: the system does not tell."""
 
     window_s: float
-    cores: int
+    cores: int  # that this process may use
+    host_cores: int | None = None  # of the whole machine, whose load it is
     load_average_1min: float | None
+    others_cores: float | None = None  # kept busy by all other processes that can be seen and may run on our cores
     steal_share: float | None  # of all cores' time, taken by the host
     pressure_share: float | None  # of the window, in which something waited for a core
     throttled_periods: int | None  # in which a cgroup's quota stopped this process
-    governor: str | None
+    governor: str | None  # one that saves power, where the usable cores have several
     swap_used_bytes: int | None
     swapped_bytes: int | None  # moved in and out during the window
-    busy_processes: list[BusyProcess]  # the busiest first
+    busy_processes: list[BusyProcess]  # the busiest few of the others, the busiest first
+    cpu_temperature_c: float | None = None  # of the hottest sensor
+    heat_slowdowns: int | None = None  # counted by all cores and packages during the window
+    device: DeviceFitness | None = None  # None on a CPU
 
 
 class FitnessRating(Record, frozen=True, kw_only=True):

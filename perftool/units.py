@@ -50,6 +50,11 @@ def bandwidth(bytes_per_second: float | None) -> str:
     return text if text == UNKNOWN else f"{text}/s"
 
 
+def temperature(celsius: float | None) -> str:
+    """A temperature as "45 °C"."""
+    return UNKNOWN if celsius is None or not isfinite(celsius) else f"{round(celsius)} °C"
+
+
 def flops(count: float | None) -> str:
     """Floating point operations as "1.88 GFLOP"."""
     if count is None or not isfinite(count):

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import psutil
@@ -18,11 +19,13 @@ import pytest
 from msgspec.structs import replace
 from typer.testing import CliRunner
 
-from perftool import store
+from perftool import cli, store
 from perftool.cli import _interruptible, app
-from perftool.measure import survey
-from perftool.records import to_json
+from perftool.measure import survey, worker
+from perftool.measure.probes import machine
+from perftool.records import DeviceFitness, Fitness, Machine, to_json
 from perftool.store import SessionStore, load_session
+from tests.measure.fakes import MACHINE
 
 pytestmark = pytest.mark.process
 
@@ -171,6 +174,63 @@ def test_the_machine_is_looked_at_when_nobody_else_measures(tmp_path: Path, monk
     monkeypatch.setattr(survey, "survey", look)
     done = CliRunner().invoke(app, ["profile", f"{WORKLOADS}:good", "--out", str(tmp_path / "out")])
     assert (done.exit_code, seen) == (2, ["locked", "looked", "released"])
+
+
+ON_A_GPU = Fitness(
+    window_s=0.5,
+    cores=2,
+    load_average_1min=0.0,
+    steal_share=None,
+    pressure_share=None,
+    throttled_periods=None,
+    governor=None,
+    swap_used_bytes=None,
+    swapped_bytes=None,
+    busy_processes=[],
+    device=DeviceFitness(
+        busy_share=0.7, processes=1, used_bytes=None, held_down_by=None, temperature_c=None, slowdown_c=None
+    ),
+)
+
+
+@pytest.mark.parametrize(("found", "kept"), [("cuda:0", ON_A_GPU.device), ("cpu", None)])
+def test_a_gpu_is_looked_at_unless_auto_turns_out_to_be_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, found: str, kept: DeviceFitness | None
+) -> None:
+    looked: list[str] = []
+
+    def read(_window_s: float, device: str) -> Fitness:
+        looked.append(device)
+        return ON_A_GPU
+
+    described = SimpleNamespace(machine=replace(MACHINE, device=found))
+    monkeypatch.setattr(machine, "read_fitness", read)
+    monkeypatch.setattr(store, "measuring_lock", lambda _: nullcontext())
+    monkeypatch.setattr(survey, "survey", lambda *_: (described, 1))
+    with ExitStack() as lock:
+        _, _, fitness = cli._survey(f"{WORKLOADS}:good", "auto", 0, 1.0, quiet=True, lock=lock)
+    assert looked == ["auto"]
+    assert fitness == replace(ON_A_GPU, device=kept)
+
+
+def test_machine_rates_the_gpu_and_looks_before_it_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def read(*, device: str) -> Fitness:
+        seen.append(f"looked at {device}")
+        return ON_A_GPU
+
+    def describe(device: str) -> Machine:
+        seen.append(f"described {device}")
+        return replace(MACHINE, device=device, device_name="NVIDIA H100")
+
+    monkeypatch.setattr(worker, "resolve_device", lambda _: "cuda:0")
+    monkeypatch.setattr(machine, "read_fitness", read)
+    monkeypatch.setattr(machine, "describe_machine", describe)
+    done = CliRunner().invoke(app, ["machine", "--device", "cuda"])
+    assert seen == ["looked at cuda:0", "described cuda:0"]
+    assert "it is unfit now" in done.output
+    assert "GPU busy            70 %" in done.output
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])

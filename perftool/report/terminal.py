@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from perftool import units
 from perftool.analysis.history import Series, changes
 from perftool.records import (
+    DeviceFitness,
     Fitness,
     FitnessRating,
     Machine,
@@ -311,23 +312,52 @@ def render_machine(machine: Machine, fitness: Fitness, rating: FitnessRating, *,
             ("environment", wording.environment_text(machine)),
         ]
     )
+    host_cores = fitness.host_cores or fitness.cores
     page.title(f"For measuring it is {rating.rating} now.")
     for reason in rating.reasons:
         page.line(f"- {reason}")
     page.line()
     page.pairs(
         [
-            ("load", f"{units.decimal(fitness.load_average_1min)} on {units.counted(fitness.cores, 'core')}"),
+            ("other work", _others(fitness)),
+            ("load", f"{units.decimal(fitness.load_average_1min)} on {units.counted(host_cores, 'core')}"),
             ("steal", units.share(fitness.steal_share)),
             ("waiting for a core", units.share(fitness.pressure_share)),
-            ("throttled", units.counted(fitness.throttled_periods, "period")),
+            ("stopped by quota", _counted(fitness.throttled_periods, "time")),
             ("governor", fitness.governor or units.UNKNOWN),
+            ("CPU temperature", units.temperature(fitness.cpu_temperature_c)),
+            ("slowed by heat", _counted(fitness.heat_slowdowns, "time")),
             ("swap", f"{units.size(fitness.swap_used_bytes)} used, {units.size(fitness.swapped_bytes)} moved"),
-            ("busy", ", ".join(f"{one.name} {units.decimal(one.cores)}" for one in fitness.busy_processes) or "nobody"),
+            *(_device_fitness(fitness.device) if machine.device_name is not None else []),
             ("looked for", units.duration(fitness.window_s * 1e9)),
         ]
     )
     return page.text()
+
+
+def _others(fitness: Fitness) -> str:
+    """What other programs take, and which take most."""
+    names = ", ".join(f"{one.name} {units.decimal(one.cores)}" for one in fitness.busy_processes)
+    cores = f"{units.decimal(fitness.others_cores)} of {units.counted(fitness.cores, 'core')}"
+    return f"{cores}: {names}" if names else cores
+
+
+def _counted(number: int | None, what: str) -> str:
+    return units.UNKNOWN if number is None else units.counted(number, what)
+
+
+def _device_fitness(device: DeviceFitness | None) -> wording.Pairs:
+    if device is None:
+        return [("GPU", units.UNKNOWN)]
+    held = units.UNKNOWN if device.held_down_by is None else ", ".join(device.held_down_by) or "nothing"
+    slowdown = "" if device.slowdown_c is None else f", slows down at {units.temperature(device.slowdown_c)}"
+    return [
+        ("GPU busy", units.share(device.busy_share)),
+        ("GPU processes", units.count(device.processes)),
+        ("GPU memory", f"{units.size(device.used_bytes)} used"),
+        ("GPU temperature", units.temperature(device.temperature_c) + slowdown),
+        ("GPU clock held by", held),
+    ]
 
 
 def _device(machine: Machine) -> str:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -171,6 +172,7 @@ def test_a_system_that_tells_nothing_is_described_all_the_same(tmp_path: Path, m
     monkeypatch.setattr(cgroups, "read_words", lambda _: [])
     monkeypatch.setattr(machine, "read_words", lambda _: [])
     monkeypatch.setattr(psutil, "swap_memory", _refuse)
+    monkeypatch.setattr(psutil, "sensors_temperatures", _refuse, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.delattr(os, "getloadavg")
@@ -180,6 +182,7 @@ def test_a_system_that_tells_nothing_is_described_all_the_same(tmp_path: Path, m
     assert described.matrix_units == []
     assert (fitness.steal_share, fitness.pressure_share, fitness.governor) == (None, None, None)
     assert (fitness.throttled_periods, fitness.swap_used_bytes, fitness.swapped_bytes) == (None, None, None)
+    assert (fitness.cpu_temperature_c, fitness.heat_slowdowns, fitness.device) == (None, None, None)
 
 
 def _refuse() -> None:
@@ -199,4 +202,94 @@ def test_a_busy_neighbour_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.getpid() not in [process.pid for process in busy]
     assert busy == sorted(busy, key=lambda process: -process.cores)
     assert fitness.window_s >= 0.5
+    assert fitness.others_cores is not None
+    assert fitness.others_cores >= sum(process.cores for process in busy) - 1e-9
+    assert fitness.host_cores == os.cpu_count()
     assert all(share is None or 0 <= share <= 1.01 for share in (fitness.steal_share, fitness.pressure_share))
+
+
+class At:
+    """Counters of one moment, of which only the processes are looked at."""
+
+    def __init__(self, at_s: float, cpu_s: dict[tuple[int, float], tuple[str, float]]) -> None:
+        self.at_s = at_s
+        self.cpu_s = {key: machine._CpuTime(*one) for key, one in cpu_s.items()}
+
+
+def used(before: At, after: At) -> dict[str, float]:
+    return {one.name: one.cores for one in machine._used(before, after)}  # type: ignore[arg-type]
+
+
+def test_all_work_of_others_counts_also_that_of_processes_that_began_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_on_our_cores", lambda pid: True)
+    before = At(
+        10.0, {(1, 5.0): ("idle", 3.0), (2, 5.0): ("make", 100.0), (3, 5.0): ("sh", 900.0), (4, 5.0): ("old", 9.0)}
+    )
+    after = At(
+        12.0,
+        {(1, 5.0): ("idle", 3.0), (2, 5.0): ("make", 101.0), (3, 5.0): ("renamed", 900.5), (4, 11.0): ("new", 1.5)},
+    )
+    assert used(before, after) == {"make": 0.5, "renamed": 0.25, "new": 0.75}
+
+
+def test_a_process_that_is_bound_to_other_cores_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = {0: {0, 1}, 7: {2, 3}, 8: {1, 2}}
+
+    def affinity(pid: int) -> set[int]:
+        if pid not in bound:
+            raise ProcessLookupError
+        return bound[pid]
+
+    monkeypatch.setattr(os, "sched_getaffinity", affinity, raising=False)
+    names = {7: "elsewhere", 8: "beside", 9: "gone"}
+    after = At(1.0, {(pid, 0.5): (name, 1.0) for pid, name in names.items()})
+    assert used(At(0.0, {}), after) == {"beside": 1.0, "gone": 1.0}
+
+
+def cpus(monkeypatch: pytest.MonkeyPatch, root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    monkeypatch.setattr(machine, "CPUS", root)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 2}, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("governors", "found"),
+    [
+        (["powersave", "performance", "performance"], "performance"),  # the first one is not ours
+        (["performance", "performance", "schedutil"], "schedutil"),
+        (["performance", "userspace", "performance"], "userspace"),
+        ([], None),
+    ],
+)
+def test_the_governor_of_any_usable_core_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, governors: list[str], found: str | None
+) -> None:
+    cpus(monkeypatch, tmp_path, {f"cpu{n}/cpufreq/scaling_governor": f"{one}\n" for n, one in enumerate(governors)})
+    assert machine._governor() == found
+
+
+def test_slowdowns_by_heat_are_counted_where_the_kernel_counts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpus(monkeypatch, tmp_path, {})
+    assert machine._heat_slowdowns() is None
+    counters = {
+        "cpu0/thermal_throttle/core_throttle_count": "3\n",
+        "cpu1/thermal_throttle/package_throttle_count": "4\n",
+    }
+    cpus(monkeypatch, tmp_path, {**counters, "cpu0/thermal_throttle/core_throttle_total_time_ms": "99\n"})
+    assert machine._heat_slowdowns() == 7
+
+
+def test_the_hottest_sensor_of_a_cpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {
+        "coretemp": [SimpleNamespace(current=61.0), SimpleNamespace(current=64.0)],
+        "cpu_thermal": [SimpleNamespace(current=50.0)],
+        "nvme": [SimpleNamespace(current=80.0)],
+    }
+    monkeypatch.setattr(psutil, "sensors_temperatures", lambda: found, raising=False)
+    assert machine._cpu_temperature_c() == 64.0
+    monkeypatch.setattr(psutil, "sensors_temperatures", lambda: {"nvme": found["nvme"]}, raising=False)
+    assert machine._cpu_temperature_c() is None

@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from perftool.analysis.fitness import rate
-from perftool.records import BusyProcess, Fitness, Rejected, ScenarioDescription
+from perftool.records import BusyProcess, DeviceFitness, Fitness, Rejected, ScenarioDescription
 from perftool.report import markdown, terminal
 from tests.measure.fakes import MACHINE
 from tests.report.pages import two_sessions
@@ -32,6 +32,8 @@ NOTHING_BETTER = make_summary(
 DISTURBED = Fitness(
     window_s=1.0,
     cores=2,
+    host_cores=2,
+    others_cores=1.04,
     load_average_1min=1.9,
     steal_share=0.03,
     pressure_share=0.41,
@@ -40,6 +42,16 @@ DISTURBED = Fitness(
     swap_used_bytes=0,
     swapped_bytes=0,
     busy_processes=[BusyProcess(pid=4242, name="cc1plus", cores=0.97)],
+    cpu_temperature_c=61.0,
+    heat_slowdowns=0,
+    device=DeviceFitness(
+        busy_share=0.4,
+        processes=1,
+        used_bytes=12_400_000_000,
+        held_down_by=["power limit"],
+        temperature_c=83,
+        slowdown_c=87,
+    ),
 )
 WITH_GPU = replace(
     MACHINE,

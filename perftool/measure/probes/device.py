@@ -10,11 +10,10 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from perftool.measure.probes import nvml
+
 if TYPE_CHECKING:
     import torch
-
-# nvml.h: power cap, hardware slowdown, thermal slowdown by software and hardware, power brake
-HELD_DOWN = 0x04 | 0x08 | 0x20 | 0x40 | 0x80
 
 
 class DevicePeaks(NamedTuple):
@@ -111,9 +110,10 @@ def is_throttled(device: torch.device) -> bool | None:
     import pynvml
 
     try:
-        return bool(pynvml.nvmlDeviceGetCurrentClocksEventReasons(_handle(device)) & HELD_DOWN)
+        reasons = nvml.clock_reasons(_handle(device))
     except pynvml.NVMLError:
         return None
+    return None if reasons is None else bool(nvml.held_down_by(reasons))
 
 
 def _nvml(device: torch.device) -> int | None:

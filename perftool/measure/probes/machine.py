@@ -1,6 +1,7 @@
 """What this machine is, and how quiet it is: facts for scenarios, reports, and whoever wonders about a noisy result.
 
-Source: proc(5), the kernel's accounting/psi, torch's own queries. What a system does not tell is None or empty.
+Source: proc(5), the kernel's accounting/psi, psutil, NVML, torch's own queries. What a system does not tell is None or
+empty.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
 from perftool import __version__
-from perftool.measure.probes import cgroups
+from perftool.measure.probes import cgroups, nvml
 from perftool.measure.probes.cgroups import read_words
 from perftool.measure.probes.memory import free_host_bytes
-from perftool.records import BusyProcess, Fitness, Machine
+from perftool.records import SAVING_GOVERNORS, BusyProcess, Fitness, Machine
 
 TELLING = ("OMP_", "KMP_", "MKL_", "GOMP_", "MALLOC_", "TORCH", "PYTORCH_", "CUDA_", "THP_", "LD_PRELOAD")
 MATRIX_FLAGS = (
@@ -32,6 +33,8 @@ MATRIX_FLAGS = (
 GIT_LIMIT_S = 5.0
 BUSY_FROM_CORES = 0.05
 BUSY_SHOWN = 3
+CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "x86_pkg_temp", "cpu", "soc")  # how their names begin
+CPUS = Path("/sys/devices/system/cpu")
 
 
 def describe_machine(device: str, threads_before: int | None = None) -> Machine:
@@ -139,49 +142,68 @@ def _load_average() -> float | None:
 # ----------------------------------------------------------------------------------------------------------- fitness
 
 
-def read_fitness(window_s: float = 1.0) -> Fitness:
-    """What else this machine does, over a window in which this process only waits. Host only; needs no torch."""
-    before = _Counters()
+def read_fitness(window_s: float = 1.0, device: str = "cpu") -> Fitness:
+    """What else this machine does, over a window in which this process only waits. Needs no torch.
+
+    device: as for torch, to look at as well; not to be in use by this process yet. "auto" looks at the first one.
+    """
+    handle = nvml.handle_of(device)
+    before = _Counters(handle)
     sleep(window_s)
-    after = _Counters()
+    after = _Counters(handle)
+    used = _used(before, after)
     return Fitness(
         window_s=after.at_s - before.at_s,
         cores=usable_cores(),
+        host_cores=os.cpu_count(),
         load_average_1min=_load_average(),
+        others_cores=sum(process.cores for process in used),
         steal_share=_growth(before.steal_ticks, after.steal_ticks, per=_growth(before.ticks, after.ticks)),
         pressure_share=_growth(before.waiting_us, after.waiting_us, per=1e6 * (after.at_s - before.at_s)),
         throttled_periods=_whole(_growth(before.throttled_periods, after.throttled_periods)),
-        governor=next(iter(read_words(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))), None),
+        governor=_governor(),
         swap_used_bytes=after.swap_used_bytes,
         swapped_bytes=_whole(_growth(before.swapped_bytes, after.swapped_bytes)),
-        busy_processes=_busiest(before, after),
+        busy_processes=_busiest(used),
+        cpu_temperature_c=_cpu_temperature_c(),
+        heat_slowdowns=_whole(_growth(before.heat_slowdowns, after.heat_slowdowns)),
+        device=nvml.read_fitness(handle, _at_both_ends(before.clock_reasons, after.clock_reasons)),
     )
 
 
 class _Counters:
     """Everything that counts up, read at one moment; None where the system does not count it."""
 
-    def __init__(self) -> None:
+    def __init__(self, handle: Any) -> None:
         self.at_s = monotonic()
+        # "some avg10=0.00 avg60=0.00 avg300=0.00 total=123", then the same for "full". First, since it is set against
+        # the time, and what follows takes a while.
+        pressure = [word for word in read_words(Path("/proc/pressure/cpu")) if word.startswith("total=")]
+        self.waiting_us = int(pressure[0].removeprefix("total=")) if pressure else None
         self.cpu_s = _cpu_seconds()
         # user nice system idle iowait irq softirq steal, in ticks of all cores
         ticks = [int(word) for word in read_words(Path("/proc/stat"))[1:9]]
         self.ticks = sum(ticks) if len(ticks) == 8 else None
         self.steal_ticks = ticks[7] if len(ticks) == 8 else None
-        # "some avg10=0.00 avg60=0.00 avg300=0.00 total=123", then the same for "full"
-        pressure = [word for word in read_words(Path("/proc/pressure/cpu")) if word.startswith("total=")]
-        self.waiting_us = int(pressure[0].removeprefix("total=")) if pressure else None
         self.throttled_periods = cgroups.throttled_periods()
         self.swap_used_bytes, self.swapped_bytes = _swap()
+        self.heat_slowdowns = _heat_slowdowns()
+        self.clock_reasons = nvml.clock_reasons(handle)
 
 
-def _cpu_seconds() -> dict[tuple[int, str], float]:
-    """CPU time so far of every other process that we may look at."""
+class _CpuTime(NamedTuple):
+    name: str
+    cpu_s: float
+
+
+def _cpu_seconds() -> dict[tuple[int, float], _CpuTime]:
+    """CPU time so far of every other process that we may look at, by its number and when it began."""
     found = {}
-    for process in psutil.process_iter(["name", "cpu_times"]):
-        times = process.info["cpu_times"]
-        if times is not None and process.pid != os.getpid():
-            found[process.pid, str(process.info["name"] or "?")] = float(times.user + times.system)
+    for process in psutil.process_iter(["name", "cpu_times", "create_time"]):
+        times, began = process.info["cpu_times"], process.info["create_time"]
+        if times is not None and began is not None and process.pid != os.getpid():
+            name = str(process.info["name"] or "?")
+            found[process.pid, float(began)] = _CpuTime(name, float(times.user + times.system))
     return found
 
 
@@ -196,14 +218,60 @@ def _swap() -> tuple[int | None, int | None]:
     return int(swap.used), int(swap.sin + swap.sout)
 
 
-def _busiest(before: _Counters, after: _Counters) -> list[BusyProcess]:
-    used = (
-        BusyProcess(pid=pid, name=name, cores=(cpu_s - before.cpu_s[pid, name]) / (after.at_s - before.at_s))
-        for (pid, name), cpu_s in after.cpu_s.items()
-        if (pid, name) in before.cpu_s
-    )
+def _used(before: _Counters, after: _Counters) -> list[BusyProcess]:
+    """What each of the others took of the cores that this process may use."""
+    found = []
+    for (pid, began), (name, cpu_s) in after.cpu_s.items():
+        # One that was not there before began within the window, and so did all its work.
+        earlier = before.cpu_s.get((pid, began))
+        grown_s = cpu_s - (earlier.cpu_s if earlier else 0.0)
+        if grown_s > 0 and _on_our_cores(pid):
+            found.append(BusyProcess(pid=pid, name=name, cores=grown_s / (after.at_s - before.at_s)))
+    return found
+
+
+def _on_our_cores(pid: int) -> bool:
+    """False for a process that is bound to other cores than ours, as the jobs of a batch system are."""
+    if not hasattr(os, "sched_getaffinity"):
+        return True
+    try:
+        return not os.sched_getaffinity(0).isdisjoint(os.sched_getaffinity(pid))
+    except OSError:  # it is gone, or not ours to look at
+        return True
+
+
+def _busiest(used: list[BusyProcess]) -> list[BusyProcess]:
     busy = [process for process in used if process.cores >= BUSY_FROM_CORES]
     return sorted(busy, key=lambda process: -process.cores)[:BUSY_SHOWN]
+
+
+def _governor() -> str | None:
+    """That of the usable cores; where they have several, one that saves power, since any of them may be used."""
+    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    found = [word for cpu in cpus for word in read_words(CPUS / f"cpu{cpu}/cpufreq/scaling_governor")]
+    return next((word for word in found if word in SAVING_GOVERNORS), found[0] if found else None)
+
+
+def _heat_slowdowns() -> int | None:
+    """Times that heat has lowered a clock, counted by each core and each core's package. Intel only."""
+    words = [read_words(path) for path in CPUS.glob("cpu[0-9]*/thermal_throttle/*_throttle_count")]
+    counts = [int(one[0]) for one in words if one and one[0].isdigit()]
+    return sum(counts) if counts else None
+
+
+def _cpu_temperature_c() -> float | None:
+    """The hottest of the sensors that are known to be a CPU's."""
+    try:
+        sensors = psutil.sensors_temperatures()
+    except (AttributeError, OSError, ValueError):  # not on this system, or a sensor that answers nonsense
+        return None
+    ours = [one for name, found in sensors.items() if name.lower().startswith(CPU_SENSORS) for one in found]
+    return max((float(one.current) for one in ours), default=None)
+
+
+def _at_both_ends(before: int | None, after: int | None) -> int | None:
+    """The bits that are set in both: a change of clock sets some of them for a moment."""
+    return None if before is None or after is None else before & after
 
 
 def _growth(before: float | None, after: float | None, per: float | None = 1.0) -> float | None:
