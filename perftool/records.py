@@ -20,9 +20,9 @@ SCHEMA_VERSION = "1.4"
 # 1.2  watched blocks: phases and causes of slow steps, findings, memory, limits, fitness of the machine,
 #      sessions of a trace
 # 1.3  whether a recommendation changes numerics; sessions of a check, with their sides and counters; its history
-# 1.4  of watched steps: when each began, how fast the core was then, the threads, what a cgroup stopped, and whether the
-#      host was ahead of the device; FLOPs of convolutions and the mode they run in; cores that others keep busy, heat,
-#      and what the device was doing, in the fitness of the machine
+# 1.4  of watched steps: when each began, how fast the core was then, the threads, what a cgroup stopped, and whether
+#      the host was ahead of the device; FLOPs of convolutions and the mode they run in; cores that others keep busy,
+#      heat, and what the device was doing, in the fitness of the machine
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
