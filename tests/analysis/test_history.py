@@ -53,6 +53,25 @@ def test_few_points_tell_nothing() -> None:
     assert not changes([0.0] * 3 + [1.0] * (LEAST_POINTS - 4))
 
 
+def test_short_flat_series_are_hardly_ever_flagged() -> None:
+    series = [noise(points, seed) for seed in range(100) for points in (LEAST_POINTS, 20)]
+    assert sum(bool(changes(values)) for values in series) <= 0.01 * len(series)
+
+
+def test_a_flat_series_that_grows_is_hardly_ever_flagged_on_its_way() -> None:
+    flagged = 0
+    for seed in range(25):
+        values = noise(40, seed)
+        flagged += any(changes(values[:points]) for points in range(LEAST_POINTS, 41))
+    assert flagged <= 0.05 * 25
+
+
+def test_a_large_change_is_found_in_most_short_series() -> None:
+    step = np.repeat([0.0, 20 * NOISE], LEAST_POINTS // 2)
+    found = sum(bool(changes(noise(LEAST_POINTS, seed) + step)) for seed in range(100))
+    assert found >= 75
+
+
 def test_a_constant_series_has_no_change() -> None:
     assert not changes([0.5] * 40)
 
