@@ -15,7 +15,7 @@ from math import exp, log
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from perftool.records import HistoryEntry
+from perftool.records import HistoryEntry, Settings
 
 Floats = NDArray[np.float64]
 
@@ -34,11 +34,12 @@ LEAST_SPREAD = 1e-4  # log-ratio: nothing is seen more finely
 
 @dataclass(frozen=True)
 class Series:
-    """Checks that may be read as one series: the same workload, pinned revision, machine and metric."""
+    """Checks that may be read as one series: the same workload, settings, pinned revision, machine and metric."""
 
     workload: str
     against: str
     machine: str
+    settings: Settings
     metric: str
     entries: list[HistoryEntry]
 
@@ -57,11 +58,14 @@ class Change:
 
 def series_of(entries: Sequence[HistoryEntry], metric: str) -> list[Series]:
     """The entries of each series, oldest first; those without the metric are left out."""
-    groups: dict[tuple[str, str, str], list[HistoryEntry]] = defaultdict(list)
+    groups: dict[tuple[str, str, str, tuple[tuple[str, str], ...]], list[HistoryEntry]] = defaultdict(list)
     for entry in sorted(entries, key=lambda one: one.created_at):
         if metric in entry.log_ratios:
-            groups[entry.workload, entry.against, entry.machine].append(entry)
-    return [Series(*key, metric=metric, entries=those) for key, those in groups.items()]
+            groups[entry.workload, entry.against, entry.machine, tuple(sorted(entry.settings.items()))].append(entry)
+    return [
+        Series(workload, against, machine, dict(settings), metric=metric, entries=those)
+        for (workload, against, machine, settings), those in groups.items()
+    ]
 
 
 def changes(log_ratios: ArrayLike) -> list[Change]:

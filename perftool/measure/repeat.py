@@ -22,6 +22,7 @@ def measure_repeatedly(
     budget_s: float,
     decided: Callable[[], bool],
     guests: Callable[[int], Mapping[int, str]] = nobody,
+    first_look: int = min(LOOKS),
 ) -> int:
     """Measure the variants and the baseline in fresh launches. Returns the number of generations.
 
@@ -29,9 +30,10 @@ def measure_repeatedly(
     at a look, and never between, may `decided` end it: looking more often would raise the false alarms. Generations
     that the session holds already count.
     guests: further variants of the generation after so many, with the stage that they are there for.
+    first_look: one of LOOKS; the earlier ones are left out.
     """
     end_s = lab.spent_s + min(budget_s, lab.left_s)
-    looks = sorted(LOOKS)
+    looks = sorted(look for look in LOOKS if look >= first_look)
     done = len({launch.generation for launch in lab.session.launches if launch.stage == stage})
     for look in looks:
         for to_come in range(look - done, 0, -1):
