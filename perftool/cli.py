@@ -429,7 +429,7 @@ def history(
     if metric not in GATES:
         _fail(f"--metric takes {', '.join(GATES)}, not '{metric}'", BAD_INPUT)
     try:
-        series = series_of(load_history(file), metric)
+        series = series_of(load_history(file, _say), metric)
     except StoreError as error:
         _fail(str(error), BAD_INPUT)
     if not series:
@@ -724,7 +724,8 @@ class _Run:
                     _fail(f"the baseline could not be measured: {failed}", BASELINE_FAILED)
                 self.session.warnings.append(f"measuring ended early, since the baseline failed: {failed}")
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left takes a moment, and keeps what was measured
-        if not self.session.blocks:
+        # A check on another machine than its baseline's only counts.
+        if not self.session.blocks and (code or not self.session.counters):
             self.store.discard()
             if not code:
                 _fail("there was nothing to measure here: no scenario has another value to try", BAD_INPUT)

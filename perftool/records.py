@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-SCHEMA_VERSION = "1.4"
+SCHEMA_VERSION = "1.5"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
 # 1.1  goals of a search, losses of training runs, time to loss, unsteady comparisons, how batches are drawn and where
@@ -23,6 +23,7 @@ SCHEMA_VERSION = "1.4"
 # 1.4  of watched steps: when each began, how fast the core was then, the threads, what a cgroup stopped, and whether
 #      the host was ahead of the device; FLOPs of convolutions and the mode they run in; cores that others keep busy,
 #      heat, and what the device was doing, in the fitness of the machine
+# 1.5  the settings of a check in its history
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""
@@ -877,13 +878,14 @@ class HistoryEntry(Record, frozen=True, kw_only=True):
 
     schema_version: str = SCHEMA_VERSION
     created_at: str  # UTC, ISO 8601
-    workload: str
+    workload: str  # from the repository's root
     against: str  # the pinned revision: its commit
     commit: str  # of the working tree
     dirty: bool
     machine: str  # "AMD EPYC, 2 cores"
     outcome: Outcome
     log_ratios: dict[str, float]  # metric to log(now / against), in the metric's own unit
+    settings: Settings = {}  # of the pinned side; not known before 1.5
 
 
 class RecommendedSettings(Record, frozen=True, kw_only=True):

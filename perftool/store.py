@@ -34,6 +34,7 @@ from perftool.records import (
     Session,
     Settings,
     StoredBaseline,
+    StoredMetric,
     TrainingRun,
     WatchedBlock,
     from_json,
@@ -43,6 +44,8 @@ from perftool.records import (
 SESSION = "session.json"
 JOURNAL = "journal.jsonl"
 LEAST_FREE_BYTES = 64_000_000
+MARGIN_MOST = 1.0  # of a stored baseline: twice as much
+LOG_VALUE_MOST = 50.0  # likewise: e^50 bytes are more than there are
 LOCK = Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()) / "perftool.lock"  # one for all users
 
 
@@ -208,8 +211,11 @@ def append_history(path: Path, entry: HistoryEntry) -> None:
         raise StoreError(f"--history {path}: it cannot be written ({error.strerror})") from error
 
 
-def load_history(path: Path) -> list[HistoryEntry]:
-    """The entries of a history, in the order written. Raises StoreError, which names a line that is damaged."""
+def load_history(path: Path, on_damage: Callable[[str], None] = lambda _: None) -> list[HistoryEntry]:
+    """The entries of a history, in the order written. Raises StoreError where the file cannot be read.
+
+    on_damage: called with a sentence that names a line which is left out.
+    """
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -221,7 +227,7 @@ def load_history(path: Path) -> list[HistoryEntry]:
         try:
             entries.append(from_json(line, HistoryEntry))
         except SchemaError as error:
-            raise StoreError(f"{path}, line {number}: {error}") from error
+            on_damage(f"{path}, line {number} is left out: {error if line.strip() else 'it is blank'}")
     return entries
 
 
@@ -235,15 +241,32 @@ def save_baseline(path: Path, baseline: StoredBaseline) -> None:
 
 
 def load_baseline(path: Path) -> StoredBaseline:
-    """Raises StoreError for what is no stored baseline."""
+    """Raises StoreError for what is no stored baseline, and for numbers that none can have."""
     try:
-        return from_json(path.read_bytes(), StoredBaseline)
+        found = from_json(path.read_bytes(), StoredBaseline)
     except OSError as error:
         raise StoreError(
             f"--baseline {path}: it cannot be read ({error.strerror}); write it with --write-baseline"
         ) from error
     except SchemaError as error:
         raise StoreError(f"--baseline {path}: {error}") from error
+    for name, metric in found.metrics.items():
+        wrong = _impossible(metric)
+        if wrong is not None:
+            raise StoreError(f"--baseline {path}: {name} has {wrong}; write it again with --write-baseline")
+    return found
+
+
+def _impossible(metric: StoredMetric) -> str | None:
+    """What a metric of a stored baseline cannot be, as in a file that was edited."""
+    if not 0 < metric.margin <= MARGIN_MOST:
+        return f"the margin {metric.margin:g}, and a margin lies above 0 and is at most {MARGIN_MOST:g}"
+    if not metric.log_values:
+        return "no values"
+    worst = max(metric.log_values, key=abs)
+    if abs(worst) > LOG_VALUE_MOST:
+        return f"the value {worst:g}, and values are logarithms, which lie within {LOG_VALUE_MOST:g} of 0"
+    return None
 
 
 def baseline_path(out: Path, workload: str) -> Path:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from perftool.analysis.baseline import stored
 from perftool.analysis.gate import judged
+from perftool.analysis.recommend import conclude
 from perftool.gate import check, new_check
+from perftool.measure.calibration import CALIBRATION
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.messages import Described, Start
 from perftool.measure.rounds import BaselineFailed, tree_of
-from perftool.records import CONFIRM, MEASURE, Session, Side
+from perftool.records import CONFIRM, MEASURE, Session, Side, StoredBaseline
+from perftool.report import html, markdown, terminal
 from tests.measure.fakes import MACHINE, WORKLOAD, Script, make_lab
 
 BEFORE, NOW = {"speed": "before"}, {"speed": "now"}
@@ -63,6 +67,38 @@ def test_counted_work_needs_no_confirmation() -> None:
     check(lab)
     assert stages(lab.session)[CONFIRM] == 0
     assert judged(lab.session).outcome == "regression"
+
+
+def beside_kernels(budget_s: float, expected: StoredBaseline | None = None) -> Session:
+    """A check without a revision: calibration kernels and the workload."""
+    sides = [Side(name="calibration kernels", reference=CALIBRATION, settings={}), replace(SIDES[1], root=None)]
+    return replace(started(budget_s), sides=sides, expected=expected)
+
+
+def test_what_is_stored_has_launches_enough_even_of_slow_steps() -> None:
+    script = Script(step_s=lambda _: 0.2)
+    lab, _ = make_lab(script, beside_kernels(60.0))
+    check(lab)
+    assert stages(lab.session) == {MEASURE: 8, CONFIRM: 0}
+    assert stored(lab.session) is not None
+
+
+def test_beside_a_baseline_of_another_machine_there_is_only_counting() -> None:
+    lab, _ = make_lab(Script(), beside_kernels(30.0))
+    check(lab)
+    then = stored(lab.session)
+    assert then is not None
+    elsewhere = replace(then, machine={**then.machine, "device": "NVIDIA H100"})
+    lab, _ = make_lab(Script(), beside_kernels(30.0, elsewhere))
+    check(lab)
+    assert not lab.session.launches
+    summary = conclude(lab.session)
+    assert summary.check is not None
+    told = {one.metric: one.verdict for one in summary.check.metrics}
+    assert told["parameters"] == "no regression"
+    assert told["operations_per_step"] == told["throughput"] == "not measured"
+    for page in (terminal.render(summary), markdown.render(summary), html.render(lab.session, summary)):
+        assert "counted on NVIDIA H100, here on cpu" in " ".join(page.split())
 
 
 def test_each_side_has_its_own_tree_and_settings() -> None:

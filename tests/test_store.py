@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,30 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from perftool.records import Decision, Record, Session, TrainingRun, from_json, to_json
+from perftool.records import (
+    Decision,
+    HistoryEntry,
+    Record,
+    Session,
+    StoredBaseline,
+    StoredMetric,
+    TrainingRun,
+    from_json,
+    to_json,
+)
 from perftool.store import (
     JOURNAL,
     SESSION,
     SessionStore,
     StoreError,
+    append_history,
+    load_baseline,
+    load_history,
     load_session,
     measuring_lock,
     open_results,
     reopen,
+    save_baseline,
 )
 from tests.measure.fakes import make_session
 from tests.sessions import make_launch, timed_session
@@ -364,3 +380,71 @@ def test_session_json_is_what_records_read(tmp_path: Path) -> None:
     session = timed_session(SLOWER)
     SessionStore(tmp_path).finish(session)
     assert from_json((tmp_path / SESSION).read_bytes(), Session) == session
+
+
+# ------------------------------------------------------------------------------------------------------ a check's files
+
+
+def make_entry(commit: str) -> HistoryEntry:
+    return HistoryEntry(
+        created_at="2026-01-01T00:00:00+00:00",
+        workload="train.py:mine",
+        against="4c1d2e3f",
+        commit=commit,
+        dirty=False,
+        machine="a machine, 2 cores",
+        outcome="passed",
+        log_ratios={"throughput": 0.0},
+    )
+
+
+def test_a_damaged_line_of_a_history_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "history.jsonl"
+    append_history(file, make_entry("1"))
+    with file.open("ab") as handle:
+        handle.write(b"\n{half\n")
+    append_history(file, make_entry("2"))
+    notes: list[str] = []
+    assert [one.commit for one in load_history(file, notes.append)] == ["1", "2"]
+    blank, damaged = notes
+    assert blank == f"{file}, line 2 is left out: it is blank"
+    assert damaged.startswith(f"{file}, line 3 is left out: not a HistoryEntry of perftool")
+    assert load_history(file) == load_history(file, notes.append)
+
+
+def make_baseline(margin: float = 0.02, log_values: Sequence[float] = (0.7,) * 5) -> StoredBaseline:
+    return StoredBaseline(
+        workload="train.py:mine",
+        settings={},
+        created_at="2026-01-01T00:00:00+00:00",
+        commit=None,
+        dirty=None,
+        machine={},
+        metrics={"throughput": StoredMetric(log_values=list(log_values), margin=margin)},
+        counters=None,
+    )
+
+
+def test_a_stored_baseline_comes_back(tmp_path: Path) -> None:
+    file = tmp_path / "baselines" / "mine.json"
+    save_baseline(file, make_baseline())
+    assert load_baseline(file) == make_baseline()
+
+
+@pytest.mark.parametrize(
+    ("baseline", "words"),
+    [
+        (make_baseline(margin=-2.0), "throughput has the margin -2"),
+        (make_baseline(margin=0.0), "throughput has the margin 0"),
+        (make_baseline(margin=2.0), "throughput has the margin 2"),
+        (make_baseline(log_values=[]), "throughput has no values"),
+        (make_baseline(log_values=[0.7, -400.0]), "throughput has the value -400"),
+    ],
+)
+def test_an_impossible_number_of_a_stored_baseline_is_named(
+    baseline: StoredBaseline, words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.json"
+    save_baseline(file, baseline)
+    with pytest.raises(StoreError, match=f"{re.escape(str(file))}: {re.escape(words)}.*--write-baseline"):
+        load_baseline(file)

@@ -20,6 +20,7 @@ MARGINS = {"throughput": 0.02, "peak_host": 0.03, "peak_device": 0.01}
 BETWEEN_SESSIONS_SD = {"throughput": 0.02, "peak_host": 0.01, "peak_device": 0.005}
 """Log scale; what the launches of one hour do not show."""
 POWER = 0.8
+ON_CPU = "cpu"  # as a fingerprint calls it; any other device is a GPU, by its name
 
 
 def figures(session: Session, stages: set[str] | None = None) -> dict[str, list[float]]:
@@ -74,6 +75,21 @@ def unlike(baseline: StoredBaseline, machine: Machine) -> str | None:
         f"{name} {then}, here {here.get(name)}" for name, then in baseline.machine.items() if then != here.get(name)
     ]
     return f"stored on another machine ({'; '.join(differing)})" if differing else None
+
+
+def uncountable(baseline: StoredBaseline, machine: Machine) -> str | None:
+    """Why the work counted here says nothing beside the stored; None where it does. Parameters always do.
+
+    The same step is other operations on another kind of device (optimizers loop on a CPU, and take all tensors at once
+    on a GPU) and in another torch. So is its arithmetic: torch knows that of some kernels only, neither of a CPU's
+    attention nor of a fused LSTM, and which these are changes between its versions.
+    """
+    then, here = baseline.machine, fingerprint(machine)
+    if "torch" in then and then["torch"] != here["torch"]:
+        return f"counted by torch {then['torch']}, here {here['torch']}: that alone changes what is counted"
+    if "device" in then and ON_CPU in (then["device"], here["device"]) and then["device"] != here["device"]:
+        return f"counted on {then['device']}, here on {here['device']}: each kind of device has its own operations"
+    return None
 
 
 def compared(session: Session, stage: str, alpha: float) -> dict[str, Comparison]:

@@ -6,14 +6,16 @@ fresh launches with twice the pairs. Pure: records in, records out.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, log
+from pathlib import PurePath
 from statistics import median
 
 from perftool.analysis import baseline
 from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects
-from perftool.analysis.stats import launch_effects
+from perftool.analysis.stats import Effect, launch_effects
 from perftool.analysis.verdict import HIGHER_IS_BETTER, LOOKS, comparison
 from perftool.records import (
     CONFIRM,
@@ -57,6 +59,8 @@ GATES = {
 }
 COUNTED = ("flops_per_step", "operations_per_step", "parameters", "graph_breaks", "compiled_graphs")
 """Equal or not: no margin."""
+ANYWHERE = ("parameters",)
+"""Of these, what neither another kind of device nor another torch changes."""
 
 
 def judged(session: Session) -> Check:
@@ -118,8 +122,10 @@ _CHANGED: tuple[GateVerdict, ...] = ("regression", "improvement")
 
 
 def history_entry(session: Session, check: Check) -> HistoryEntry | None:
-    """The check as a point of a history; None where its throughput was not measured."""
+    """The check as a point of a history; None where its throughput was not measured, or the check ended early."""
     against, now = session.sides
+    if not all(_is_whole(one) for one in check.metrics if one.metric == "throughput"):
+        return None
     found = {one.metric: one.confirmation or one.first for one in check.metrics}
     ratios = {metric: log(one.ratio) for metric, one in found.items() if one is not None and one.ratio > 0}
     if "throughput" not in ratios or against.commit is None:
@@ -127,14 +133,35 @@ def history_entry(session: Session, check: Check) -> HistoryEntry | None:
     machine = session.machine
     return HistoryEntry(
         created_at=session.created_at,
-        workload=session.workload.reference,
+        workload=_from_root(now, session.workload.reference),
         against=against.commit,
+        # Those of the pinned side, which `-s` alone changes: what the working tree's code changes is for the ratio.
+        settings=against.settings,
         commit=now.commit or "",
         dirty=bool(now.dirty),
         machine=f"{machine.device_name or machine.cpu_model}, {machine.usable_cores} cores",
         outcome=check.outcome,
         log_ratios=ratios,
     )
+
+
+def _is_whole(one: MetricCheck) -> bool:
+    """Whether a look was reached, and the confirmation that it asked for."""
+    if one.first is None or one.first.launches < min(LOOKS):
+        return False
+    if one.confirmation is None:
+        return verdict(one.metric, one.first) not in _CHANGED
+    return _is_full(one.first, one.confirmation)
+
+
+def _from_root(side: Side, typed: str) -> str:
+    """The workload's reference from the root of its repository, from wherever and however it was typed."""
+    place, _, attribute = side.reference.rpartition(":")
+    is_file = place.endswith(".py") or os.sep in place
+    if side.root is None or side.folder is None or not is_file:
+        return typed
+    inside = os.path.relpath(os.path.join(side.folder, place), side.root)
+    return f"{PurePath(inside).as_posix()}:{attribute}"
 
 
 def _measured(session: Session) -> list[MetricCheck]:
@@ -152,11 +179,42 @@ def _measured(session: Session) -> list[MetricCheck]:
             now=figures[1].get(metric),
             first=first.get(metric),
             confirmation=second.get(metric),
-            reason=unlike or _why(metric, first.get(metric), second.get(metric)),
+            reason=unlike
+            or (_why(metric, first[metric], second.get(metric)) if metric in first else _missing(session, metric)),
         )
         for metric, gate in GATES.items()
-        if metric in first or metric == "throughput"
+        if metric in first or _is_expected(session, metric)
     ]
+
+
+def _is_expected(session: Session, metric: str) -> bool:
+    """Whether a metric has to be there. A CPU has no memory of a device, and a stored baseline has few metrics."""
+    if metric == "throughput":
+        return True
+    if session.expected is not None:
+        return metric in session.expected.metrics
+    return metric != "peak_device" or session.machine.device != baseline.ON_CPU
+
+
+def _missing(session: Session, metric: str) -> str:
+    """Why a metric was not measured."""
+    if not session.blocks:
+        return "it was not measured"
+    if session.expected is not None:
+        stored = session.expected.metrics.get(metric)
+        launches = len(stored.log_values) if stored is not None else 0
+        if launches < baseline.LEAST_LAUNCHES:
+            return (
+                f"the baseline has {launches} launches of it, and {baseline.LEAST_LAUNCHES} are the least; "
+                "write it again with --write-baseline"
+            )
+    match metric:
+        case "step_p95" | "jitter":
+            return "there are no times of single steps, since several run in one call"
+        case "peak_host" | "peak_device":
+            return "a launch of each side has to tell its peak, and none did"
+        case _:
+            return "no launches of both sides were measured together"
 
 
 def _compared(session: Session, stage: str) -> dict[str, Comparison]:
@@ -164,13 +222,31 @@ def _compared(session: Session, stage: str) -> dict[str, Comparison]:
         return baseline.compared(session, stage, ALPHAS[stage])
     samples = Samples(session)
     found = {}
-    for metric, gate in GATES.items():
+    for metric in GATES:
         matrix = pair_effects(session, metric, [1], stages={stage}, samples=samples)
         effect = launch_effects(matrix.d, matrix.half_widths)[0]
         if effect is not None:
             pairs = int(matrix.pairs.sum())
-            found[metric] = comparison(metric, effect, pairs, alpha=ALPHAS[stage], rule="strict", margin=gate.margin)
+            found[metric] = stage_comparison(metric, effect, pairs, stage)
     return found
+
+
+def stage_comparison(metric: str, effect: Effect, pairs: int, stage: str) -> Comparison:
+    """A metric of one stage. The first look is taken several times; the confirmation once, with all of its alpha."""
+    return comparison(
+        metric,
+        effect,
+        pairs,
+        alpha=ALPHAS[stage],
+        rule="strict",
+        margin=GATES[metric].margin,
+        single_look=stage == CONFIRM,
+    )
+
+
+def _is_full(first: Comparison, second: Comparison) -> bool:
+    """Whether a confirmation has its launches. One that was cut short decides nothing."""
+    return second.launches >= TIMES_THE_PAIRS * first.launches
 
 
 def _both(metric: str, first: Comparison | None, second: Comparison | None) -> GateVerdict:
@@ -178,19 +254,22 @@ def _both(metric: str, first: Comparison | None, second: Comparison | None) -> G
     if first is None:
         return "not measured"
     one = verdict(metric, first)
-    if second is None:
+    if second is None or not _is_full(first, second):
         return "undecided" if one in _CHANGED else one
     other = verdict(metric, second)
     return other if other == one or other not in _CHANGED else "undecided"
 
 
-def _why(metric: str, first: Comparison | None, second: Comparison | None) -> str | None:
+def _why(metric: str, first: Comparison, second: Comparison | None) -> str | None:
     """What the verdict alone does not tell."""
-    if first is None:
-        return "there are no times of single steps" if metric in ("step_p95", "jitter") else "it was not measured"
     one = verdict(metric, first)
     if second is None:
         return f"{one} at the first look, which was not confirmed in fresh launches" if one in _CHANGED else None
+    if not _is_full(first, second):
+        wanted = TIMES_THE_PAIRS * first.launches
+        return (
+            f"{one} at the first look, and the confirmation ended early, after {second.launches} of {wanted} launches"
+        )
     other = verdict(metric, second)
     return None if other == one else f"{one} at the first look, {other} in fresh launches"
 
@@ -225,16 +304,23 @@ def _median(values: Iterator[int | None]) -> float | None:
 
 def _counted(session: Session) -> list[MetricCheck]:
     sides: dict[int, Counters] = {one.variant: one for one in session.counters}
+    uncountable = None
     if session.expected is not None and session.expected.counters is not None:
         sides[0] = session.expected.counters
+        uncountable = baseline.uncountable(session.expected, session.machine)
     if not {0, 1} <= set(sides):
         return []
     found = []
+    word: GateVerdict
+    reason: str | None
+    unseen: GateVerdict = "not measured"
     for name in COUNTED:
         against, now = (getattr(sides[variant], name) for variant in (0, 1))
-        if against is None or now is None:
+        if uncountable is not None and name not in ANYWHERE:
+            reason, word = uncountable, unseen
+        elif against is None or now is None:
             reason = next((one.reason for one in (sides[0], sides[1]) if getattr(one, name) is None), None)
-            word: GateVerdict = "not measured"
+            word = unseen
         else:
             reason = None
             word = "regression" if now > against else "improvement" if now < against else "no regression"

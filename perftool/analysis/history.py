@@ -15,15 +15,18 @@ from math import exp, log
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from perftool.records import HistoryEntry
+from perftool.records import HistoryEntry, Settings
 
 Floats = NDArray[np.float64]
 
-LEAST_POINTS = 8  # below which nothing is looked for
+LEAST_POINTS = 12  # below which nothing is looked for: their own scatter is known too badly
 LEAST_SEGMENT = 4
 WINDOW = 3  # neighbours on either side that a value is judged by
 CLIP = 3.0  # times their spread
 PENALTY = 4.0  # times ln n; `python -m tests.perf history` shows what it finds
+FEW_POINTS = 250
+"""A shorter series pays the penalty of one so long: its scatter is known worse, and it is looked at again with every
+point that comes."""
 MOST_MEMORY = 0.9
 MAD = 1.4826
 LEAST_SPREAD = 1e-4  # log-ratio: nothing is seen more finely
@@ -31,11 +34,12 @@ LEAST_SPREAD = 1e-4  # log-ratio: nothing is seen more finely
 
 @dataclass(frozen=True)
 class Series:
-    """Checks that may be read as one series: the same workload, pinned revision, machine and metric."""
+    """Checks that may be read as one series: the same workload, settings, pinned revision, machine and metric."""
 
     workload: str
     against: str
     machine: str
+    settings: Settings
     metric: str
     entries: list[HistoryEntry]
 
@@ -54,11 +58,14 @@ class Change:
 
 def series_of(entries: Sequence[HistoryEntry], metric: str) -> list[Series]:
     """The entries of each series, oldest first; those without the metric are left out."""
-    groups: dict[tuple[str, str, str], list[HistoryEntry]] = defaultdict(list)
+    groups: dict[tuple[str, str, str, tuple[tuple[str, str], ...]], list[HistoryEntry]] = defaultdict(list)
     for entry in sorted(entries, key=lambda one: one.created_at):
         if metric in entry.log_ratios:
-            groups[entry.workload, entry.against, entry.machine].append(entry)
-    return [Series(*key, metric=metric, entries=those) for key, those in groups.items()]
+            groups[entry.workload, entry.against, entry.machine, tuple(sorted(entry.settings.items()))].append(entry)
+    return [
+        Series(workload, against, machine, dict(settings), metric=metric, entries=those)
+        for (workload, against, machine, settings), those in groups.items()
+    ]
 
 
 def changes(log_ratios: ArrayLike) -> list[Change]:
@@ -75,7 +82,7 @@ def changes(log_ratios: ArrayLike) -> list[Change]:
     new = np.concatenate([clipped[:1], (clipped[1:] - memory * clipped[:-1]) / (1 - memory)])
     noise = max(_spread_of_neighbours(new), LEAST_SPREAD)
     search = ruptures.KernelCPD(kernel="linear", min_size=LEAST_SEGMENT)
-    ends = search.fit((new - np.median(new))[:, None] / noise).predict(pen=PENALTY * log(count))
+    ends = search.fit((new - np.median(new))[:, None] / noise).predict(pen=PENALTY * log(max(count, FEW_POINTS)))
     levels = [float(np.mean(clipped[start:end])) for start, end in pairwise([0, *ends])]
     return [Change(end, exp(after - before)) for end, (before, after) in zip(ends[:-1], pairwise(levels), strict=True)]
 

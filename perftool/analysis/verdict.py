@@ -56,15 +56,16 @@ def comparison(
     alpha: float = ALPHA,
     rule: Rule = "detect",
     margin: float | None = None,
+    single_look: bool = False,
 ) -> Comparison:
     """One metric's comparison, its interval simultaneous over so many comparisons.
 
     `effect` is on the log scale of time, or of whatever less is better of; the ratio is in the metric's own unit.
-    margin: the metric's usual one where none is given.
+    margin: the metric's usual one where none is given. single_look: nobody looked before, so that it has all of alpha.
     """
     margin = MARGINS[metric] if margin is None else margin
     rule = "strict" if effect.unsteady else rule
-    spent = alpha_at(effect.launches, alpha) / max(1, comparisons)
+    spent = (alpha if single_look else alpha_at(effect.launches, alpha)) / max(1, comparisons)
     low, high = interval(effect, spent)
     sign = -1 if metric in HIGHER_IS_BETTER else 1
     ends = sorted((_exp(sign * low), _exp(sign * high)))

@@ -23,6 +23,7 @@ def measure_repeatedly(
     decided: Callable[[], bool],
     rounds: int = GENERATION_ROUNDS,
     guests: Callable[[int], Mapping[int, str]] = nobody,
+    first_look: int = min(LOOKS),
 ) -> int:
     """Measure the variants and the baseline in fresh launches. Returns the number of generations.
 
@@ -31,9 +32,10 @@ def measure_repeatedly(
     that the session holds already count.
     rounds: of a generation, at most.
     guests: further variants of the generation after so many, with the stage that they are there for.
+    first_look: one of LOOKS; the earlier ones are left out.
     """
     end_s = lab.spent_s + min(budget_s, lab.left_s)
-    looks = sorted(LOOKS)
+    looks = sorted(look for look in LOOKS if look >= first_look)
     done = len({launch.generation for launch in lab.session.launches if launch.stage == stage})
     for look in looks:
         for to_come in range(look - done, 0, -1):

@@ -976,8 +976,9 @@ def history_headline(series: Series, found: Sequence[Change]) -> str:
     seen = "; ".join(told) or (
         f"too few to look for changes of level, which takes {LEAST_POINTS}" if few else "no change of level"
     )
+    settings = f" with {settings_text(series.settings)}" if series.settings else ""
     return (
-        f"{series.workload} against {series.against[:7]} on {series.machine}, {METRIC_NAMES[series.metric]}, "
+        f"{series.workload}{settings} against {series.against[:7]} on {series.machine}, {METRIC_NAMES[series.metric]}, "
         f"{units.counted(len(series.entries), 'check')}: {seen}"
     )
 

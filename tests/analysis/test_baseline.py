@@ -7,7 +7,7 @@ from math import exp
 import pytest
 from msgspec.structs import replace
 
-from perftool.analysis.baseline import LEAST_LAUNCHES, stored, unlike
+from perftool.analysis.baseline import LEAST_LAUNCHES, stored, uncountable, unlike
 from perftool.analysis.gate import is_check, judged
 from perftool.measure.calibration import CALIBRATION
 from perftool.records import Session, Side, StoredBaseline
@@ -66,6 +66,44 @@ def test_another_machine_leaves_only_the_counters() -> None:
     assert metric(check, "parameters").verdict == "no regression"
     assert session.expected is not None
     assert unlike(session.expected, session.machine) is not None
+
+
+@pytest.mark.parametrize(
+    ("stored_on", "words"),
+    [
+        ({"torch": "2.11.0"}, "counted by torch 2.11.0, here 2.13.0"),
+        ({"device": "NVIDIA H100"}, "counted on NVIDIA H100, here on cpu"),
+    ],
+)
+def test_work_that_another_torch_or_device_counted_is_not_compared(stored_on: dict[str, str], words: str) -> None:
+    then = before()
+    then = replace(then, machine={**then.machine, **stored_on})
+    session = replace(measured(20), expected=then, counters=[make_counters(1, operations_per_step=51)])
+    check = judged(session)
+    for name in ("operations_per_step", "flops_per_step"):
+        assert metric(check, name).verdict == "not measured"
+        assert words in str(metric(check, name).reason)
+    assert metric(check, "parameters").verdict == "no regression"
+    assert check.outcome == "undecided"
+    larger = replace(session, counters=[make_counters(1, parameters=101)])
+    assert judged(larger).outcome == "regression"
+
+
+def test_two_kinds_of_gpu_count_alike() -> None:
+    then = replace(before(), machine={"device": "NVIDIA H100"})
+    session = measured(20)
+    gpu = replace(session.machine, device="cuda:0", device_name="NVIDIA A100")
+    assert uncountable(then, gpu) is None
+    assert unlike(then, gpu) is not None
+
+
+def test_a_metric_of_too_few_stored_launches_says_so() -> None:
+    then = before()
+    few = replace(then.metrics["throughput"], log_values=[0.7] * (LEAST_LAUNCHES - 1))
+    check = judged(replace(measured(20), expected=replace(then, metrics={"throughput": few})))
+    assert metric(check).verdict == "not measured"
+    assert "the baseline has 4 launches of it" in str(metric(check).reason)
+    assert "peak_host" not in [one.metric for one in check.metrics]
 
 
 def test_without_a_revision_or_expectations_there_is_nothing_to_judge() -> None:

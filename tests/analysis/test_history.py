@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import exp, log
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from hypothesis import strategies as st
 
 from perftool.analysis.history import LEAST_POINTS, changes, hampel, series_of
 from perftool.records import HistoryEntry
+from perftool.report.wording import history_headline
 
 NOISE = 0.01
 
 
-def make_entry(day: int, log_ratio: float = 0.0, **changed: str) -> HistoryEntry:
-    usual = {"workload": "train.py:mine", "against": "4c1d2e3f", "machine": "a machine, 2 cores"}
+def make_entry(day: int, log_ratio: float = 0.0, **changed: Any) -> HistoryEntry:
+    usual: dict[str, Any] = {"workload": "train.py:mine", "against": "4c1d2e3f", "machine": "a machine, 2 cores"}
     return HistoryEntry(
         created_at=f"2026-01-{day:02}T00:00:00+00:00",
         commit=f"{day:07}",
@@ -53,6 +55,25 @@ def test_few_points_tell_nothing() -> None:
     assert not changes([0.0] * 3 + [1.0] * (LEAST_POINTS - 4))
 
 
+def test_short_flat_series_are_hardly_ever_flagged() -> None:
+    series = [noise(points, seed) for seed in range(100) for points in (LEAST_POINTS, 20)]
+    assert sum(bool(changes(values)) for values in series) <= 0.01 * len(series)
+
+
+def test_a_flat_series_that_grows_is_hardly_ever_flagged_on_its_way() -> None:
+    flagged = 0
+    for seed in range(25):
+        values = noise(40, seed)
+        flagged += any(changes(values[:points]) for points in range(LEAST_POINTS, 41))
+    assert flagged <= 0.05 * 25
+
+
+def test_a_large_change_is_found_in_most_short_series() -> None:
+    step = np.repeat([0.0, 20 * NOISE], LEAST_POINTS // 2)
+    found = sum(bool(changes(noise(LEAST_POINTS, seed) + step)) for seed in range(100))
+    assert found >= 75
+
+
 def test_a_constant_series_has_no_change() -> None:
     assert not changes([0.5] * 40)
 
@@ -68,6 +89,7 @@ def test_neither_shift_nor_scale_of_a_clear_series_matters(shift: float, scale: 
     assert moved[0].ratio == pytest.approx(exp(scale * log(found[0].ratio)), rel=0.02)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=40))
 def test_clipping_stays_within_the_series(values: list[float]) -> None:
     clipped = hampel(np.array(values))
@@ -82,3 +104,17 @@ def test_series_are_apart_where_they_cannot_be_compared() -> None:
     assert [len(one.entries) for one in found] == [2, 1, 1]
     assert list(found[0].log_ratios) == [0.1, 0.2]
     assert not series_of(entries, "jitter")
+
+
+def test_series_with_other_settings_are_apart_and_named() -> None:
+    moved = {"threads": "1", "amp": "bf16"}
+    entries = [
+        make_entry(1),
+        make_entry(2, settings=moved),
+        make_entry(3),
+        make_entry(4, settings=dict(reversed(moved.items()))),
+    ]
+    plain, other = series_of(entries, "throughput")
+    assert [len(plain.entries), len(other.entries)] == [2, 2]
+    assert history_headline(plain, []).startswith("train.py:mine against")
+    assert history_headline(other, []).startswith("train.py:mine with amp=bf16, threads=1 against")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from perftool.analysis.gate import GATES
 from perftool.analysis.recommend import conclude
 from perftool.records import CONFIRM, Check, MetricCheck
 from perftool.store import load_session
@@ -116,7 +117,8 @@ def _row(units: int, stress: bool, found: list[Checked]) -> Row:
     told = Counter(one.told for one in found)
     caught = sum(one.throughput.verdict == "regression" for one in found)
     compared = [one.throughput.first for one in found]
-    looked = sum(one is not None and one.ratio < 1 and (one.high or 1) < 1 / 1.02 for one in compared)
+    worse = 1 / (1 + GATES["throughput"].margin)
+    looked = sum(one is not None and one.high is not None and one.high <= worse for one in compared)
     confirmed_s = [one.confirm_s for one in found if one.confirm_s]
     within = max(one.look_s for one in found) <= LOOK_LIMIT_S
     reached = {0: not told["regression"], 5: within and caught >= FOUND_LEAST * len(found)}.get(units)

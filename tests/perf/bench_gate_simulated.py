@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from perftool.analysis.gate import ALPHAS, GATES, TIMES_THE_PAIRS, verdict
-from perftool.analysis.verdict import LOOKS, comparison
+from perftool.analysis.gate import ALPHAS, GATES, TIMES_THE_PAIRS, stage_comparison, verdict
+from perftool.analysis.verdict import LOOKS
 from perftool.measure.repeat import GENERATION_ROUNDS
 from perftool.records import CONFIRM, MEASURE, GateVerdict
 from tests.perf.noise import LAUNCH_SDS, Trials, simulate
@@ -79,12 +79,4 @@ def _checked(checks: int, launch_sd: float, effect: float) -> list[tuple[int, Ga
 
 def _verdict(trials: Trials, trial: int, generations: int, stage: str) -> GateVerdict:
     [effect] = trials.effects(trial, generations)
-    found = comparison(
-        "throughput",
-        effect,
-        GENERATION_ROUNDS * generations,
-        alpha=ALPHAS[stage],
-        rule="strict",
-        margin=GATES["throughput"].margin,
-    )
-    return verdict("throughput", found)
+    return verdict("throughput", stage_comparison("throughput", effect, GENERATION_ROUNDS * generations, stage))
