@@ -1,6 +1,8 @@
 """What the scenarios and the README claim of the reference trainings, measured: `pytest --perf tests/perf`.
 
 Only claims that hold on any machine with two cores or more; how much a setting buys is for `perftool tune` to say.
+perftool's own hot paths are measured by `bench_overhead` (the loop of steps) and `bench_report` (analysis and page): it
+runs the same on both sides of a claim, which therefore cannot show it.
 """
 
 from __future__ import annotations
