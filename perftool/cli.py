@@ -371,6 +371,9 @@ def trace(
     seed: SeedOption = 0,
     settings: SetOption = None,
     scenario: ScenarioOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print what the trace shows and its files as JSON, and nothing else")
+    ] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Trace a few steps of one variant with torch.profiler, for Perfetto and TensorBoard."""
@@ -381,7 +384,7 @@ def trace(
     def measure(lab: Lab, scenarios: Scenarios, context: Context) -> None:
         taken.append(take(lab, steps=steps))
 
-    run = _Run.fresh("trace", workload, device, budget, out, seed, settings, scenario, as_json=False, quiet=quiet)
+    run = _Run.fresh("trace", workload, device, budget, out, seed, settings, scenario, as_json, quiet)
     run.go_trace(measure, taken)
 
 
@@ -443,8 +446,10 @@ def scenarios(
     workload: Annotated[str, typer.Option("--workload", help="whose values to list")] = DEFAULT_WORKLOAD,
     device: DeviceOption = "auto",
     scenario: ScenarioOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the list as JSON, and nothing else")] = False,
 ) -> None:
     """What can be varied here; what cannot, and why."""
+    from perftool.records import ScenarioReport, to_json
     from perftool.report.terminal import render_scenario, render_scenarios
     from perftool.scenario import Context, ScenarioError, check_names
 
@@ -455,18 +460,27 @@ def scenarios(
         _fail(str(error), BAD_INPUT)
     described, _, _ = _survey(workload, device, seed=0, budget_s=0, quiet=False)
     context = Context(machine=described.machine, workload=described.workload)
-    if name is not None:
-        typer.echo(render_scenario(found[name].described(context), width=_width()))
-        return
-    typer.echo(render_scenarios([one.described(context) for one in found.values()], width=_width()))
+    shown = [one.described(context) for one in found.values() if name in (None, one.name)]
+    if as_json:
+        typer.echo(to_json(ScenarioReport(workload=workload, scenarios=shown), indent=2).decode())
+    elif name is not None:
+        typer.echo(render_scenario(shown[0], width=_width()))
+    else:
+        typer.echo(render_scenarios(shown, width=_width()))
 
 
 @app.command()
-def machine(device: DeviceOption = "auto") -> None:
+def machine(
+    device: DeviceOption = "auto",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print the machine and its fitness as JSON, and nothing else")
+    ] = False,
+) -> None:
     """What this machine is, and how fit it is for measuring now."""
     from perftool.analysis.fitness import rate
     from perftool.measure.probes.machine import describe_machine, read_fitness
     from perftool.measure.worker import DeviceError, resolve_device
+    from perftool.records import MachineReport, to_json
     from perftool.report.terminal import render_machine
 
     try:
@@ -475,6 +489,10 @@ def machine(device: DeviceOption = "auto") -> None:
         _fail(str(error), BAD_INPUT)
     fitness = read_fitness(device=found)  # before the description makes this process one that uses the device
     described = describe_machine(found)
+    if as_json:
+        report = MachineReport(machine=described, fitness=fitness, rating=rate(fitness))
+        typer.echo(to_json(report, indent=2).decode())
+        return
     typer.echo(render_machine(described, fitness, rate(fitness), width=_width()))
 
 
@@ -675,9 +693,9 @@ class _Run:
     def go_trace(self, measure: Measure, taken: Sequence[Taken]) -> NoReturn:
         """Measure, which appends the trace to `taken`; write, print, exit. Without a trace nothing is kept."""
         from perftool.analysis.recommend import conclude
+        from perftool.records import to_json
         from perftool.report.terminal import render_trace
         from perftool.store import StoreError
-        from perftool.tensorboard import available
         from perftool.trace import save
 
         try:
@@ -695,14 +713,10 @@ class _Run:
         self._draw(summary)
         if self.unwritten is None:
             with self.writing():
-                save(self.store, self.session, summary, taken[-1])
+                written = save(self.store, self.session, summary, taken[-1])
         if self.unwritten is not None:
             _fail(self.unwritten, NOT_WRITTEN)
-        trace, folder = taken[-1], str(self.store.folder)
-        shown = render_trace(
-            summary, trace.facts, len(trace.document), folder=folder, event_files=available(), width=_width()
-        )
-        typer.echo(shown)
+        typer.echo(to_json(written, indent=2).decode() if self.as_json else render_trace(written, width=_width()))
         raise typer.Exit(code)
 
     def _measured(self, measure: Measure) -> int:

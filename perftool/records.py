@@ -868,9 +868,42 @@ class TraceFacts(Record, frozen=True, kw_only=True):
     """What a trace of some steps shows. Tracing slows steps: its shares say more than its times."""
 
     steps: int
+    calls: int  # that these steps were taken in
     events: int
     step_ns: float | None  # mean, of traced steps
-    shares: dict[str, float]  # phase of a step to its share of the traced time, where it has marks
+    shares: dict[str, float]  # phase of a step to its share of the host's time, where it has marks
+    device_shares: dict[str, float] = {}  # the same of a GPU's time
+    device_busy: float | None = None  # share of the time in which a GPU worked; None: the training ran on none
+
+
+class TraceReport(Record, frozen=True, kw_only=True):
+    """A trace that was taken: what it shows, and where it is."""
+
+    schema_version: str = SCHEMA_VERSION
+    workload: str
+    folder: str
+    files: list[str]  # of the trace, within the folder
+    size_bytes: int  # of the trace as torch wrote it
+    plain_step_ns: float | None  # median, of steps that were not traced
+    facts: TraceFacts
+    warnings: list[str]
+
+
+class MachineReport(Record, frozen=True, kw_only=True):
+    """A machine, and how fit it is for measuring now."""
+
+    schema_version: str = SCHEMA_VERSION
+    machine: Machine
+    fitness: Fitness
+    rating: FitnessRating
+
+
+class ScenarioReport(Record, frozen=True, kw_only=True):
+    """What can be varied of one workload on one machine, and what cannot."""
+
+    schema_version: str = SCHEMA_VERSION
+    workload: str
+    scenarios: list[ScenarioDescription]
 
 
 class HistoryEntry(Record, frozen=True, kw_only=True):

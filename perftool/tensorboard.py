@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from perftool import units
-from perftool.analysis.traces import OPTIMIZER_MARK
+from perftool.analysis.traces import OPTIMIZER_MARK, loses_kernels
 from perftool.records import WAIT, Block, Session, Summary, TraceFacts
 
 LOADER = "enumerate(DataLoader)#"  # how torch names a DataLoader's next batch, with .__next__ at its end
@@ -101,9 +101,20 @@ def _metrics(summary: Summary, facts: TraceFacts, prefix: str = "session/") -> d
         "peak host memory (MB)": _megabytes(one.peak_host_bytes),
         "peak device memory, allocated (MB)": _megabytes(one.peak_device_allocated_bytes),
         "peak device memory, reserved (MB)": _megabytes(one.peak_device_reserved_bytes),
-        **{f"traced, {phase} (share)": share for phase, share in facts.shares.items()},
+        **_traced(facts),
     }
     return {f"{prefix}{name}": value for name, value in figures.items() if value is not None}
+
+
+def _traced(facts: TraceFacts) -> dict[str, float]:
+    """The share of each phase. On a GPU the host's time is not the device's."""
+    if facts.device_busy is None:
+        return {f"traced, {phase} (share)": share for phase, share in facts.shares.items()}
+    figures = {f"traced, {phase} (share of the host's time)": share for phase, share in facts.shares.items()}
+    if not loses_kernels(facts):
+        of_device = {"busy": facts.device_busy, **facts.device_shares}
+        figures |= {f"traced, {phase} (share of the device's time)": share for phase, share in of_device.items()}
+    return figures
 
 
 def _megabytes(size_bytes: float | None) -> float | None:

@@ -11,15 +11,15 @@ from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from perftool import tensorboard
-from perftool.analysis.traces import calls_that_fit, facts_of
+from perftool.analysis.traces import SIZE_MOST_BYTES, calls_that_fit, facts_of
 from perftool.measure import messages
 from perftool.measure.rounds import Lab, Running
-from perftool.records import Session, Summary, TraceFacts
+from perftool.records import Session, Summary, TraceFacts, TraceReport
+from perftool.report import wording
 from perftool.store import SessionStore, StoreError
 
 TRACE = "trace.json"
 PLUGIN_TRACE = "tensorboard/trace.pt.trace.json"  # the plugin knows its files by this ending
-SIZE_MOST_BYTES = 20_000_000
 PLAIN_ROUNDS, PLAIN_S = 30, 2.0  # blocks without tracing before it, for the figures beside the trace
 TRACED_S = 10.0  # at most, by default
 TRIALS_MOST = 3  # of a number of steps that is not given, until the trace is small enough
@@ -63,13 +63,13 @@ class _Tracer:
         self._call_s = running.call_s
 
     def that_fits(self) -> Taken:
-        """As many calls as fit, going by what the first one took."""
+        """As many calls as fit, going by what the first one took. One that is too large all the same is told."""
         limit_s = min(TRACED_S, self._lab.left_s)
         taken = self.of(1)
         for _ in range(TRIALS_MOST):
-            call_bytes = len(taken.document) / self._calls(taken)
+            call_bytes = len(taken.document) / max(1, taken.facts.calls)
             calls = calls_that_fit(call_bytes, self._call_s, size_bytes=SIZE_MOST_BYTES, time_s=limit_s)
-            if calls == self._calls(taken):
+            if calls == taken.facts.calls:
                 break
             taken = self.of(calls)
             if len(taken.document) <= SIZE_MOST_BYTES:
@@ -85,12 +85,10 @@ class _Tracer:
         request = messages.Trace(drop=running.drop, calls=calls, path=str(self._path))
         running.live.ask(request, lab.start_limit_s + SLOWEST * expected_s)
         document, events = _read(self._path)
-        facts = facts_of(events, steps_per_call=running.steps_per_call)
+        on_cuda = lab.session.machine.device.startswith("cuda")
+        facts = facts_of(events, steps_per_call=running.steps_per_call, on_cuda=on_cuda)
         self._call_s = READING * (facts.step_ns or 0.0) * running.steps_per_call / 1e9
         return Taken(document, events, facts)
-
-    def _calls(self, taken: Taken) -> int:
-        return max(1, taken.facts.steps // self._running.steps_per_call)
 
 
 def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
@@ -107,10 +105,24 @@ def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
     return document, events
 
 
-def save(store: SessionStore, session: Session, summary: Summary, taken: Taken) -> None:
-    """Write the trace, and a folder for TensorBoard. Raises StoreError."""
-    store.write(TRACE, taken.document)
-    store.write(PLUGIN_TRACE, json.dumps(tensorboard.for_plugin(taken.events), separators=(",", ":")))
+def save(store: SessionStore, session: Session, summary: Summary, taken: Taken) -> TraceReport:
+    """Write the trace, and a folder for TensorBoard, and say what there is. Raises StoreError."""
+    files: dict[str, str | bytes] = {
+        TRACE: taken.document,
+        PLUGIN_TRACE: json.dumps(tensorboard.for_plugin(taken.events), separators=(",", ":")),
+    }
     if tensorboard.available():
         for name, content in tensorboard.event_files(session, summary, taken.facts).items():
-            store.write(f"{Path(PLUGIN_TRACE).parent}/{name}", content)
+            files[f"{Path(PLUGIN_TRACE).parent}/{name}"] = content
+    for name, text in files.items():
+        store.write(name, text)
+    plain = summary.baseline.step_ns
+    return TraceReport(
+        workload=summary.workload,
+        folder=str(store.folder),
+        files=list(files),
+        size_bytes=len(taken.document),
+        plain_step_ns=plain.p50 if plain is not None else None,
+        facts=taken.facts,
+        warnings=wording.trace_warnings(taken.facts, len(taken.document)),
+    )

@@ -23,7 +23,7 @@ from perftool import cli, store
 from perftool.cli import _interruptible, app
 from perftool.measure import survey, worker
 from perftool.measure.probes import machine
-from perftool.records import DeviceFitness, Fitness, Machine, to_json
+from perftool.records import DeviceFitness, Fitness, Machine, MachineReport, ScenarioReport, from_json, to_json
 from perftool.store import SessionStore, load_session
 from tests.measure.fakes import MACHINE
 
@@ -128,6 +128,25 @@ def test_bad_input_is_a_sentence_and_leaves_nothing(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not folders(tmp_path)
+
+
+def test_the_machine_as_json(tmp_path: Path) -> None:
+    done = run("machine", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    report = from_json(done.stdout, MachineReport)
+    assert report.machine.usable_cores >= 1
+    assert report.rating.rating in ("fit", "noisy", "unfit")
+
+
+def test_the_scenarios_as_json_with_values_and_refusals(tmp_path: Path) -> None:
+    done = run("scenarios", "--workload", f"{WORKLOADS}:good", "--device", "cpu", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = from_json(done.stdout, ScenarioReport)
+    listed = {one.name: one for one in report.scenarios}
+    assert "off" in listed["amp"].available
+    assert "there is no CUDA device" in listed["cuda_graphs"].refused["on"]
+    done = run("scenarios", "amp", "--workload", f"{WORKLOADS}:good", "--device", "cpu", "--json", cwd=tmp_path)
+    assert from_json(done.stdout, ScenarioReport).scenarios == [listed["amp"]]
 
 
 def test_a_folder_of_the_users_shadows_no_scenario(tmp_path: Path) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +16,12 @@ from perftool.analysis.traces import facts_of
 from perftool.measure.messages import LaunchSpec, Trace
 from perftool.measure.worker import Worker
 from perftool.records import Block, TraceFacts
+from tests import plugin_overview
 from tests.measure.fakes import Script, make_lab, make_session
+from tests.plugin_overview import step_shares as shares
 
-ROOT = Path(__file__).parents[1]
 WORKLOAD = Path(__file__).parent / "measure" / "workloads.py"
-EXTRA = "perftool[tensorboard]"
-needs_extra = pytest.mark.skipif(
-    find_spec("tensorboard") is None or find_spec("torch_tb_profiler") is None, reason=f"{EXTRA} is not installed"
-)
+needs_extra = pytest.mark.skipif(not plugin_overview.available(), reason=f"{plugin_overview.EXTRA} is not installed")
 
 
 def event(category: str, name: str, begin_us: float, end_us: float, **arguments: Any) -> dict[str, Any]:
@@ -143,16 +138,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict
     for name, trace in written.items():
         (folder / name).mkdir()
         (folder / name / "trace.pt.trace.json").write_text(json.dumps(trace))
-    words = [sys.executable, "-m", "tests.plugin_overview", str(folder)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), {name: facts_of(trace) for name, trace in traces.items()}
-
-
-def shares(overview: Mapping[str, Any]) -> dict[str, float]:
-    """Category to its per cent of the average step."""
-    [total] = overview["performance"]
-    return {part["name"]: part["extra"] for part in total["children"]}
+    return plugin_overview.asked(folder), {name: facts_of(trace) for name, trace in traces.items()}
 
 
 @needs_extra
@@ -191,6 +177,30 @@ def test_as_torch_writes_it_the_plugin_sees_neither(told: tuple[dict[str, Any], 
     assert (shares(cuda)["DataLoader"], shares(cuda)["Runtime"]) == (0, 0)
 
 
+def test_on_a_gpu_figures_say_whose_time_it_is() -> None:
+    session = make_session()
+    lab, _ = make_lab(Script(), session)
+    lab.generation("trace", [], budget_s=1.0, rounds=3)
+    facts = TraceFacts(
+        steps=5,
+        calls=5,
+        events=10,
+        step_ns=2e7,
+        shares={"copy to device": 0.7},
+        device_shares={"forward": 0.3},
+        device_busy=0.9,
+    )
+    traced = {name for name in tensorboard._metrics(conclude(session), facts) if "traced" in name}
+    on_host = "session/traced, copy to device (share of the host's time)"
+    assert traced == {
+        on_host,
+        "session/traced, forward (share of the device's time)",
+        "session/traced, busy (share of the device's time)",
+    }
+    lost = replace(facts, device_shares={}, device_busy=0.0)
+    assert {name for name in tensorboard._metrics(conclude(session), lost) if "traced" in name} == {on_host}
+
+
 @needs_extra
 def test_event_files_have_figures_text_and_hparams(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -198,7 +208,7 @@ def test_event_files_have_figures_text_and_hparams(tmp_path: Path) -> None:
     session = replace(make_session(), command="trace", defaults={"amp": "off|bf16", "threads": "1"})
     lab, _ = make_lab(Script(), session)
     lab.generation("trace", [], budget_s=1.0, rounds=3)
-    facts = TraceFacts(steps=5, events=10, step_ns=2e7, shares={"data wait": 0.25})
+    facts = TraceFacts(steps=5, calls=5, events=10, step_ns=2e7, shares={"data wait": 0.25})
     for name, content in tensorboard.event_files(session, conclude(session), facts).items():
         (tmp_path / name).write_bytes(content)
     seen = EventAccumulator(str(tmp_path))

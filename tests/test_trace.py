@@ -7,23 +7,26 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from perftool import tensorboard, trace, training
 from perftool.analysis.recommend import conclude
-from perftool.analysis.traces import TRACED_CALLS_MOST, facts_of
+from perftool.analysis.traces import SIZE_MOST_BYTES, TRACED_CALLS_MOST, facts_of
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.probes.marks import phases_named, with_forward_named
 from perftool.measure.rounds import BaselineFailed, Lab
 from perftool.measure.worker import Worker
-from perftool.records import TraceFacts
+from perftool.records import TraceFacts, TraceReport, from_json
 from perftool.report.terminal import render_trace
+from perftool.report.wording import trace_warnings
 from perftool.store import SessionStore, StoreError, load_session, open_results
 from perftool.training import Plan, Step, Training
 from perftool.workload import Batch
@@ -102,7 +105,7 @@ def replayed(_: Training, step: Step) -> Step:
 def test_several_steps_per_call_and_whole_steps_that_are_replayed(
     around: Callable[[Training, Step], Step], phases: list[str], tmp_path: Path
 ) -> None:
-    worker = worker_of(lambda plan: replace(plan, steps_per_call=4, step=(around,)))
+    worker = worker_of(lambda plan: changed(plan, steps_per_call=4, step=(around,)))
     facts = facts_of(traced(worker, tmp_path / "trace.json", 2), steps_per_call=4)
     assert (facts.steps, list(facts.shares)) == (8, phases)
 
@@ -117,7 +120,7 @@ def test_a_compiled_loss_has_no_mark_and_still_compiles_whole() -> None:
 
 @pytest.mark.gpu
 def test_on_a_gpu_the_copy_and_the_kernels_are_seen(tmp_path: Path) -> None:
-    worker = worker_of(lambda plan: replace(plan, device="cuda:0"))
+    worker = worker_of(lambda plan: changed(plan, device="cuda:0"))
     events = traced(worker, tmp_path / "trace.json", 3)
     assert "copy to device" in facts_of(events).shares
     assert {"kernel", "cuda_runtime"} <= {event.get("cat") for event in events["traceEvents"]}
@@ -138,6 +141,7 @@ class Tracing(Script):
 
     call_bytes: int = 1_000_000
     surplus: float = 1.0
+    growth: float = 1.0  # of the bytes per call, with each further trace
     asked: list[messages.Trace] = field(default_factory=list)
     named: list[bool] = field(default_factory=list)
     broken: bool = False
@@ -155,10 +159,12 @@ class TracingLaunch(ScriptedLaunch):
         if not isinstance(request, messages.Trace):
             return super().ask(request, limit_s)
         script.asked.append(request)
+        self.fail_where_scripted(request)
         step_us = 1e6 * script.step_s(self.spec.settings)
         step = {"ph": "X", "cat": "user_annotation", "dur": step_us}
         steps = [step | {"name": f"ProfilerStep#{call}", "ts": call * step_us} for call in range(request.calls)]
         size_bytes = script.call_bytes * request.calls * (script.surplus if request.calls > 1 else 1)
+        size_bytes *= script.growth ** (len(script.asked) - 1)
         text = json.dumps({"traceEvents": steps, "filling": ""})
         filling = "x" * (int(size_bytes) - len(text))
         text = json.dumps({"traceEvents": steps, "filling": filling})
@@ -194,7 +200,7 @@ def test_what_comes_out_too_large_is_traced_again_with_fewer() -> None:
     script = Tracing(surplus=2.0)
     taken = trace.trace(lab_of(script))
     assert calls_of(script) == [1, 18, 9]
-    assert len(taken.document) <= trace.SIZE_MOST_BYTES
+    assert len(taken.document) <= SIZE_MOST_BYTES
 
 
 def test_slow_steps_are_few() -> None:
@@ -203,10 +209,37 @@ def test_slow_steps_are_few() -> None:
     assert calls_of(script) == [1, 2]
 
 
-def test_one_step_is_traced_however_large() -> None:
+def warned(taken: trace.Taken) -> str:
+    return " ".join(trace_warnings(taken.facts, len(taken.document)))
+
+
+def test_one_step_is_traced_however_large_and_that_is_told() -> None:
     script = Tracing(call_bytes=30_000_000)
-    trace.trace(lab_of(script))
+    taken = trace.trace(lab_of(script))
     assert calls_of(script) == [1]
+    assert "larger than 20 MB" in warned(taken)
+    assert "fewer than 1 step cannot be traced here" in warned(taken)
+
+
+def test_what_stays_too_large_is_told_with_the_steps_that_fit() -> None:
+    # Each trace of several calls is larger than the one before lets expect.
+    script = Tracing(call_bytes=1_000_000, growth=1.6)
+    taken = trace.trace(lab_of(script))
+    assert calls_of(script) == [1, 18, 11, 7]
+    assert len(taken.document) > SIZE_MOST_BYTES
+    assert "larger than 20 MB" in warned(taken)
+    assert warned(taken).endswith("trace fewer steps: --steps 4")
+
+
+def test_a_trace_that_fits_has_no_warning() -> None:
+    assert warned(trace.trace(lab_of(Tracing()))) == ""
+
+
+def test_the_steps_to_take_instead_count_steps_and_not_calls() -> None:
+    facts = TraceFacts(steps=40, calls=4, events=1, step_ns=1e6, shares={})
+    assert trace_warnings(facts, 30_000_000)[0].endswith("--steps 20")
+    facts = TraceFacts(steps=10, calls=1, events=1, step_ns=1e6, shares={})
+    assert "fewer than 10 steps cannot be traced here" in trace_warnings(facts, 30_000_000)[0]
 
 
 def test_a_number_of_steps_that_is_given_is_kept() -> None:
@@ -223,12 +256,23 @@ def test_a_trace_that_was_cut_short_is_told_with_a_remedy() -> None:
     assert not script.alive
 
 
-def test_a_launch_that_fails_is_the_baselines_failure() -> None:
-    script = Tracing(failures={("amp=on", messages.Trace): LaunchFailed("died", "gone")})
+@pytest.mark.parametrize(
+    ("request_kind", "failure", "blocks"),
+    [
+        (messages.Prove, LaunchFailed("effect", "did not take effect"), False),
+        (messages.Trace, LaunchFailed("died", "died: signal 9"), True),
+    ],
+)
+def test_a_launch_that_fails_is_the_baselines_failure(
+    request_kind: type[Any], failure: LaunchFailed, blocks: bool
+) -> None:
+    script = Tracing(failures={("amp=on", request_kind): failure})
     lab = make_lab(script, make_session(baseline={"amp": "on"}))[0]
-    script.failures = {("amp=on", messages.Prove): LaunchFailed("effect", "did not take effect")}
-    with pytest.raises(BaselineFailed, match="did not take effect"):
+    with pytest.raises(BaselineFailed, match=str(failure)):
         trace.trace(lab)
+    assert bool(lab.session.blocks) == blocks  # a death while being traced comes after the plain blocks
+    assert calls_of(script) == ([1] if blocks else [])
+    assert not script.alive
 
 
 # -------------------------------------------------------------------------------------------------------------- files
@@ -249,15 +293,49 @@ def test_without_tensorboard_its_folder_has_the_trace_alone(tmp_path: Path, monk
     lab = lab_of(Tracing(call_bytes=1000))
     store = open_results(tmp_path, "somewhere.py:mine", "trace")
     summary = conclude(lab.session)
-    trace.save(store, lab.session, summary, trace.trace(lab, steps=2))
+    report = trace.save(store, lab.session, summary, trace.trace(lab, steps=2))
+    assert report.files == ["trace.json", "tensorboard/trace.pt.trace.json"]
     assert [path.name for path in (store.folder / "tensorboard").iterdir()] == ["trace.pt.trace.json"]
-    facts = TraceFacts(steps=1, events=1234, step_ns=3e6, shares={"data wait": 0.25})
-    text = render_trace(summary, facts, 19_000_000, folder="out put", event_files=False)
+    facts = TraceFacts(steps=1, calls=1, events=1234, step_ns=3e6, shares={"data wait": 0.25})
+    report = replace(report, folder="out put", size_bytes=19_000_000, facts=facts)
+    text = render_trace(report)
     assert "1 step traced, 1,234 events, 19 MB" in text
     assert "data wait 25 %; the rest runs as one graph" in " ".join(text.split())
     assert "pip install tensorboard" in text
     assert "tensorboard --logdir 'out put'" in text
-    assert "pip install" not in render_trace(summary, facts, 1, folder="out", event_files=True)
+    written = replace(report, files=[*report.files, "tensorboard/events.out.tfevents.1"])
+    assert "pip install" not in render_trace(written)
+
+
+def gpu_report(**facts: Any) -> TraceReport:
+    shown = TraceFacts(steps=2, calls=2, events=99, step_ns=3e6, **facts)
+    return TraceReport(
+        workload="mine",
+        folder="out",
+        files=["trace.json"],
+        size_bytes=1000,
+        plain_step_ns=None,
+        facts=shown,
+        warnings=trace_warnings(shown, 1000),
+    )
+
+
+def test_on_a_gpu_the_devices_time_is_told_apart_from_the_hosts() -> None:
+    shares = {"data wait": 0.01, "copy to device": 0.7, "forward": 0.1}
+    on_device = {"copy to device": 0.02, "forward": 0.3, "backward": 0.6}
+    text = " ".join(render_trace(gpu_report(shares=shares, device_shares=on_device, device_busy=0.95)).split())
+    assert "share of the device's time copy to device 2 %, forward 30 %, backward 60 %, busy in all 95 %" in text
+    assert "share of the host's time data wait 1 %, copy to device 70 %, forward 10 %" in text
+    assert "copy to device includes waiting there for the step before" in text
+    assert "Warning" not in text
+
+
+def test_a_trace_that_lost_its_kernels_says_so_and_tells_the_hosts_time_alone() -> None:
+    shares = {"data wait": 0.01, "forward": 0.1}
+    text = " ".join(render_trace(gpu_report(shares=shares, device_shares={}, device_busy=0.0)).split())
+    assert "Warning: next to no kernels are in the trace" in text
+    assert "share of the host's time data wait 1 %" in text
+    assert "share of the device's time" not in text
 
 
 # -------------------------------------------------------------------------------------------------------- the command
@@ -291,6 +369,17 @@ def test_the_command_writes_its_files_and_says_how_to_open_them(tmp_path: Path) 
     )
     assert (again.returncode, again.stderr) == (0, "")
     assert "throughput" in again.stdout
+
+
+@pytest.mark.process
+def test_json_is_the_facts_and_the_files_and_nothing_else(tmp_path: Path) -> None:
+    done = run(f"{WORKLOADS}:rows", "--steps", "2", "--json", "--quiet", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    report = from_json(done.stdout, TraceReport)
+    assert report.facts.steps == report.facts.calls == 2
+    assert report.facts.device_busy is None
+    assert report.size_bytes == (tmp_path / report.folder / report.files[0]).stat().st_size
+    assert all((tmp_path / report.folder / name).is_file() for name in report.files)
 
 
 @pytest.mark.process

@@ -17,7 +17,7 @@ from perftool.records import (
     ScenarioDescription,
     SideBySide,
     Summary,
-    TraceFacts,
+    TraceReport,
     VariantSummary,
 )
 from perftool.report import wording
@@ -165,21 +165,22 @@ def render_beside(found: SideBySide, *, width: int = 80, colour: bool = False) -
     return page.text()
 
 
-def render_trace(
-    summary: Summary, facts: TraceFacts, size_bytes: int, *, folder: str, event_files: bool, width: int = 80
-) -> str:
+def render_trace(report: TraceReport, *, width: int = 80) -> str:
     """What a trace shows, where it is, and how to open it."""
-    page = _Page(width, colour=False)
+    page, facts = _Page(width, colour=False), report.facts
     page.line(
-        f"{summary.workload}: {units.counted(facts.steps, 'step')} traced, {units.counted(facts.events, 'event')}, "
-        f"{units.size(size_bytes)}"
+        f"{report.workload}: {units.counted(facts.steps, 'step')} traced, {units.counted(facts.events, 'event')}, "
+        f"{units.size(report.size_bytes)}"
     )
-    page.pairs(wording.trace_lines(summary, facts))
+    page.pairs(wording.trace_lines(report))
+    for warning in report.warnings:
+        page.line()
+        page.line(f"Warning: {warning}")
     page.title("Perfetto: drag this file onto https://ui.perfetto.dev")
-    page.code(f"{folder}/trace.json")
+    page.code(f"{report.folder}/trace.json")
     page.title("TensorBoard")
-    page.code(f"tensorboard --logdir {quote(folder)}")
-    if not event_files:
+    page.code(f"tensorboard --logdir {quote(report.folder)}")
+    if not any("tfevents" in name for name in report.files):
         page.line(
             "TensorBoard is not installed, so its folder has the trace and no scalars, text and HParams: "
             "pip install tensorboard, and trace again."

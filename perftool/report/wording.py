@@ -6,7 +6,7 @@ renderer escapes it for its own form.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import exp
 from shlex import join
 from typing import TYPE_CHECKING
@@ -15,9 +15,11 @@ from perftool import units
 from perftool.analysis.fitness import rate
 from perftool.analysis.gate import ALPHAS
 from perftool.analysis.history import LEAST_POINTS
+from perftool.analysis.traces import SIZE_MARGIN, SIZE_MOST_BYTES, loses_kernels
 from perftool.analysis.verdict import ALPHA
 from perftool.records import (
     CONFIRM,
+    COPY,
     FORWARD,
     MEASURE,
     BatchFit,
@@ -49,6 +51,7 @@ from perftool.records import (
     Summary,
     TimeToLoss,
     TraceFacts,
+    TraceReport,
     VariantSummary,
     VerdictWord,
 )
@@ -728,16 +731,58 @@ def fitness_text(fitness: Fitness) -> str:
     return f"{rating.rating} for measuring" + (f": {'; '.join(rating.reasons)}" if rating.reasons else "")
 
 
-def trace_lines(summary: Summary, facts: TraceFacts) -> Pairs:
+def trace_lines(report: TraceReport) -> Pairs:
     """What a trace shows, and how much slower the steps were for it."""
-    shares = ", ".join(f"{phase} {units.share(share)}" for phase, share in facts.shares.items())
+    facts = report.facts
+    lines = _trace_shares(facts)
+    if report.plain_step_ns is not None:
+        lines.append(
+            ("step time", f"{units.duration(facts.step_ns)} traced, {units.duration(report.plain_step_ns)} without")
+        )
+    return lines
+
+
+def _trace_shares(facts: TraceFacts) -> Pairs:
+    shares = _phases(facts.shares)
     if FORWARD not in facts.shares:
         shares += "; the rest runs as one graph, whose phases have no marks"
-    lines = [("share of the traced time", shares)]
-    plain = summary.baseline.step_ns
-    if plain is not None:
-        lines.append(("step time", f"{units.duration(facts.step_ns)} traced, {units.duration(plain.p50)} without"))
+    if facts.device_busy is None:
+        return [("share of the traced time", shares)]
+    if COPY in facts.shares:
+        shares += f"; {COPY} includes waiting there for the step before"
+    lines = [("share of the host's time", shares)]
+    if not loses_kernels(facts):
+        lines.insert(
+            0, ("share of the device's time", _phases({**facts.device_shares, "busy in all": facts.device_busy}))
+        )
     return lines
+
+
+def _phases(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{phase} {units.share(share)}" for phase, share in shares.items())
+
+
+def trace_warnings(facts: TraceFacts, size_bytes: int) -> list[str]:
+    """What is wrong with a trace, with what would help."""
+    warnings = []
+    if loses_kernels(facts):
+        warnings.append(
+            f"next to no kernels are in the trace: the device is seen at work for {units.share(facts.device_busy)} of "
+            "the time. Wheels of torch for CUDA 13.0 may lose them; one for another CUDA has them. The shares of the "
+            "host's time hold."
+        )
+    if size_bytes > SIZE_MOST_BYTES:
+        warnings.append(f"the trace is {_larger(facts, size_bytes)}")
+    return warnings
+
+
+def _larger(facts: TraceFacts, size_bytes: int) -> str:
+    larger = f"larger than {units.size(SIZE_MOST_BYTES)}, and viewers may be slow to open it"
+    if facts.calls <= 1:
+        least = units.counted(facts.steps, "step")
+        return f"{larger}; fewer than {least} cannot be traced here, and Perfetto opens large traces best"
+    calls = max(1, int(facts.calls * SIZE_MARGIN * SIZE_MOST_BYTES / size_bytes))
+    return f"{larger}; trace fewer steps: --steps {calls * facts.steps // facts.calls}"
 
 
 def jitter_lines(jitter: Jitter) -> Pairs:

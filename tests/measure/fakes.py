@@ -150,10 +150,7 @@ class ScriptedLaunch:
     def ask(self, request: messages.Request, limit_s: float) -> messages.Reply:
         script, spec = self.script, self.spec
         script.limits.append((type(request), limit_s))
-        for setting in spec.settings.items():
-            failure = script.failures.get(("=".join(setting), type(request)))
-            if failure is not None:
-                raise failure
+        self.fail_where_scripted(request)
         step_s = script.step_s(spec.settings)
         match request:
             case messages.Start():
@@ -228,6 +225,12 @@ class ScriptedLaunch:
                     peak_device_nvml_bytes=None,
                 )
         raise LaunchFailed("died", "not scripted")
+
+    def fail_where_scripted(self, request: messages.Request) -> None:
+        for setting in self.spec.settings.items():
+            failure = self.script.failures.get(("=".join(setting), type(request)))
+            if failure is not None:
+                raise failure
 
     def host_bytes(self) -> int | None:
         return self.script.host_bytes(self.spec.settings)
