@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from perftool.analysis.search import Standing
     from perftool.measure.messages import Described
-    from perftool.measure.rounds import Lab
+    from perftool.measure.rounds import BaselineFailed, Lab
     from perftool.records import (
         Check,
         Command,
@@ -50,6 +50,7 @@ BAD_INPUT = 2
 UNDECIDED = 3
 BASELINE_FAILED = 4
 NOT_WRITTEN = 5
+FAULT = 70  # EX_SOFTWARE of sysexits.h: Python's own 1 would be taken for a regression
 INTERRUPTED = 130
 DEFAULT_BUDGET_S = 90.0
 FITNESS_WINDOW_S = 0.5
@@ -93,7 +94,21 @@ class Format(StrEnum):
 def main() -> None:
     """Entry point of the `perftool` command."""
     _leave_working_directory_out()
-    app()
+    try:
+        app()
+    except Exception:
+        _tell_fault()
+        sys.exit(FAULT)
+
+
+def _tell_fault() -> None:
+    from traceback import print_exc
+
+    print_exc()
+    _say(
+        "perftool: this is a fault of perftool's own, and says nothing about your training; please report it with the "
+        "lines above"
+    )
 
 
 def _leave_working_directory_out() -> None:
@@ -316,10 +331,11 @@ def check(
 ) -> None:
     """Has this training become slower, or hungrier, than at a revision? 0: no, 1: yes, 3: cannot be told."""
     from perftool.analysis.baseline import stored
+    from perftool.analysis.gate import decision
     from perftool.gate import beside_calibration
     from perftool.gate import check as measure_both
     from perftool.measure.worktree import both_sides
-    from perftool.store import StoreError, baseline_path, load_baseline, save_baseline
+    from perftool.store import StoreError, baseline_path, load_baseline, save_baseline, try_out
 
     if (against is not None) == (baseline is not None or write_baseline):
         _fail("check takes --against REV, or --baseline FILE, or --write-baseline", BAD_INPUT)
@@ -333,6 +349,14 @@ def check(
             _fail(str(error), BAD_INPUT)
         if expected.workload != workload:
             _fail(f"--baseline {baseline}: it is of {expected.workload}, not of {workload}", BAD_INPUT)
+    file = baseline or baseline_path(out, workload)
+    try:
+        if history is not None:
+            try_out(history, "--history")
+        if write_baseline:
+            try_out(file, "--baseline")
+    except StoreError as error:
+        _fail(str(error), NOT_WRITTEN)
     sides = (
         both_sides(workload, against, link or []) if against is not None else nullcontext(beside_calibration(workload))
     )
@@ -342,19 +366,18 @@ def check(
         if summary.check is None:
             found = stored(run.session)
             if found is None:
-                _say("perftool: too few launches to store a baseline: raise --budget")
+                _say("perftool: too few launches were measured to store a baseline; raise --budget")
                 return UNDECIDED
-            file = baseline or baseline_path(out, workload)
-            with run.writing():
+            with run.writing_elsewhere():
                 save_baseline(file, found)
-                _say(f"baseline: {file}; compare with it by --baseline {file}")
+                launches = len(found.metrics["throughput"].log_values)
+                _say(f"baseline: {file}, from {launches} launches; compare with it by")
+                _say(f"    perftool check {workload} --baseline {file}")
             return 0
         if history is not None:
             run.remember(history, summary.check)
-        improved = any(one.verdict == "improvement" for one in summary.check.metrics)
-        if summary.check.outcome == "regression" or (strict and improved):
-            return REGRESSION
-        return UNDECIDED if summary.check.outcome == "undecided" else 0
+        codes = {"passed": 0, "regression": REGRESSION, "undecided": UNDECIDED}
+        return codes[decision(summary.check, strict=strict)]
 
     run.go(lambda lab, scenarios, context: measure_both(lab), code)
 
@@ -508,6 +531,7 @@ class _Run:
     def __init__(self, store: SessionStore, scenario_files: Sequence[Path], as_json: bool, quiet: bool) -> None:
         self.store, self.as_json, self.quiet = store, as_json, quiet
         self.unwritten: str | None = None
+        self.unwritten_elsewhere: str | None = None  # a file beside the results, which does not cost these
         self.keeps = False  # whether the folder holds a session already
         self.lock = ExitStack()
         self.scenario_files = list(scenario_files)
@@ -661,7 +685,7 @@ class _Run:
         except ScenarioError as error:
             self._leave()
             _fail(str(error), BAD_INPUT)
-        except typer.Exit:
+        except BaseException:  # also a fault of the program: no empty folder, and no revision checked out
             self._leave()
             raise
 
@@ -678,11 +702,18 @@ class _Run:
         from perftool.analysis.recommend import conclude
 
         code = self._measured(measure)
-        summary = conclude(self.session)
-        code = code or code_of(summary)
-        self._write(summary)
-        typer.echo(_rendered(self.session, summary, Format.json if self.as_json else Format.terminal))
-        self._draw(summary)  # last, since a fault in drawing must not cost the answer
+        try:
+            summary = conclude(self.session)
+            self._write(summary)
+            _print(_rendered(self.session, summary, Format.json if self.as_json else Format.terminal))
+            code = code or code_of(summary)
+            self._draw(summary)  # last, since a fault in drawing must not cost the answer
+        except Exception:
+            self._tell_what_is_kept()
+            raise
+        if self.unwritten_elsewhere is not None:
+            _say(f"perftool: {self.unwritten_elsewhere}")
+            code = code or NOT_WRITTEN
         if self.unwritten is not None:
             _fail(self.unwritten, code or NOT_WRITTEN)
         _say(f"report: {self.store.folder / 'report.html'}; for a pull request, report.md beside it")
@@ -724,6 +755,7 @@ class _Run:
         from msgspec.structs import replace
 
         from perftool.measure.rounds import BaselineFailed
+        from perftool.store import StoreError
 
         code = 0
         with _progress(self.quiet) as watcher, _interruptible():
@@ -735,8 +767,17 @@ class _Run:
             except BaselineFailed as failed:
                 if not self.session.blocks:
                     self.store.discard()
-                    _fail(f"the baseline could not be measured: {failed}", BASELINE_FAILED)
-                self.session.warnings.append(f"measuring ended early, since the baseline failed: {failed}")
+                    self._fail_to_measure(failed)
+                if self.session.command == "check":  # of one side nothing can be told; the record says why
+                    code = _code_of_failure(failed)
+                    _say(f"perftool: measuring ended early: {failed}")
+                else:
+                    self.session.warnings.append(f"measuring ended early, since the baseline failed: {failed}")
+            except StoreError:  # of a trace, which is told as such
+                raise
+            except Exception:
+                self._tell_what_is_kept()
+                raise
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left takes a moment, and keeps what was measured
         # A check on another machine than its baseline's only counts.
         if not self.session.blocks and (code or not self.session.counters):
@@ -790,6 +831,17 @@ class _Run:
                 self.store.write("recommended.json", to_json(recommended, indent=2))
                 self.store.write("recommended.py", summary.recommendation.script)
 
+    def _tell_what_is_kept(self) -> None:
+        """After a fault of the program."""
+        if self.session.blocks:
+            _say(f"perftool: what was measured is kept in {self.store.folder}; perftool report reads it")
+        else:
+            self._leave()
+
+    def _fail_to_measure(self, failed: BaselineFailed) -> NoReturn:
+        what = "a side" if self.session.command == "check" else "the baseline"
+        _fail(f"{what} could not be measured: {failed}", _code_of_failure(failed))
+
     def remember(self, file: Path, check: Check) -> None:
         """Add a check to a history."""
         from perftool.analysis.gate import history_entry
@@ -797,7 +849,7 @@ class _Run:
 
         entry = history_entry(self.session, check)
         if entry is not None and not self.session.interrupted:
-            with self.writing():
+            with self.writing_elsewhere():
                 append_history(file, entry)
 
     def _draw(self, summary: Summary) -> None:
@@ -818,6 +870,16 @@ class _Run:
             yield
         except StoreError as error:
             self.unwritten = str(error)
+
+    @contextmanager
+    def writing_elsewhere(self) -> Iterator[None]:
+        """The same of a file beside the results, which are written all the same."""
+        from perftool.store import StoreError
+
+        try:
+            yield
+        except StoreError as error:
+            self.unwritten_elsewhere = str(error)
 
 
 # ------------------------------------------------------------------------------------------------------------- input
@@ -939,7 +1001,7 @@ def _looking(
     except (RevisionError, UnusableError, WorkloadError) as error:
         _fail(str(error), BAD_INPUT)
     except BaselineFailed as error:
-        _fail(f"the baseline could not be measured: {error}", BASELINE_FAILED)
+        _fail(f"the baseline could not be measured: {error}", _code_of_failure(error))
     except KeyboardInterrupt:
         _fail("interrupted before anything was measured", INTERRUPTED)
 
@@ -1073,8 +1135,21 @@ def _width() -> int:
     return min(120, get_terminal_size((80, 24)).columns)
 
 
+def _print(text: str) -> None:
+    """To stdout. Whoever read it may have gone: that must not cost the files, nor change the exit code."""
+    try:
+        typer.echo(text)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what is still buffered would fail again at the end
+
+
 def _say(text: str) -> None:
     typer.echo(text, err=True)
+
+
+def _code_of_failure(failed: BaselineFailed) -> int:
+    """A side that runs the other one's code can be mended by the user."""
+    return BAD_INPUT if failed.kind == "tree" else BASELINE_FAILED
 
 
 def _refuse(text: str) -> NoReturn:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 
 from perftool.analysis.baseline import unlike
-from perftool.analysis.gate import TIMES_THE_PAIRS, all_decided, is_check, suspects
+from perftool.analysis.gate import TIMES_THE_PAIRS, all_decided, first_look, is_check, suspects
 from perftool.analysis.verdict import LOOKS
 from perftool.measure import messages
 from perftool.measure.calibration import CALIBRATION
@@ -20,7 +20,7 @@ from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
 from perftool.measure.rounds import BaselineFailed, Lab, tree_of
 from perftool.measure.survey import UnusableError, survey
 from perftool.measure.worktree import WORKING_TREE
-from perftool.records import CONFIRM, MEASURE, Fitness, Session, Settings, Side, StoredBaseline
+from perftool.records import CONFIRM, MEASURE, Comparison, Fitness, Session, Settings, Side, StoredBaseline
 from perftool.scenario import Context, ScenarioError, Scenarios, check_settings
 
 
@@ -37,12 +37,15 @@ def described(sides: Sequence[Side], device: str, seed: int) -> tuple[list[messa
     found, most_bytes = [], 0
     for number, side in enumerate(sides):
         try:
-            told, launch_bytes = survey(side.reference, device, seed, tree=tree_of(sides, number))
+            one, launch_bytes = survey(side.reference, device, seed, tree=tree_of(sides, number))
         except UnusableError as error:
             raise UnusableError(f"{side.name}: {error}") from error
         except BaselineFailed as error:
-            raise BaselineFailed(f"{side.name}: {error}") from error
-        found.append(told)
+            told = f"{side.name}: {error}"
+            if side.root is not None and error.kind == "training":  # a broken revision is the user's to mend
+                raise UnusableError(told) from error
+            raise BaselineFailed(told, error.kind) from error
+        found.append(one)
         most_bytes = max(most_bytes, launch_bytes)
     return found, most_bytes
 
@@ -106,7 +109,7 @@ def new_check(
         defaults=against,
         baseline=placed[0].settings,
         fitness=fitness,
-        first_step_ns=found[0].step_ns,
+        first_step_ns=_slowest_step_ns(sides, found),
         scenario_files=list(scenario_files),
         sides=placed,
         expected=expected,
@@ -115,35 +118,69 @@ def new_check(
     )
 
 
+def _slowest_step_ns(sides: Sequence[Side], found: Sequence[messages.Described]) -> int | None:
+    """Of the trainings, by which both are planned; calibration kernels are none."""
+    steps = [told.step_ns for side, told in zip(sides, found, strict=True) if side.reference != CALIBRATION]
+    return max((step_ns for step_ns in steps if step_ns), default=None)
+
+
 def check(lab: Lab) -> None:
     """Measure both sides until each metric has a verdict or the budget of the first look is spent, and confirm.
 
-    Raises BaselineFailed, also where the working tree cannot be measured.
+    Raises BaselineFailed, which names the side, as soon as one of the two cannot be measured.
     """
+    _count_both(lab)
+    try:
+        _measure_both(lab)
+    except BaselineFailed as failed:
+        raise BaselineFailed(f"{lab.session.sides[0].name}: {failed}", failed.kind) from failed
+    if lab.is_over:
+        raise BaselineFailed(f"{lab.session.sides[1].name}: {lab.lost[1][1]}", lab.kinds[1])
+
+
+def _count_both(lab: Lab) -> None:
+    """What a step does on each side, after the same number of steps, so that both count the same batches."""
+    expected = lab.session.expected
+    calls = expected.counters.calls if expected is not None and expected.counters is not None else None
     for number, side in enumerate(lab.session.sides):
         if side.reference == CALIBRATION:
             continue
         try:
-            lab.count(number)
+            lab.count(number, calls)
         except LaunchFailed as failed:
-            raise BaselineFailed(f"{side.name}: {failed.reason}") from failed
-    expected = lab.session.expected
-    if expected is not None and unlike(expected, lab.session.machine) is not None:
+            raise BaselineFailed(f"{side.name}: {failed.reason}", failed.kind) from failed
+
+
+def _measure_both(lab: Lab) -> None:
+    """The first look, then what it asks for. Ends early where side 1 is lost; raises BaselineFailed for side 0."""
+    session = lab.session
+    if session.expected is not None and unlike(session.expected, session.machine) is not None:
         return  # its times would be measured only to be refused
-    budget_s = lab.session.budget_s / (1 + TIMES_THE_PAIRS)
+    looks: dict[int, dict[str, Comparison]] = {}
+
+    def looked() -> dict[str, Comparison]:
+        """Comparing takes a moment, so the same launches are compared once."""
+        launches = len(session.launches)
+        if launches not in looks:
+            looks[launches] = first_look(session)
+        return looks[launches]
 
     def decided() -> bool:
         """What is stored for later has nothing to decide by: the more launches, the better."""
-        return is_check(lab.session) and all_decided(lab.session)
+        return is_check(session) and all_decided(looked())
 
+    budget_s = session.budget_s / (1 + TIMES_THE_PAIRS)
     # What is stored needs launches more than it needs blocks: it gets the most from the start.
-    first_look = min(LOOKS) if is_check(lab.session) else max(LOOKS)
-    looked = measure_repeatedly(lab, MEASURE, [1], budget_s=budget_s, decided=decided, first_look=first_look)
-    if 1 not in lab.lost and is_check(lab.session) and suspects(lab.session):
-        look_s = lab.spent_s / looked
-        for to_come in range(TIMES_THE_PAIRS * looked, 0, -1):
-            lab.launches_to_come = 2 * to_come
-            lab.planned_s = look_s * to_come
-            lab.generation(CONFIRM, [1], budget_s=lab.left_s / to_come, rounds=GENERATION_ROUNDS)
-    if 1 in lab.lost:
-        raise BaselineFailed(f"{lab.session.sides[1].name}: {lab.lost[1][1]}")
+    generations = min(LOOKS) if is_check(session) else max(LOOKS)
+    done = measure_repeatedly(lab, MEASURE, [1], budget_s=budget_s, decided=decided, first_look=generations)
+    if not lab.is_over and is_check(session) and suspects(looked()):
+        _confirm(lab, TIMES_THE_PAIRS * done, lab.spent_s / done)
+
+
+def _confirm(lab: Lab, generations: int, look_s: float) -> None:
+    for to_come in range(generations, 0, -1):
+        lab.launches_to_come = 2 * to_come
+        lab.planned_s = look_s * to_come
+        lab.generation(CONFIRM, [1], budget_s=lab.left_s / to_come, rounds=GENERATION_ROUNDS)
+        if lab.is_over:
+            return

@@ -801,6 +801,8 @@ class Check(Record, frozen=True, kw_only=True):
     modules_against: int  # files of that side that were loaded
     modules_now: int
     metrics: list[MetricCheck]
+    stored: bool = False  # against what was stored, beside calibration kernels, in place of another revision
+    failed: str | None = None  # why a side could not be measured to the end; the outcome is "undecided" then
 
 
 RecommendationStatus = Literal["confirmed", "nothing_better", "not_confirmed", "interrupted"]

@@ -202,6 +202,20 @@ def load_session(path: Path) -> Session:
     return session
 
 
+def try_out(path: Path, option: str) -> None:
+    """Find out before anything is measured whether a file can be written, without making it. Raises StoreError."""
+    try:
+        if path.exists():
+            path.open("ab").close()
+        parent = next(folder for folder in path.absolute().parents if folder.exists())
+        if not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{parent} is no folder")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"{parent} is not writable")
+    except OSError as error:
+        raise StoreError(f"{option} {path}: it cannot be written ({error.strerror}); name another file") from error
+
+
 def append_history(path: Path, entry: HistoryEntry) -> None:
     """Add a line to a history. Raises StoreError."""
     try:
@@ -235,9 +249,11 @@ def save_baseline(path: Path, baseline: StoredBaseline) -> None:
     """Write a stored baseline, whole or not at all. Raises StoreError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror}); name another file with --baseline") from error
-    SessionStore(path.parent).write(path.name, to_json(baseline, indent=2) + b"\n")
+        SessionStore(path.parent).write(path.name, to_json(baseline, indent=2) + b"\n")
+    except (OSError, StoreError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        why = cause.strerror if isinstance(cause, OSError) else str(error)
+        raise StoreError(f"--baseline {path}: it cannot be written ({why}); name another file") from error
 
 
 def load_baseline(path: Path) -> StoredBaseline:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from perftool.records import Summary, from_json
-from perftool.store import load_history, load_session
+from perftool.store import load_baseline, load_history, load_session
 from tests.measure.test_worktree import git, worktrees
 
 pytestmark = pytest.mark.process
@@ -134,3 +134,93 @@ def test_a_training_that_fails_on_one_side_names_it(repository: Path) -> None:
     assert done.returncode == 2
     assert "working tree: train.py cannot be imported" in done.stderr
     assert "broken here" in done.stderr
+
+
+DIES = """
+from pathlib import Path
+from torch import nn
+
+starts = Path(__file__).with_name("starts")
+starts.write_text(starts.read_text() + "." if starts.exists() else ".")
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    def forward(self, x):
+        if len(starts.read_text()) >= START:
+            raise RuntimeError("broke in the midst")
+        return super().forward(x)
+"""
+
+
+def test_a_side_that_dies_while_measuring_is_an_error_and_keeps_the_session(repository: Path) -> None:
+    # It is started to be described, to be counted, and for each generation: the second one does not come to a step.
+    (repository / "src" / "net.py").write_text(DIES.replace("START", "4"))
+    done = check(repository, "train.py:mine", "--against", "main", "--history", "out/history.jsonl")
+    assert done.returncode == 4, done.stderr
+    assert "measuring ended early: working tree: " in done.stderr
+    assert "broke in the midst" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "not measured to the end against main" in done.stdout
+    [folder] = (repository / "out").iterdir()  # and no history
+    assert load_session(folder).blocks
+    assert (folder / "report.html").exists()
+    assert len(worktrees(repository)) == 1
+
+
+def test_a_side_that_dies_in_its_first_steps_is_told_before_anything_is_measured(repository: Path) -> None:
+    (repository / "src" / "net.py").write_text(DIES.replace("START", "1"))
+    done = check(repository, "train.py:mine", "--against", "main")
+    assert done.returncode == 2, done.stderr
+    assert "working tree: " in done.stderr
+    assert "broke in the midst" in done.stderr
+    assert not list((repository / "out").iterdir())
+
+
+def test_a_workload_of_another_place_is_no_check(repository: Path) -> None:
+    done = check(repository, "--against", "main")  # the reference workload, installed elsewhere
+    assert done.returncode == 2, done.stderr
+    assert "both sides would run the same code" in done.stderr
+    assert "name a workload" in done.stderr
+    assert not list((repository / "out").iterdir())
+
+
+def test_strict_fails_an_improvement(repository: Path) -> None:
+    (repository / "src" / "net.py").write_text(NET.replace("WIDTH", "8"))  # fewer parameters, on any machine
+    done = check(repository, "train.py:mine", "--against", "main", "--strict")
+    assert done.returncode == 1, done.stderr
+    assert "parameters" in done.stdout
+
+
+def test_a_baseline_is_stored_and_compared_with(repository: Path) -> None:
+    done = check(repository, "train.py:mine", "--write-baseline")
+    assert done.returncode == 0, done.stderr
+    file = Path("out/baselines/train-mine.json")
+    assert f"perftool check train.py:mine --baseline {file}" in done.stderr
+    assert "for later checks" in done.stdout
+    assert "calibration kernels" in done.stdout
+    assert "do not count" not in done.stdout  # the words of a comparison
+    assert load_baseline(repository / file).workload == "train.py:mine"
+    again = check(repository, "train.py:mine", "--baseline", str(file), "--json")
+    assert again.returncode in (0, 1, 3), again.stderr  # two hours on a busy machine may differ
+    summary = from_json(again.stdout, Summary)
+    assert summary.check is not None
+    assert summary.check.stored
+    counted = {one.verdict for one in summary.check.metrics if one.counted}
+    assert counted == {"no regression"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--against", "main", "--history", "train.py/history.jsonl"],
+        ["--against", "main", "--history", "src"],
+        ["--write-baseline", "--baseline", "train.py/baseline.json"],
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_before_measuring(arguments: list[str], repository: Path) -> None:
+    done = check(repository, "train.py:mine", *arguments)
+    assert done.returncode == 5
+    assert "name another file" in done.stderr
+    assert not (repository / "out").exists()

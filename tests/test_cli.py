@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from perftool import cli, store
-from perftool.cli import _interruptible, app
+from perftool.cli import _interruptible, app, main
 from perftool.measure import survey, worker
 from perftool.measure.probes import machine
 from perftool.records import DeviceFitness, Fitness, Machine, MachineReport, ScenarioReport, from_json, to_json
@@ -442,3 +442,26 @@ def test_two_commands_do_not_measure_at_the_same_time(tmp_path: Path) -> None:
     first.communicate(timeout=LIMIT_S)
     second.communicate(timeout=LIMIT_S)
     assert (first.returncode, second.returncode) == (130, 0)
+
+
+def test_a_fault_of_the_program_is_no_regression(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> NoReturn:
+        raise ZeroDivisionError("of the program")
+
+    monkeypatch.setattr("perftool.cli._discover", fail)
+    monkeypatch.setattr(sys, "argv", ["perftool", "scenarios"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 70
+    told = capsys.readouterr().err
+    assert "ZeroDivisionError: of the program" in told  # for the report of the fault
+    assert "fault of perftool's own" in told
+
+
+def test_bad_usage_keeps_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["perftool", "scenarios", "--nonsense"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2

@@ -5,16 +5,19 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from perftool.analysis.baseline import stored
+from perftool.analysis.baseline import LEAST_LAUNCHES, stored
 from perftool.analysis.gate import judged
 from perftool.analysis.recommend import conclude
-from perftool.gate import check, new_check
+from perftool.analysis.summary import summarise
+from perftool.gate import beside_calibration, check, described, new_check
 from perftool.measure.calibration import CALIBRATION
 from perftool.measure.launch import LaunchFailed
-from perftool.measure.messages import Described, Start
-from perftool.measure.rounds import BaselineFailed, tree_of
+from perftool.measure.messages import Count, Described, Run, Start
+from perftool.measure.rounds import COUNTED_CALLS, BaselineFailed, tree_of
+from perftool.measure.survey import UnusableError
 from perftool.records import CONFIRM, MEASURE, Session, Side, StoredBaseline
 from perftool.report import html, markdown, terminal
+from perftool.report.wording import for_later_how
 from tests.measure.fakes import MACHINE, WORKLOAD, Script, make_lab
 
 BEFORE, NOW = {"speed": "before"}, {"speed": "now"}
@@ -116,3 +119,72 @@ def test_a_side_that_fails_is_named() -> None:
     lab, _ = make_lab(script, started())
     with pytest.raises(BaselineFailed, match="working tree: ValueError: broken"):
         check(lab)
+
+
+@pytest.mark.parametrize("kind", ["training", "tree"])
+def test_a_side_that_dies_in_a_block_ends_the_check(kind: str) -> None:
+    script = Script(failures={("speed=now", Run): LaunchFailed(kind, "the loss became nan")})
+    lab, _ = make_lab(script, started())
+    with pytest.raises(BaselineFailed, match="working tree: the loss became nan") as failed:
+        check(lab)
+    assert failed.value.kind == kind
+    assert stages(lab.session) == {MEASURE: 1, CONFIRM: 0}
+    assert len(lab.session.blocks) <= 1  # of the other side, which may have had the first turn
+
+
+def test_a_side_that_dies_in_the_confirmation_ends_it() -> None:
+    confirmed: list[int] = []
+
+    def step_s(settings: dict[str, str]) -> float:
+        if settings == NOW and stages(lab.session)[MEASURE] == 4:
+            confirmed.append(1)
+            if len(confirmed) > 100:
+                raise LaunchFailed("memory", "out of memory")
+        return 0.011 if settings == NOW else 0.010
+
+    lab, _ = make_lab(Script(step_s=step_s), started())
+    with pytest.raises(BaselineFailed, match="working tree: out of memory"):
+        check(lab)
+    assert 1 <= stages(lab.session)[CONFIRM] < 8
+    assert judged(lab.session).failed == "working tree: out of memory"
+
+
+def test_the_other_side_is_named_too() -> None:
+    script = Script(failures={("speed=before", Run): LaunchFailed("died", "its process ended")})
+    lab, _ = make_lab(script, started())
+    with pytest.raises(BaselineFailed, match="main: its process ended"):
+        check(lab)
+
+
+@pytest.mark.parametrize(("step_s", "calls"), [(None, COUNTED_CALLS), (0.01, COUNTED_CALLS), (9.0, 6), (100.0, 2)])
+def test_slow_steps_are_counted_after_fewer_calls(step_s: float | None, calls: int) -> None:
+    script = Script()
+    session = started()
+    lab, _ = make_lab(script, replace(session, first_step_ns=None if step_s is None else round(step_s * 1e9)))
+    check(lab)
+    assert [one.calls for one in lab.session.counters] == [calls, calls]
+    limits = [limit_s for request, limit_s in script.limits if request is Count]
+    assert all(limit_s > (calls + 2) * (step_s or 0) for limit_s in limits)
+
+
+@pytest.mark.parametrize(("kind", "error"), [("training", UnusableError), ("memory", BaselineFailed)])
+def test_a_broken_revision_is_bad_input(kind: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise BaselineFailed("broken", kind)
+
+    monkeypatch.setattr("perftool.gate.survey", fail)
+    with pytest.raises(error, match="main: broken"):
+        described(SIDES, "cpu", 0)
+
+
+def test_a_small_budget_still_measures_enough_to_store() -> None:
+    sides = beside_calibration("train.py:mine")
+    session = replace(
+        started(budget_s=2.0), sides=[replace(sides[0], settings=BEFORE), replace(sides[1], settings=NOW)]
+    )
+    lab, _ = make_lab(Script(), session)
+    check(lab)
+    found = stored(lab.session)
+    assert found is not None
+    assert len(found.metrics["throughput"].log_values) >= LEAST_LAUNCHES
+    assert for_later_how(summarise(lab.session))

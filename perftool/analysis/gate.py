@@ -7,7 +7,7 @@ fresh launches with twice the pairs. Pure: records in, records out.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, log
 from pathlib import PurePath
@@ -69,13 +69,28 @@ def judged(session: Session) -> Check:
     then = session.expected
     metrics = [*_measured(session), *_counted(session)]
     modules = {one.variant: len(one.modules) for one in session.counters}
+    failed = _failed(session)
     return Check(
-        outcome=_outcome(metrics),
+        outcome="undecided" if failed is not None else _outcome(metrics),
         against=_side(against) if then is None else f"the baseline of {then.created_at[:10]}",
         now=_side(now),
         modules_against=modules.get(0, 0),
         modules_now=modules.get(1, 0),
         metrics=metrics,
+        stored=then is not None,
+        failed=failed,
+    )
+
+
+def _failed(session: Session) -> str | None:
+    """Why a side could not be measured to the end, where that was so."""
+    return next(
+        (
+            f"{session.sides[one.variant].name}: {one.reason or one.status}"
+            for one in session.launches
+            if one.status != "measured"
+        ),
+        None,
     )
 
 
@@ -84,18 +99,29 @@ def is_check(session: Session) -> bool:
     return bool(session.sides) and (session.expected is not None or session.sides[0].root is not None)
 
 
-def all_decided(session: Session) -> bool:
+def decision(check: Check, *, strict: bool) -> Outcome:
+    """What a check comes to for whoever acts on it. strict: an improvement that nobody explained fails, too."""
+    improved = any(one.verdict == "improvement" for one in check.metrics)
+    return "regression" if strict and improved else check.outcome
+
+
+def first_look(session: Session) -> dict[str, Comparison]:
+    """What the first look has found so far, by metric; for the two below."""
+    return _compared(session, MEASURE)
+
+
+def all_decided(look: Mapping[str, Comparison]) -> bool:
     """Whether the first look can be the last: what noise may leave open is waited for only where it leans worse."""
     return all(
         verdict(metric, found) != "undecided"
-        for metric, found in _compared(session, MEASURE).items()
+        for metric, found in look.items()
         if GATES[metric].required or _theta(metric, found.ratio) > log(1 + found.margin)
     )
 
 
-def suspects(session: Session) -> list[str]:
+def suspects(look: Mapping[str, Comparison]) -> list[str]:
     """The metrics that the first look calls changed: to be confirmed."""
-    return [metric for metric, found in _compared(session, MEASURE).items() if verdict(metric, found) in _CHANGED]
+    return [metric for metric, found in look.items() if verdict(metric, found) in _CHANGED]
 
 
 def verdict(metric: str, found: Comparison) -> GateVerdict:

@@ -53,6 +53,8 @@ def measure_repeatedly(
                 guests=beside,
             )
             done += 1
+            if lab.is_over:
+                return done
             # Rounds end a generation before the budget does where blocks are short. After the last nothing is known.
             lab.planned_s = (lab.spent_s - before_s) * (to_come - 1) if to_come > 1 else None
         if decided() or all(variant in lab.lost for variant in variants):

@@ -54,6 +54,9 @@ WARM_CHUNK_STEPS = 20
 WARM_CAP_STEPS = 2000
 WATCHED_MOST = 400  # calls of a watched block
 COUNTED_CALLS = 20  # in which what compiles has compiled
+COUNTED_LEAST = 2
+COUNT_S = 60.0  # that these calls should not exceed; both sides make as many, so it is planned and not watched
+COUNT_SLACK = 3.0  # what counts makes two more steps, slow ones, and the first steps may not have been typical
 CHILDREN_INTERVAL_S = 1.0
 ANSWER_LIMIT_S = 30.0  # for what should take a fraction of a second
 USUAL_START_MOST_S = 20.0  # of a launch that compiles nothing, on a busy machine
@@ -72,7 +75,11 @@ class Watcher(Protocol):
 
 
 class BaselineFailed(Exception):
-    """The baseline could not be measured; the text says why."""
+    """The baseline could not be measured; the text says why, and `kind` is the launch's that failed."""
+
+    def __init__(self, reason: str, kind: str = "training") -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 StartLaunch = Callable[[messages.LaunchSpec, dict[str, str]], LiveLaunch]
@@ -154,6 +161,7 @@ class Lab:
         self.lost: dict[int, tuple[Status, str]] = {  # variant to why it is not launched again
             one.variant: (one.status, one.reason or one.status) for one in session.launches if one.status != "measured"
         }
+        self.kinds: dict[int, str] = {}  # of the failures among these that this lab has seen
         self.launches_to_come = 0  # estimate, for the time left
         self.planned_s: float | None = None  # of the budget, where not all of it will be needed; for the time left
         self._start_launch, self._append, self._environment = start, append, environment
@@ -174,6 +182,11 @@ class Lab:
     def left_s(self) -> float:
         """Of the budget."""
         return max(0.0, self.session.budget_s - self.spent_s)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a check has lost a side: the other one alone says nothing."""
+        return bool(self.session.sides) and 1 in self.lost
 
     @property
     def elapsed_s(self) -> float:
@@ -445,13 +458,14 @@ class Lab:
         strides: of launches that join only every so many rounds, beginning with the first.
         """
         for index in range(rounds):
-            if index and self.spent_s >= end_s:
+            if self.is_over or (index and self.spent_s >= end_s):
                 return
             order = [one for one in live if index % strides.get(one.number, 1) == 0]
             self._random.shuffle(order)
             blocks: list[Block] = []
             for position, running in enumerate(order):
-                self._attempt(live, running, partial(self._block, blocks, position))
+                if not self.is_over:
+                    self._attempt(live, running, partial(self._block, blocks, position))
             self._next_round += 1
             for block in blocks:
                 self.session.blocks.append(block)
@@ -507,8 +521,9 @@ class Lab:
             status, reason = "skipped", f"start-up took too long (more than {self.start_limit_s:.0f} s)"
         self._keep(running, status, reason)
         if running.variant == 0:
-            raise BaselineFailed(reason)
+            raise BaselineFailed(reason, failed.kind)
         self.lost[running.variant] = (status, reason)
+        self.kinds[running.variant] = failed.kind
 
     def _keep(
         self,
@@ -545,16 +560,21 @@ class Lab:
 
     # ------------------------------------------------------------------------------------ counters, training runs
 
-    def count(self, variant: int) -> Counters:
+    def count(self, variant: int, calls: int | None = None) -> Counters:
         """What a step of a variant does by counting, in a launch of its own, kept with the session.
 
+        calls: to make before; by default as many as COUNT_S has room for.
         Raises LaunchFailed.
         """
+        step_s = (self.session.first_step_ns or 0) / 1e9
+        if calls is None:
+            calls = COUNTED_CALLS if not step_s else max(COUNTED_LEAST, min(COUNTED_CALLS, int(COUNT_S / step_s)))
+        limit_s = self.start_limit_s + COUNT_SLACK * calls * step_s
         running = self._spawn(COUNT, variant, own_caches=False)
         try:
             self._tell(f"{COUNT}: what a step does")
             running.live.ask(messages.Start(), self.start_limit_s)
-            found = running.live.ask(messages.Count(variant=variant, calls=COUNTED_CALLS), self.start_limit_s)
+            found = running.live.ask(messages.Count(variant=variant, calls=calls), limit_s)
             assert isinstance(found, Counters)
         finally:
             running.live.close()

@@ -44,7 +44,7 @@ def survey(
     except LaunchFailed as failed:
         if failed.kind in ("reference", "device", "setting", "tree"):
             raise UnusableError(failed.reason) from failed
-        raise BaselineFailed(failed.reason) from failed
+        raise BaselineFailed(failed.reason, failed.kind) from failed
     finally:
         launch.close()
 

@@ -124,6 +124,7 @@ class Worker:
         training.step(training.fetch())
         self._synchronise(training)
         step_ns = monotonic_ns() - began_ns
+        self._own_modules()
         facts = replace_fields(
             describe_workload(self.loaded, training, batch),
             changes_buffers=versions != [buffer._version for buffer in training.module.buffers()],
@@ -264,7 +265,10 @@ class Worker:
         if graphs or training.plan.whole_step:
             reasons.append("the operations of compiled code cannot be counted")
         else:
-            operations = count_operations(training)
+            try:
+                operations = count_operations(training)
+            except Exception as error:
+                reasons.append(f"its operations cannot be counted ({type(error).__name__}: {error})")
             self.calls_done += 1
         try:
             flops = count_work(training).flops
@@ -279,7 +283,7 @@ class Worker:
             compiled_graphs=graphs,
             calls=request.calls,
             reason="; ".join(reasons) or None,
-            modules=trees.modules_of(self.spec.tree) if self.spec.tree is not None else [],
+            modules=self._own_modules(),
         )
 
     def train(self, request: messages.Train) -> messages.Trained:
@@ -353,6 +357,19 @@ class Worker:
             peak_device_reserved_bytes=peaks.reserved_bytes if peaks else None,
             peak_device_nvml_bytes=peaks.nvml_bytes if peaks else None,
         )
+
+    def _own_modules(self) -> list[str]:
+        """The files of the side's tree that were loaded. Raises TreeError where there are none, or another side's."""
+        tree = self.spec.tree
+        if tree is None:
+            return []
+        own = trees.modules_of(tree)
+        if not own:
+            raise trees.TreeError(
+                f"{self.spec.reference} loads no file of {tree.root}, so both sides would run the same code; name a "
+                "workload of that repository, such as train.py:mine"
+            )
+        return own
 
     def _live(self) -> Training:
         assert self.training is not None, "a training is started before it is stepped"

@@ -148,6 +148,8 @@ def _headline_figure(summary: Summary, focus: VariantSummary | None) -> tuple[st
     if advice is not None:
         gain = advice.gain or advice.speedup
         return units.ratio(gain.ratio), f"{_range(gain)} the {wording.GOAL_NAMES[advice.metric]}"
+    if wording.is_for_later(summary):
+        return next((units.rate(one.samples_per_second) for one in summary.variants), units.UNKNOWN), ""
     compared = _gated(summary) or (wording.throughput_of(focus) if focus is not None else None)
     if compared is not None:
         return units.ratio(compared.ratio), f"{_range(compared)} the {wording.GOAL_NAMES['throughput']}"
@@ -165,6 +167,8 @@ def _key_figures(summary: Summary, focus: VariantSummary | None) -> wording.Pair
     """What the answer costs, or what a profile is in short."""
     if summary.check is not None:
         return [(one, f"{told}, {verdict}") for one, told, _, verdict in wording.check_rows(summary.check)]
+    if wording.is_for_later(summary):
+        return wording.for_later_lines(summary)
     if summary.recommendation is not None:
         return wording.costs(summary, summary.recommendation)
     if focus is not None:

@@ -44,6 +44,8 @@ def _rendered(summary: Summary, left_out: Sequence[str]) -> str:
         parts += _profile(summary)
     elif summary.check is not None:
         parts += _check(summary.check)
+    elif wording.is_for_later(summary):
+        parts.append(_table(("figure", ""), wording.for_later_lines(summary)))
     else:
         parts += _variants(summary, left_out, fold=advice is not None)
     parts.append(

@@ -231,6 +231,9 @@ def _checked(page: _Page, summary: Summary) -> None:
         page.line()
         page.table(wording.CHECK_HEADINGS, wording.check_rows(summary.check))
         _reasons(page, "Notes", wording.check_notes(summary.check))
+    else:
+        page.line()
+        page.pairs(wording.for_later_lines(summary))
 
 
 def _sure(page: _Page, summary: Summary) -> None:

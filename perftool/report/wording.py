@@ -144,7 +144,12 @@ def warnings(summary: Summary) -> list[str]:
     if summary.fitness is not None and rate(summary.fitness).rating == "unfit":
         told.append(f"when it began, the machine was {fitness_text(summary.fitness)}")
     unsteady = [one for one in summary.variants if (found := throughput_of(one)) and found.unsteady]
-    if unsteady:
+    if unsteady and is_for_later(summary):
+        told.append(
+            "the launches differ more than launches of one program should, so a later check will see only larger "
+            "changes; end other programs and store again"
+        )
+    elif unsteady:
         names = "; ".join(settings_text(one.settings) for one in unsteady) if summary.check is None else "the two sides"
         told.append(
             f"the launches of {names} differ more than launches of one program should, so a verdict of faster or "
@@ -166,8 +171,8 @@ def answer(summary: Summary) -> str:
     advice = summary.recommendation
     if summary.check is not None:
         return check_answer(summary.check)
-    if summary.command == "check":
-        return "measured beside calibration kernels, for later checks"
+    if is_for_later(summary):
+        return "measured beside calibration kernels, for later checks to compare with"
     if is_alone(summary):
         first = next(iter(summary.findings), None)
         wrong = f"; first of what is wrong: {first.name}" if first is not None else ""
@@ -198,6 +203,11 @@ def answer(summary: Summary) -> str:
 def is_alone(summary: Summary) -> bool:
     """Whether it tells of one variant that was compared with nothing."""
     return summary.command in ("profile", "trace")
+
+
+def is_for_later(summary: Summary) -> bool:
+    """Whether it was measured to be stored, and is compared with nothing yet."""
+    return summary.command == "check" and summary.check is None
 
 
 def has_variants(summary: Summary) -> bool:
@@ -460,6 +470,8 @@ def check_answer(check: Check) -> str:
         return ", ".join(f"{METRIC_NAMES[one.metric]} {_now(one)}" for one in found)
 
     improved = told("improvement")
+    if check.failed is not None:
+        return f"not measured to the end against {check.against}: {check.failed}"
     match check.outcome:
         case "regression":
             return f"regression against {check.against}: {told('regression')}"
@@ -511,6 +523,24 @@ def check_how(check: Check) -> list[str]:
     return told
 
 
+def for_later_how(summary: Summary) -> list[str]:
+    """What there is to store, of how many launches, and how it is to be compared."""
+    found = [one for one in map(throughput_of, summary.variants) if one is not None]
+    if not found:
+        return []
+    return [
+        "Stored are the time per sample relative to the calibration kernels', the peak memory and what a step does by "
+        f"counting, from {basis(found)}.",
+        "A later check (--baseline) compares its own with these: times and memory only on a machine of the same kind, "
+        "and only large changes can be told, since two hours are not paired.",
+    ]
+
+
+def for_later_lines(summary: Summary) -> Pairs:
+    """The workload's own figures."""
+    return [line for one in summary.variants for line in profile_lines(one) if line[0] != "settings"]
+
+
 CHECK_RULE = (
     "Regression: the whole interval is worse by the margin, and again in fresh launches with twice the pairs. No "
     "regression: surely not worse by four margins. Counted figures are equal or not. Tails and start-up are seen too "
@@ -560,10 +590,11 @@ def _figure(metric: str, value: float | None) -> str:
 
 def how(summary: Summary) -> str:
     """How it was measured, in short."""
-    if summary.check is not None and not summary.check.modules_against:
+    if is_for_later(summary) or (summary.check is not None and summary.check.stored):
+        later = "What a later check compares" if summary.check is None else "What is compared with what was stored"
         return (
             "The workload ran in fresh processes that took turns with calibration kernels, which say how fast the "
-            "machine is at this hour. What is compared with what was stored is the ratio of the two."
+            f"machine is at this hour. {later} is the ratio of the two."
         )
     if summary.check is not None:
         before = units.counted(summary.check.modules_against, "file")
@@ -591,6 +622,8 @@ def how_sure(summary: Summary) -> list[str]:
     """On what the verdicts on throughput rest: intervals, pairs, launches, and what would have been seen."""
     if summary.check is not None:
         return check_how(summary.check)
+    if is_for_later(summary):
+        return for_later_how(summary)
     advice = summary.recommendation
     if advice is not None:
         won = [one for one in summary.variants if one.settings == advice.settings]

@@ -15,6 +15,8 @@ from perftool.analysis.gate import (
     ALPHAS,
     GATES,
     all_decided,
+    decision,
+    first_look,
     history_entry,
     judged,
     stage_comparison,
@@ -25,7 +27,8 @@ from perftool.analysis.pairs import pair_effects
 from perftool.analysis.stats import interval, launch_effects
 from perftool.analysis.summary import summarise
 from perftool.records import CONFIRM, MEASURE, Check, Counters, GateVerdict, MetricCheck, Session, Side
-from tests.sessions import make_comparison, timed_session
+from perftool.report.wording import check_answer
+from tests.sessions import make_comparison, make_launch, timed_session
 
 SIDES = [
     Side(name="main", reference="train.py:mine", settings={}, root="/a", folder="/a", commit="4c1d2e3f" * 5),
@@ -78,13 +81,13 @@ def test_the_same_code_is_no_regression() -> None:
     check = judged(session)
     assert check.outcome == "passed"
     assert metric(check).verdict == "no regression"
-    assert all_decided(session)
-    assert not suspects(session)
+    assert all_decided(first_look(session))
+    assert not suspects(first_look(session))
 
 
 def test_a_slower_step_is_a_suspect_and_a_regression_once_it_is_confirmed() -> None:
     first = checked(10, 11.5)
-    assert "throughput" in suspects(first)
+    assert "throughput" in suspects(first_look(first))
     assert judged(first).outcome == "undecided"
     assert "not confirmed" in str(metric(judged(first)).reason)
     check = judged(checked(10, 11.5, confirmed_ms=11.5))
@@ -113,7 +116,7 @@ def test_a_faster_step_is_an_improvement_and_passes() -> None:
 
 def test_nothing_is_said_before_the_first_look() -> None:
     session = checked(10, 11.5, generations=3)
-    assert not all_decided(session)
+    assert not all_decided(first_look(session))
     assert judged(session).outcome == "undecided"
 
 
@@ -321,3 +324,21 @@ def test_a_history_keeps_the_settings_of_the_pinned_side() -> None:
     entry = history_entry(session, judged(session))
     assert entry is not None
     assert entry.settings == {"amp": "bf16"}
+
+
+def test_an_improvement_fails_only_where_it_is_strict() -> None:
+    better = judged(checked(10, 8.5, confirmed_ms=8.5))
+    assert metric(better).verdict == "improvement"
+    assert decision(better, strict=False) == "passed"
+    assert decision(better, strict=True) == "regression"
+    assert decision(judged(checked(10, 10)), strict=True) == "passed"
+    assert decision(judged(checked(10, 11.5)), strict=False) == "undecided"
+
+
+def test_a_side_that_could_not_be_measured_to_the_end_is_told() -> None:
+    session = checked(10, 10)
+    session.launches.append(make_launch(900, 1, status="failed", reason="the loss became nan"))
+    found = judged(session)
+    assert found.outcome == "undecided"
+    assert found.failed == "working tree: the loss became nan"
+    assert "not measured to the end against main (4c1d2e3): working tree: the loss" in check_answer(found)

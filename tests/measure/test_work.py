@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from perftool.measure import messages
 from perftool.measure.probes.work import count_work
+from perftool.measure.worker import Worker
 from perftool.training import Plan, Training
 from perftool.workload import Workload
 from scenarios.amp import apply as autocast
@@ -240,3 +243,20 @@ def test_a_gpu_counts_the_same_flops() -> None:
         here.activation_bytes,
         here.batch_bytes,
     )
+
+
+def test_operations_that_cannot_be_counted_are_told_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Training) -> int:
+        raise RuntimeError("no dispatch here")
+
+    monkeypatch.setattr("perftool.measure.probes.work.count_operations", fail)
+    workload = Path(__file__).parent / "workloads.py"
+    spec = messages.LaunchSpec(
+        launch=0, reference=f"{workload}:good", scenario_files=[], settings={}, device="cpu", seed=0
+    )
+    worker = Worker(spec)
+    worker.start()
+    found = worker.count(messages.Count(variant=0, calls=2))
+    assert found.operations_per_step is None
+    assert "its operations cannot be counted (RuntimeError: no dispatch here)" in str(found.reason)
+    assert found.flops_per_step
