@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 
+from perftool.cli import INTERRUPTED
+from perftool.measure.worktree import PREFIX
 from perftool.records import Summary, from_json
 from perftool.store import load_baseline, load_history, load_session
 from tests.measure.test_worktree import git, worktrees
@@ -31,6 +35,11 @@ mine = Workload(
     batch_size=16,
     settings={"threads": 1},
 )
+"""
+LINKED = """
+from pathlib import Path
+if not Path("../data/rows").is_file():
+    raise FileNotFoundError("no rows in " + str(Path("../data").resolve()))
 """
 NET = """
 from torch import nn
@@ -55,16 +64,22 @@ def repository(tmp_path: Path) -> Path:
     return root
 
 
-def check(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(root: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """What runs a check, and the environment that it runs in."""
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(root / "src")]))
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "perftool", "check", *arguments, "--out", "out", "--budget", "2"],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
+    budget = [] if "--budget" in arguments else ["--budget", "2"]
+    line = [sys.executable, "-P", "-m", "perftool", "check", *arguments, "--out", "out", *budget]
+    return line, {**os.environ, "PYTHONPATH": path}
+
+
+def check(root: Path, *arguments: str, folder: str = ".") -> subprocess.CompletedProcess[str]:
+    line, environment = command(root, *arguments)
+    return subprocess.run(line, cwd=root / folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
+
+
+def nothing_left(root: Path) -> bool:
+    """No worktree, neither its folder nor that git knows of one."""
+    return len(worktrees(root)) == 1 and not list((root / ".git").glob(f"{PREFIX}*"))
 
 
 def test_an_unchanged_head_is_no_regression(repository: Path) -> None:
@@ -128,12 +143,69 @@ def test_what_cannot_be_compared_is_a_sentence(arguments: list[str], words: str,
     assert len(worktrees(repository)) == 1
 
 
-def test_a_training_that_fails_on_one_side_names_it(repository: Path) -> None:
+def test_a_training_that_fails_in_the_working_tree_names_it(repository: Path) -> None:
     (repository / "src" / "net.py").write_text("raise RuntimeError('broken here')\n")
     done = check(repository, "train.py:mine", "--against", "main")
     assert done.returncode == 2
     assert "working tree: train.py cannot be imported" in done.stderr
     assert "broken here" in done.stderr
+    assert nothing_left(repository)
+
+
+def test_a_training_that_fails_at_the_revision_names_it(repository: Path) -> None:
+    net = repository / "src" / "net.py"
+    net.write_text("raise RuntimeError('broken there')\n")
+    git(repository, "commit", "--quiet", "--all", "-m", "broken")
+    net.write_text(NET.replace("WIDTH", "16"))
+    done = check(repository, "train.py:mine", "--against", "HEAD")
+    assert done.returncode == 2
+    assert "HEAD: train.py cannot be imported" in done.stderr
+    assert "broken there" in done.stderr
+    assert nothing_left(repository)
+
+
+def test_in_a_subdirectory_with_data_that_git_ignores(repository: Path) -> None:
+    (repository / "jobs").mkdir()
+    git(repository, "mv", "train.py", "jobs/train.py")
+    (repository / "jobs" / "train.py").write_text(LINKED + TRAIN)
+    (repository / ".gitignore").write_text("out/\n__pycache__/\n/data/\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "-m", "jobs")
+    (repository / "data").mkdir()
+    (repository / "data" / "rows").write_text("1\n")
+    done = check(repository, "train.py:mine", "--against", "HEAD", folder="jobs")
+    assert done.returncode == 2
+    assert "HEAD: train.py cannot be imported" in done.stderr
+    assert "no rows in" in done.stderr
+    done = check(repository, "train.py:mine", "--against", "HEAD", "--link", "../data", "--json", folder="jobs")
+    assert done.returncode in (0, 3), done.stderr
+    summary = from_json(done.stdout, Summary)
+    assert summary.check is not None
+    assert (summary.check.modules_against, summary.check.modules_now) == (2, 2)
+    assert (repository / "data" / "rows").exists()
+    assert nothing_left(repository)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_check_leaves_nothing_behind(number: signal.Signals, repository: Path) -> None:
+    """Interrupted twice, while both sides are measured, as somebody in a hurry would."""
+    line, environment = command(repository, "train.py:mine", "--against", "main", "--budget", "600")
+    with subprocess.Popen(
+        line, cwd=repository, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as running:
+        deadline = monotonic() + LIMIT_S
+        while not list((repository / "out").glob("*/*.jsonl")) and running.poll() is None and monotonic() < deadline:
+            sleep(0.05)
+        [folder] = (repository / ".git").glob(f"{PREFIX}*")
+        assert folder.exists()
+        running.send_signal(number)
+        sleep(0.1)
+        running.send_signal(number)
+        _, told = running.communicate(timeout=60)
+    # The second may come when all is done and only the program's end is left, which SIGTERM may cut short.
+    assert running.returncode in (INTERRUPTED, -number), told
+    assert "Traceback" not in told
+    assert nothing_left(repository)
 
 
 DIES = """

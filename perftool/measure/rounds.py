@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed, LiveLaunch
+from perftool.measure.trees import Stamp, edited, stamps
 from perftool.measure.warmup import GIVE_UP_S, classify, settled
 from perftool.records import (
     COUNT,
@@ -53,6 +54,7 @@ LONG_BLOCK_S = 0.15  # where ten queues would take longer, fewer do: the first o
 WARM_CHUNK_STEPS = 20
 WARM_CAP_STEPS = 2000
 WATCHED_MOST = 400  # calls of a watched block
+EDITED_MOST = 3  # files that a warning names
 COUNTED_CALLS = 20  # in which what compiles has compiled
 COUNTED_LEAST = 2
 COUNT_S = 60.0  # that these calls should not exceed; both sides make as many, so it is planned and not watched
@@ -175,6 +177,7 @@ class Lab:
         self._next_launch = 1 + max((one.launch for one in session.launches), default=-1)
         self._next_generation = 1 + max((one.generation for one in session.launches), default=-1)
         self._next_round = 1 + max((one.round for one in session.blocks), default=-1)
+        self._stamps: dict[int, dict[str, Stamp | None]] = {}  # of each side's modules, when they were counted
         self._caches = caches
         self._cached: set[int] = set()  # variants whose own compile cache is no longer empty
 
@@ -502,6 +505,7 @@ class Lab:
         live.remove(running)
         running.live.close()
         self._keep(running, "measured", finished=finished, peak_host_bytes=peak_host_bytes)
+        self._notice_edits(running.variant)
 
     # ---------------------------------------------------------------------------------------------------- failures
 
@@ -520,6 +524,7 @@ class Lab:
         if failed.kind == "time" and running.start_up_ns is None:
             status, reason = "skipped", f"start-up took too long (more than {self.start_limit_s:.0f} s)"
         self._keep(running, status, reason)
+        self._notice_edits(running.variant)
         if running.variant == 0:
             raise BaselineFailed(reason, failed.kind)
         self.lost[running.variant] = (status, reason)
@@ -580,7 +585,25 @@ class Lab:
             running.live.close()
         self.session.counters.append(found)
         self._append(found)
+        root = self.session.sides[variant].root if self.session.sides else None
+        if root is not None:
+            self._stamps[variant] = stamps(root, found.modules)
         return found
+
+    def _notice_edits(self, variant: int) -> None:
+        """Each launch imports a side's files anew: where they were edited meanwhile, say so, once."""
+        side = self.session.sides[variant] if self.session.sides else None
+        before = self._stamps.get(variant)
+        if side is None or side.root is None or before is None:
+            return
+        files = edited(before, stamps(side.root, before))
+        if files:
+            del self._stamps[variant]
+            told = ", ".join(files[:EDITED_MOST]) + (" and others" if len(files) > EDITED_MOST else "")
+            self.session.warnings.append(
+                f"files of the {side.name} were edited while it was measured ({told}), so its numbers are of more "
+                "than one program; check again, and leave the files alone meanwhile"
+            )
 
     def train_runs(self, variants: Sequence[int], seeds: Sequence[int], steps: int, limit_s: float) -> None:
         """Train each variant from each seed, one process per variant, and keep the losses with the session.

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import spec_from_file_location
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 from perftool.measure.messages import Tree
+from perftool.scenario import ENTRY_POINTS
 
 INSTALLED = ("site-packages", "dist-packages")
 SOURCE_FOLDERS = ("", "src")
 TOOL = "perftool"  # measures both sides, so it is the same on both
+COPY_SHARE = 0.5  # of an installed package's files that its source has, too; one that only shares the name has few
+
+Stamp = tuple[int, int]  # when a file was last changed, in ns, and its size
 
 
 class TreeError(Exception):
@@ -40,23 +46,47 @@ def modules_of(tree: Tree) -> list[str]:
     itself holds: then both sides would run the same code.
     """
     own = []
+    provided = _provided()
+    looked_up: set[str] = set()
     for name, file in _files(sys.modules.copy().items()):
         package = name.partition(".")[0]
         if package == TOOL:
             continue
-        if _inside(file, tree.root):
-            own.append(str(Path(file).relative_to(tree.root)))
-        elif any(_inside(file, other) for other in tree.others):
-            raise TreeError(
-                f"the module {name} was loaded from {file}, which belongs to the other side, so both would run the "
-                "same code; import it by its name, or from a path relative to the file that needs it"
-            )
-        elif _installed(file) and (place := _in_tree(package, tree)) is not None:
-            raise TreeError(
-                f"{package} is installed ({file}), and {place} of this revision is not used, so both sides would run "
-                f"the same code; install it editable (pip install -e) or remove it (pip uninstall {package})"
-            )
+        found = _owner(file, tree)
+        if found is not None:
+            root, within = found
+            if root != _real(tree.root):
+                raise TreeError(
+                    f"the module {name} was loaded from {file}, which belongs to the other side, so both would run "
+                    "the same code; import it by its name, or from a path relative to the file that needs it"
+                )
+            own.append(within)
+        elif _installed(file) and package not in provided and package not in looked_up:
+            looked_up.add(package)
+            place = _source_of(package, tree)
+            if place is not None:
+                raise TreeError(
+                    f"{package} is installed ({file}), and {place} of this revision is not used, so both sides would "
+                    f"run the same code; install it editable (pip install -e) or remove it (pip uninstall {package})"
+                )
     return sorted(own)
+
+
+def stamps(root: str, files: Iterable[str]) -> dict[str, Stamp | None]:
+    """What tells that a file was edited, for each of these paths from the root; None for one that is not there."""
+    found: dict[str, Stamp | None] = {}
+    for file in files:
+        try:
+            status = os.stat(os.path.join(root, file))
+            found[file] = (status.st_mtime_ns, status.st_size)
+        except OSError:
+            found[file] = None
+    return found
+
+
+def edited(before: Mapping[str, Stamp | None], now: Mapping[str, Stamp | None]) -> list[str]:
+    """The files that are no longer what they were."""
+    return sorted(file for file, stamp in before.items() if now.get(file) != stamp)
 
 
 def _files(modules: Iterable[tuple[str, ModuleType]]) -> Iterable[tuple[str, str]]:
@@ -64,6 +94,15 @@ def _files(modules: Iterable[tuple[str, ModuleType]]) -> Iterable[tuple[str, str
         file = getattr(module, "__file__", None)
         if isinstance(file, str) and os.path.isabs(file):  # some of torch's modules have a name in place of a file
             yield name, os.path.normpath(file)
+
+
+def _provided() -> set[str]:
+    """Top-level packages that came with perftool: a project may well have one of the same name."""
+    try:
+        points = distribution(TOOL).entry_points.select(group=ENTRY_POINTS)
+    except PackageNotFoundError:  # run from its source
+        return set()
+    return {point.module.partition(".")[0] for point in points}
 
 
 class _OwnTree:
@@ -99,7 +138,7 @@ class _OwnTree:
         if not file.exists():
             raise ModuleNotFoundError(
                 f"{name} is not in this revision: {file.relative_to(self._tree.root)} is missing there; if git "
-                "ignores it, bring it in with --link",
+                "ignores it or it lies in a submodule, bring it in with --link",
                 name=name,
             )
         found = spec_from_file_location(name, file, submodule_search_locations=moved)
@@ -108,32 +147,97 @@ class _OwnTree:
 
 def _moved(place: str, tree: Tree) -> Path | None:
     """The same place in this tree of what lies in another side's; None for all else."""
-    for other in tree.others:
-        if place and _inside(os.path.abspath(place), other):
-            return Path(tree.root, os.path.relpath(os.path.abspath(place), other))
+    found = _owner(place, tree) if place else None
+    if found is None or found[0] == _real(tree.root):
+        return None
+    return Path(tree.root, found[1])
+
+
+def _owner(place: str, tree: Tree) -> tuple[str, str] | None:
+    """The root that a place lies in, with links in it followed, and the path from there.
+
+    The path as it was given comes first: what was linked into a tree is its own, wherever the link leads.
+    """
+    given = os.path.abspath(place)
+    for path in (given, _real(given)):
+        roots = [root for root in map(_real, (tree.root, *tree.others)) if _inside(path, root)]
+        if roots:
+            root = max(roots, key=len)  # a revision may be checked out within the working tree: the innermost counts
+            return root, os.path.relpath(path, root)
     return None
+
+
+def _real(path: str) -> str:
+    """As os.path.realpath, which would look at each folder again for each of thousands of modules."""
+    folder, name = os.path.split(path)
+    real = os.path.join(_real_folder(folder), name)
+    return os.path.realpath(real) if os.path.islink(real) else real
+
+
+_real_folder = cache(os.path.realpath)
+
+
+@cache
+def _environments() -> frozenset[str]:
+    """Where Python and what is installed for it lie, as they are called and as they are."""
+    places = (sys.prefix, sys.base_prefix)
+    return frozenset([*map(os.path.abspath, places), *map(os.path.realpath, places)])
 
 
 def _inside(file: str, root: str) -> bool:
     """Whether it is a project's file below the root, and not one of an environment that happens to lie there."""
-    if not (file == root or file.startswith(root.rstrip(os.sep) + os.sep)):
+    if not _below(file, root):
         return False
-    parts = Path(os.path.relpath(file, root)).parts
-    environment = sys.prefix != root and sys.prefix.startswith(root.rstrip(os.sep) + os.sep)
-    below_environment = environment and (file == sys.prefix or file.startswith(sys.prefix + os.sep))
-    return not below_environment and not set(parts) & set(INSTALLED)
+    environments = (one for one in _environments() if one != root and _below(one, root))
+    return not any(_below(file, one) for one in environments) and not _installed(os.path.relpath(file, root))
+
+
+def _below(file: str, folder: str) -> bool:
+    return file == folder or file.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def _installed(file: str) -> bool:
     return bool(set(Path(file).parts) & set(INSTALLED))
 
 
-def _in_tree(package: str, tree: Tree) -> Path | None:
-    """Where the tree has a package or module of this name, at its root or where it is worked in."""
+def _source_of(package: str, tree: Tree) -> Path | None:
+    """Where the tree has an installed package or module, at its root, where it is worked in, or anywhere else."""
     for start in dict.fromkeys((tree.root, tree.folder)):
         for source in SOURCE_FOLDERS:
             folder = Path(start, source)
             for place in (folder / package / "__init__.py", folder / f"{package}.py"):
                 if place.is_file():
                     return place
+    module = sys.modules.get(package)
+    for place in (Path(tree.root, one) for one in _tracked(tree.root).get(package, [])):
+        if place.is_file() and _is_copy(module, place):
+            return place
     return None
+
+
+def _is_copy(module: ModuleType | None, source: Path) -> bool:
+    """Whether what is installed can come from there: `tests/numpy/__init__.py` is not numpy."""
+    file = getattr(module, "__file__", None)
+    if file is None or hasattr(module, "__path__") != (source.name == "__init__.py"):
+        return False
+    return source.name != "__init__.py" or _same_files(Path(file).parent, source.parent)
+
+
+def _same_files(installed: Path, source: Path) -> bool:
+    files = [file.relative_to(installed) for file in installed.rglob("*.py")]
+    return sum((source / file).is_file() for file in files) >= COPY_SHARE * len(files)
+
+
+@cache
+def _tracked(root: str) -> Mapping[str, list[PurePosixPath]]:
+    """Top-level packages (their __init__.py) and modules by name, wherever in the tree they lie."""
+    from perftool.measure.worktree import tracked  # late: start-up is measured
+
+    files = tracked(root, "*.py")
+    packages = {str(file.parent) for file in files if file.name == "__init__.py"}
+    found: dict[str, list[PurePosixPath]] = {}
+    for file in files:
+        whole = file.parent if file.name == "__init__.py" else file
+        if str(whole.parent) not in packages:
+            found.setdefault(whole.name.removesuffix(".py"), []).append(file)
+    return found

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 import psutil
 
@@ -18,6 +23,7 @@ from perftool.workload import check_reference, is_path
 PREFIX = "perftool-check-"
 WORKING_TREE = "working tree"
 LIMIT_S = 600.0  # of one git command: a checkout of a large repository
+LOCK = "lock"  # beside the tree, held as long as the check lives
 
 
 class RevisionError(ValueError):
@@ -28,7 +34,7 @@ class RevisionError(ValueError):
 def both_sides(reference: str, revision: str, links: Sequence[str] = ()) -> Iterator[list[Side]]:
     """The workload at the revision, and in the working tree as it lies there; the settings are still unknown.
 
-    The revision is checked out in a temporary folder that is removed at the end, whatever happens.
+    The revision is checked out in a folder that is removed at the end, whatever happens.
     links: paths in the working tree that git ignores, to be found in the revision, too.
     Raises RevisionError.
     """
@@ -62,7 +68,7 @@ def both_sides(reference: str, revision: str, links: Sequence[str] = ()) -> Iter
                 root=str(root),
                 folder=str(folder),
                 commit=_told(root, "rev-parse", "HEAD"),
-                dirty=bool(_told(root, "status", "--porcelain", "--untracked-files=no")),
+                dirty=_changed(root),
             ),
         ]
 
@@ -87,42 +93,128 @@ def _commit(root: Path, revision: str) -> str:
     return done.stdout.strip()
 
 
+def _changed(root: Path) -> bool:
+    """Whether the working tree has other code than HEAD. Of new files only those count that Python could import:
+    results and histories lie about untracked in many a project."""
+    return bool(
+        _told(root, "status", "--porcelain", "--untracked-files=no")
+        or _told(root, "ls-files", "--others", "--exclude-standard", "--", "*.py")
+    )
+
+
+def tracked(root: str, pattern: str) -> list[PurePosixPath]:
+    """The files of a tree that git knows, from its root; none where there is no git."""
+    try:
+        told = _told(Path(root), "ls-files", "-z", "--", pattern)
+    except RevisionError:
+        return []
+    return [PurePosixPath(name) for name in (told or "").split("\0") if name]
+
+
 @contextmanager
 def _checked_out(root: Path, commit: str, revision: str) -> Iterator[Path]:
     _remove_left_over(root)
+    folder = _new_folder(root, revision)
+    place = folder / "tree"
+    lock: IO[bytes] | None = None
     try:
-        place = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")).resolve() / "tree"
-    except OSError as error:
-        raise RevisionError(f"there is no room for a copy of {revision} ({error.strerror}); set TMPDIR") from error
-    try:
+        lock = _locked(folder)
         # Hooks are for people who check out; what they would do here is nobody's wish.
         done = _git(root, "-c", f"core.hooksPath={os.devnull}", "worktree", "add", "--detach", str(place), commit)
         if done.returncode:
-            raise RevisionError(f"{revision} cannot be checked out: {_said(done)}")
+            raise RevisionError(
+                f"{revision} cannot be checked out: {_said(done)}; git must be able to write to its folder "
+                f"({_common(root)}), and there must be room in {folder.parent}"
+            )
         yield place
     finally:
         _remove(root, place)
+        if lock is not None:
+            lock.close()
+
+
+def _common(root: Path) -> Path:
+    """Git's own folder, that of the first checkout where there are several."""
+    return Path(root, _told(root, "rev-parse", "--git-common-dir") or ".git").resolve()
+
+
+def _new_folder(root: Path, revision: str) -> Path:
+    """Within git's folder, which `git status` does not look into: on another disk one side would read its files faster.
+
+    Where that is not to be had, in the temporary folder.
+    """
+    common = _common(root)
+    places = [Path(tempfile.gettempdir())]
+    with suppress(OSError):
+        if common.stat().st_dev == root.stat().st_dev:
+            places.insert(0, common)
+    why: str | None = None
+    for place in places:
+        try:
+            return Path(tempfile.mkdtemp(prefix=PREFIX, dir=place)).resolve()
+        except OSError as error:
+            why = error.strerror
+    raise RevisionError(f"there is no room for a copy of {revision} ({why}); set TMPDIR")
+
+
+def _locked(folder: Path) -> IO[bytes] | None:
+    """A lock that ends with this process, however it ends. None where it is another's, or there are none to be had."""
+    try:
+        lock = (folder / LOCK).open("ab")
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    return lock
 
 
 def _remove(root: Path, place: Path) -> None:
-    """Also where the folder is gone, or git will not: nothing of it may stay."""
-    with suppress(RevisionError):
-        _git(root, "worktree", "remove", "--force", str(place))
-    shutil.rmtree(place.parent, ignore_errors=True)
-    with suppress(RevisionError):
-        _git(root, "worktree", "prune")
+    """Also where the folder is gone: nothing of it may stay. Never `git worktree prune`, which would forget the user's
+    own worktrees on a disk that is not mounted now."""
+    with _undisturbed():
+        try:
+            shutil.rmtree(place, ignore_errors=True)
+            with suppress(RevisionError):
+                # Forced twice: an interrupted checkout is still locked.
+                _git(root, "worktree", "remove", "--force", "--force", str(place), apart=True)
+        finally:
+            shutil.rmtree(place.parent, ignore_errors=True)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore whoever is in a hurry: a second Ctrl-C must not leave half of it behind."""
+    if threading.current_thread() is not threading.main_thread():  # signals are not its own
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    known = {number: handler for number, handler in before.items() if handler is not None}
+    try:
+        for number in known:
+            signal.signal(number, signal.SIG_IGN)
+        yield
+    finally:
+        for number, handler in known.items():
+            signal.signal(number, handler)
 
 
 def _remove_left_over(root: Path) -> None:
-    """What a check that was killed has left behind."""
-    listed = _told(root, "worktree", "list", "--porcelain") or ""
-    for line in listed.splitlines():
-        place = Path(line.removeprefix("worktree "))
-        name = place.parent.name
-        if line.startswith("worktree ") and name.startswith(PREFIX):
-            pid = name.removeprefix(PREFIX).partition("-")[0]
-            if not (pid.isdecimal() and psutil.pid_exists(int(pid))):
-                _remove(root, place)
+    """What a check that was killed has left behind: its lock is free, or gone with its folder."""
+    listed = (_told(root, "worktree", "list", "--porcelain") or "").splitlines()
+    places = {Path(line.removeprefix("worktree ")) for line in listed if line.startswith("worktree ")}
+    with suppress(OSError):
+        places |= {folder / "tree" for folder in _common(root).glob(f"{PREFIX}*") if (folder / LOCK).exists()}
+    for place in sorted(places):
+        if not (place.name == "tree" and place.parent.name.startswith(PREFIX)):
+            continue
+        if not (place.parent / LOCK).exists():
+            _remove(root, place)
+        elif (lock := _locked(place.parent)) is not None:
+            _remove(root, place)
+            lock.close()
 
 
 def _link(links: Sequence[str], here: Path, root: Path, other: Path) -> None:
@@ -130,13 +222,31 @@ def _link(links: Sequence[str], here: Path, root: Path, other: Path) -> None:
         source = Path(os.path.abspath(here / link))
         if not source.exists():
             raise RevisionError(f"--link {link}: there is no {source}")
+        if not source.is_relative_to(root):
+            source = source.parent.resolve() / source.name  # the root is without links, too
         if not source.is_relative_to(root) or source == root:
             raise RevisionError(f"--link {link}: it must lie within {root}; what lies elsewhere is found by its path")
         target = other / source.relative_to(root)
-        if target.exists() or target.is_symlink():
+        if (target.exists() or target.is_symlink()) and not _is_empty(target):
             raise RevisionError(f"--link {link}: the revision has it itself, so linking would hide that")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(source, target_is_directory=source.is_dir())
+        if not target.parent.resolve().is_relative_to(other):
+            raise RevisionError(f"--link {link}: in the revision, a link leads out of it there; link what that lacks")
+        try:
+            if target.exists():
+                target.rmdir()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(source, target_is_directory=source.is_dir())
+        except OSError as error:
+            where = os.path.relpath(error.filename or target, other)
+            raise RevisionError(
+                f"--link {link}: there is no place for it in the revision ({where}: {error.strerror}); have the "
+                "training find it by an absolute path instead"
+            ) from error
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether it is a submodule's: git has no other empty folders."""
+    return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
 
 
 def _told(folder: Path, *arguments: str) -> str | None:
@@ -144,23 +254,61 @@ def _told(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A git command. What a surrounding git (a hook) has set must not lead it elsewhere."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+def _git(folder: Path, *arguments: str, apart: bool = False) -> subprocess.CompletedProcess[str]:
+    """A git command. What a surrounding git (a hook) has set must not lead it elsewhere.
+
+    apart: where a Ctrl-C in the terminal does not reach it. It cannot ask for a password there.
+    """
+    local = _local_variables()
+    return _run(
+        ["git", "-C", str(folder), *arguments],
+        {name: value for name, value in os.environ.items() if name not in local},
+        apart,
+    )
+
+
+@cache
+def _local_variables() -> frozenset[str]:
+    """The variables that are about one repository. Those that configure git stay: safe.directory is given so."""
+    told = _run(["git", "rev-parse", "--local-env-vars"], dict(os.environ)).stdout.split()
+    return frozenset(name for name in told if not name.startswith("GIT_CONFIG_"))
+
+
+def _run(command: Sequence[str], environment: dict[str, str], apart: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; interrupted, neither it nor what it has started goes on."""
     try:
-        return subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
+        running = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=LIMIT_S,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            start_new_session=apart,
         )
     except FileNotFoundError as error:
         raise RevisionError("--against needs git, which is not installed here") from error
-    except subprocess.TimeoutExpired as error:
-        raise RevisionError(f"git {arguments[0]} did not end within {LIMIT_S:.0f} s") from error
+    with running:
+        try:
+            out, err = running.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired as error:
+            _end(running)
+            raise RevisionError(f"{' '.join(command)} did not end within {LIMIT_S:.0f} s") from error
+        except BaseException:
+            _end(running)
+            raise
+    return subprocess.CompletedProcess(command, running.returncode, out, err)
+
+
+def _end(running: subprocess.Popen[str]) -> None:
+    """End it with all that it has started: a checkout that went on would write into what is being removed."""
+    with suppress(psutil.Error):
+        for child in psutil.Process(running.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                child.kill()
+    running.kill()
+    running.wait()
 
 
 def _said(done: subprocess.CompletedProcess[str]) -> str:

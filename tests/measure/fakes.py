@@ -121,6 +121,7 @@ class Script:
     samples_per_step: Callable[[Settings], int] = lambda settings: 10
     host_bytes: Callable[[Settings], int] = lambda settings: 100_000_000
     operations: Callable[[Settings], int] = lambda settings: 50
+    modules: Sequence[str] = ()
     start_s: float = 1.0
     start_of: Callable[[Settings], float] | None = None  # in place of `start_s`
     steps_per_call: int = 1
@@ -210,6 +211,7 @@ class ScriptedLaunch:
                     graph_breaks=0,
                     compiled_graphs=0,
                     calls=calls,
+                    modules=list(script.modules),
                 )
             case messages.Limit():
                 return messages.Limited(limits=LIMITS)

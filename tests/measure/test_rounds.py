@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.repeat import measure_repeatedly
 from perftool.measure.rounds import BaselineFailed
-from perftool.records import Launch
+from perftool.records import Launch, Side
 from tests.measure.fakes import Script, make_lab, make_session
 
 
@@ -245,3 +247,23 @@ def test_a_launch_keeps_its_steps_per_call_and_drops_the_calls_that_its_queue_ho
     lab.generation("measure", [], budget_s=1, rounds=1)
     assert [launch.steps_per_call for launch in session.launches] == [10]
     assert script.dropped == {3}
+
+
+def test_edits_of_a_side_while_it_is_measured_are_a_warning(tmp_path: Path) -> None:
+    sides = []
+    for name in ("main", "working tree"):
+        root = tmp_path / name
+        root.mkdir()
+        (root / "train.py").write_text("old")
+        sides.append(Side(name=name, reference="train.py:mine", settings={}, root=str(root), folder=str(root)))
+    session = replace(make_session(), sides=sides, variants=[{}, {}])
+    lab, _ = make_lab(Script(modules=["train.py"]), session)
+    for variant in (0, 1):
+        lab.count(variant)
+    lab.generation("measure", [1], budget_s=10, rounds=2)
+    assert session.warnings == []
+    (tmp_path / "working tree" / "train.py").write_text("newer")
+    for _ in range(2):
+        lab.generation("measure", [1], budget_s=10, rounds=2)
+    [warning] = session.warnings
+    assert "working tree were edited while it was measured (train.py)" in warning

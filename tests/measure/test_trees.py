@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from perftool.measure.trees import edited, stamps
+from tests.measure.test_worktree import git
 
 SETUP = """
 import sys
 from perftool.measure import trees
 from perftool.measure.messages import Tree
 tree = Tree(root={own!r}, folder={own!r}, others=[{other!r}])
+"""
+SNEAKED = """
+from importlib.util import module_from_spec, spec_from_file_location
+trees.enter(tree)
+spec = spec_from_file_location("sneaked", {place!r})
+sys.modules["sneaked"] = module_from_spec(spec)
+spec.loader.exec_module(sys.modules["sneaked"])
+trees.modules_of(tree)
 """
 
 
@@ -50,6 +62,44 @@ def test_a_path_added_later_too(sides: tuple[Path, Path]) -> None:
     assert told(sides, code) == "own ['src/project/__init__.py']"
 
 
+def test_a_path_through_a_link_leads_to_ones_own(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    """As a home folder that is a link."""
+    (tmp_path / "alias").symlink_to(sides[1])
+    place = str(tmp_path / "alias" / "src")
+    code = f"sys.path.append({place!r}); trees.enter(tree); import project; print(project.SIDE, trees.modules_of(tree))"
+    assert told(sides, code) == "own ['src/project/__init__.py']"
+
+
+def test_a_file_of_the_other_side_loaded_through_a_link_is_an_error(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "alias").symlink_to(sides[1])
+    assert "belongs to the other side" in told(sides, SNEAKED.format(place=str(tmp_path / "alias/src/project/part.py")))
+
+
+def test_what_was_linked_into_a_tree_is_its_own(sides: tuple[Path, Path]) -> None:
+    for name in ("__init__.py", "part.py"):
+        (sides[0] / "src" / "project" / name).unlink()
+    (sides[0] / "src" / "project").rmdir()
+    (sides[0] / "src" / "project").symlink_to(sides[1] / "src" / "project")
+    place = str(sides[1] / "src")
+    code = f"sys.path.append({place!r}); trees.enter(tree); import project; print(project.SIDE, trees.modules_of(tree))"
+    assert told(sides, code) == "other ['src/project/__init__.py']"
+
+
+@pytest.mark.parametrize("inner", ["own", "other"])
+def test_one_side_may_lie_within_the_other(inner: str, sides: tuple[Path, Path]) -> None:
+    own, other = sides
+    outer, moved = (other, own) if inner == "own" else (own, other)
+    (outer / "tmp").mkdir()
+    moved = moved.rename(outer / "tmp" / "tree")
+    both = (moved, other) if inner == "own" else (own, moved)
+    place = str(both[1] / "src")
+    code = f"sys.path.append({place!r}); trees.enter(tree); import project.part; print(project.part.SIDE)"
+    assert told(both, code) == "own"
+    assert told(both, code.replace("project.part.SIDE", "trees.modules_of(tree)")) == (
+        "['src/project/__init__.py', 'src/project/part.py']"
+    )
+
+
 def test_an_editable_finder_leads_to_ones_own(sides: tuple[Path, Path]) -> None:
     """As setuptools installs it: a finder with a mapping of names to places."""
     place = str(sides[1] / "src" / "project" / "__init__.py")
@@ -79,25 +129,67 @@ def test_a_module_that_the_side_lacks_is_an_error(sides: tuple[Path, Path]) -> N
 
 
 def test_a_file_of_the_other_side_loaded_by_its_path_is_an_error(sides: tuple[Path, Path]) -> None:
-    place = str(sides[1] / "src" / "project" / "part.py")
-    code = f"""
-from importlib.util import module_from_spec, spec_from_file_location
-trees.enter(tree)
-spec = spec_from_file_location("sneaked", {place!r})
-sys.modules["sneaked"] = module_from_spec(spec)
-spec.loader.exec_module(sys.modules["sneaked"])
-trees.modules_of(tree)
-"""
-    assert "belongs to the other side" in told(sides, code)
+    assert "belongs to the other side" in told(sides, SNEAKED.format(place=str(sides[1] / "src/project/part.py")))
+
+
+def installed(tmp_path: Path, name: str, files: Sequence[str]) -> str:
+    """Import a package of this name from where it is installed; then look whether that was right."""
+    folder = tmp_path / "site-packages" / name
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file).write_text("SIDE = 'installed'\n")
+    place = str(folder.parent)
+    return (
+        f"sys.path.insert(0, {place!r}); trees.enter(tree); import {name}; print(trees.modules_of(tree), {name}.SIDE)"
+    )
 
 
 def test_an_installed_copy_of_what_the_tree_holds_is_an_error(sides: tuple[Path, Path], tmp_path: Path) -> None:
-    installed = tmp_path / "site-packages" / "project"
-    installed.mkdir(parents=True)
-    (installed / "__init__.py").write_text("SIDE = 'installed'\n")
-    place = str(installed.parent)
-    error = told(sides, f"sys.path.insert(0, {place!r}); trees.enter(tree); import project; trees.modules_of(tree)")
+    assert "pip install -e" in told(sides, installed(tmp_path, "project", ["__init__.py"]))
+
+
+@pytest.mark.parametrize("place", ["packages/core/src/core", "lib/core", "one/two/three/core"])
+def test_also_where_the_tree_holds_it_deep_within(place: str, sides: tuple[Path, Path], tmp_path: Path) -> None:
+    for name in ("__init__.py", "part.py", "new.py"):
+        (sides[0] / place).mkdir(parents=True, exist_ok=True)
+        (sides[0] / place / name).write_text("")
+    git(sides[0], "init", "--quiet")
+    git(sides[0], "add", ".")
+    error = told(sides, installed(tmp_path, "core", ["__init__.py", "part.py", "old.py"]))
     assert "pip install -e" in error
+    assert place in error
+
+
+@pytest.mark.parametrize("file", ["tests/library/__init__.py", "src/project/library.py", "examples/library.py"])
+def test_what_only_has_the_name_of_something_installed_is_no_copy(
+    file: str, sides: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (sides[0] / file).parent.mkdir(parents=True, exist_ok=True)
+    (sides[0] / file).write_text("")
+    git(sides[0], "init", "--quiet")
+    git(sides[0], "add", ".")
+    code = installed(tmp_path, "library", ["__init__.py", "one.py", "two.py"])
+    assert told(sides, code) == "[] installed"
+
+
+def test_a_package_of_the_name_of_perftools_own_is_no_copy(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    (sides[0] / "scenarios").mkdir()
+    (sides[0] / "scenarios" / "__init__.py").write_text("")
+    facts = tmp_path / "site-packages" / "perftool-9.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text("Name: perftool\nVersion: 9\n")
+    (facts / "entry_points.txt").write_text("[perftool.scenarios]\nbuiltin = scenarios\n")
+    assert told(sides, installed(tmp_path, "scenarios", ["__init__.py"])) == "[] installed"
+
+
+def test_edits_show_in_the_stamps(tmp_path: Path) -> None:
+    for name in ("same.py", "edited.py", "removed.py"):
+        (tmp_path / name).write_text("old")
+    files = ["edited.py", "removed.py", "same.py"]
+    before = stamps(str(tmp_path), files)
+    (tmp_path / "edited.py").write_text("newer")
+    (tmp_path / "removed.py").unlink()
+    assert edited(before, stamps(str(tmp_path), files)) == ["edited.py", "removed.py"]
 
 
 def test_an_environment_within_the_tree_is_left_alone(sides: tuple[Path, Path]) -> None:

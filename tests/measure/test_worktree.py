@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import signal
 import subprocess
-from pathlib import Path
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from time import monotonic, sleep
 
 import pytest
 
@@ -83,16 +90,111 @@ def test_it_is_removed_whatever_happens(repository: Path) -> None:
     assert len(worktrees(repository)) == 1
 
 
-def test_what_a_killed_check_left_is_removed_by_the_next(
+def test_what_a_killed_check_left_is_removed_by_the_next(repository: Path, tmp_path: Path) -> None:
+    left = [tmp_path / f"{worktree.PREFIX}{name}" for name in ("locked", "bare")]
+    gone = tmp_path / f"{worktree.PREFIX}gone"
+    alive = tmp_path / f"{worktree.PREFIX}alive"
+    for folder in (*left, gone, alive):
+        git(repository, "worktree", "add", "--quiet", "--detach", str(folder / "tree"), "old")
+    (left[0] / worktree.LOCK).touch()
+    shutil.rmtree(gone)
+    unregistered = repository / ".git" / f"{worktree.PREFIX}x"  # killed before git began
+    unregistered.mkdir()
+    (unregistered / worktree.LOCK).touch()
+    with (alive / worktree.LOCK).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with both_sides("sub/train.py:mine", "old"):
+            assert not any(folder.exists() for folder in (*left, unregistered))
+            assert (alive / "tree" / "sub").exists()
+            assert len(worktrees(repository)) == 3
+
+
+def test_a_worktree_of_the_user_whose_disk_is_away_is_kept(repository: Path, tmp_path: Path) -> None:
+    git(repository, "worktree", "add", "--quiet", "--detach", str(tmp_path / "mine"), "old")
+    (tmp_path / "mine").rename(tmp_path / "away")
+    with both_sides("sub/train.py:mine", "old"):
+        pass
+    (tmp_path / "away").rename(tmp_path / "mine")
+    assert git(tmp_path / "mine", "rev-parse", "HEAD") == git(repository, "rev-parse", "old")
+
+
+def test_a_worktree_that_lost_its_folder_is_forgotten(repository: Path) -> None:
+    with both_sides("sub/train.py:mine", "old") as (before, _):
+        assert before.root is not None
+        shutil.rmtree(before.root)
+    assert len(worktrees(repository)) == 1
+
+
+def test_it_lies_where_git_does_not_look(repository: Path) -> None:
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "-m", "second")
+    with both_sides("sub/train.py:mine", "old") as (before, _):
+        assert before.root is not None
+        assert Path(before.root).is_relative_to(repository / ".git")
+        assert not git(repository, "status", "--porcelain")
+    assert not list((repository / ".git").glob(f"{worktree.PREFIX}*"))
+
+
+def test_on_another_disk_than_gits_it_lies_in_the_temporary_folder(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = tmp_path / f"{worktree.PREFIX}999999999-x" / "tree"
-    git(repository, "worktree", "add", "--quiet", "--detach", str(left), "old")
-    own = tmp_path / f"{worktree.PREFIX}{os.getpid()}-x" / "tree"  # of a check that is alive
-    git(repository, "worktree", "add", "--quiet", "--detach", str(own), "old")
-    with both_sides("sub/train.py:mine", "old"):
-        assert not left.exists()
-        assert own.exists()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(worktree, "_common", lambda _root: tmp_path / "nowhere")
+    with both_sides("sub/train.py:mine", "old") as (before, _):
+        assert before.root is not None
+        assert Path(before.root).parent.parent == tmp_path
+        assert worktree.tracked(before.root, "*.py") == [PurePosixPath("sub/train.py")]
+    assert not list(tmp_path.glob(f"{worktree.PREFIX}*"))
+
+
+def test_an_interrupt_does_not_disturb_the_removal(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed = shutil.rmtree
+
+    def hurried(*arguments: object, **named: object) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+        removed(*arguments, **named)  # type: ignore[arg-type]
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(shutil, "rmtree", hurried)
+    with pytest.raises(KeyboardInterrupt), both_sides("sub/train.py:mine", "old"):
+        raise KeyboardInterrupt
+    assert len(worktrees(repository)) == 1
+    assert not list((repository / ".git").glob(f"{worktree.PREFIX}*"))
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_it_is_removed_from_another_thread(repository: Path) -> None:
+    def enter() -> None:
+        with both_sides("sub/train.py:mine", "old"):
+            pass
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(enter).result(timeout=60)
+    assert len(worktrees(repository)) == 1
+
+
+def test_an_interrupted_checkout_does_not_go_on(repository: Path) -> None:
+    """Git's own children end with it: here the one that makes the files, held up by a filter."""
+    begun, ended = repository / ".git" / "begun", repository / ".git" / "ended"
+    git(repository, "config", "filter.slow.smudge", f"touch {begun}; sleep 2; touch {ended}; cat")
+    (repository / ".git" / "info" / "attributes").write_text("*.py filter=slow\n")
+
+    def interrupt() -> None:
+        deadline = monotonic() + 30
+        while not begun.exists() and monotonic() < deadline:
+            sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    hurry = threading.Thread(target=interrupt)
+    hurry.start()
+    with pytest.raises(KeyboardInterrupt), both_sides("sub/train.py:mine", "old"):
+        pass
+    hurry.join()
+    assert len(worktrees(repository)) == 1
+    assert not list((repository / ".git").glob(f"{worktree.PREFIX}*"))
+    sleep(2.2)
+    assert not ended.exists()
 
 
 def test_hooks_do_not_run(repository: Path) -> None:
@@ -111,11 +213,73 @@ def test_a_surrounding_git_does_not_lead_elsewhere(repository: Path, monkeypatch
         assert before.commit is not None
 
 
+def test_what_the_environment_configures_is_kept(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As containers set safe.directory; here something that shows in the files."""
+    for name, value in (("COUNT", "1"), ("KEY_0", "core.autocrlf"), ("VALUE_0", "true")):
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    with both_sides("sub/train.py:mine", "old") as (before, _):
+        assert before.root is not None
+        assert (Path(before.root) / "sub/train.py").read_bytes() == b"old = 1\r\n"
+
+
+@pytest.mark.parametrize(("file", "dirty"), [("more.py", True), ("data/more.py", False), ("history.jsonl", False)])
+def test_new_modules_are_changes(file: str, dirty: bool, repository: Path) -> None:
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "-m", "second")
+    (repository / file).write_text("")
+    with both_sides("sub/train.py:mine", "old") as (_, now):
+        assert now.dirty is dirty
+
+
 def test_linked_data_is_found_in_the_revision(repository: Path) -> None:
     with both_sides("sub/train.py:mine", "old", ["data"]) as (before, _):
         assert before.root is not None
         assert (Path(before.root) / "data" / "rows").read_text() == "1\n"
     assert (repository / "data" / "rows").exists()  # only the link went
+
+
+def test_a_submodule_is_linked_over_its_empty_folder(repository: Path) -> None:
+    inner = repository / "library"
+    inner.mkdir()
+    git(inner, "init", "--quiet")
+    (inner / "code.py").write_text("inner = 1\n")
+    git(inner, "add", ".")
+    git(inner, "commit", "--quiet", "-m", "inner")
+    git(repository, "update-index", "--add", "--cacheinfo", f"160000,{git(inner, 'rev-parse', 'HEAD')},library")
+    git(repository, "commit", "--quiet", "-m", "with a submodule")
+    with both_sides("sub/train.py:mine", "HEAD", ["library"]) as (before, _):
+        assert before.root is not None
+        assert (Path(before.root) / "library" / "code.py").exists()
+    assert (inner / "code.py").exists()
+
+
+def test_a_link_may_be_called_by_another_path(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "alias").symlink_to(repository)
+    with both_sides("sub/train.py:mine", "old", [str(tmp_path / "alias" / "data")]) as (before, _):
+        assert before.root is not None
+        assert (Path(before.root) / "data" / "rows").exists()
+
+
+def test_no_link_is_made_where_the_revision_has_a_file_or_leads_elsewhere(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    shutil.rmtree(repository / "data")
+    git(repository, "rm", "--quiet", ".gitignore", "--cached")
+    for name in ("file", "leading"):
+        if name == "file":
+            (repository / "data").write_text("")
+        else:
+            (repository / "data").symlink_to(tmp_path / "elsewhere")
+        git(repository, "add", "--force", "data")
+        git(repository, "commit", "--quiet", "-m", name)
+        git(repository, "tag", name)
+        (repository / "data").unlink()
+    (repository / "data" / "big").mkdir(parents=True)
+    with pytest.raises(RevisionError, match="no place for it"), both_sides("sub/train.py:mine", "file", ["data/big"]):
+        pass
+    with pytest.raises(RevisionError, match="leads out"), both_sides("sub/train.py:mine", "leading", ["data/big"]):
+        pass
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert len(worktrees(repository)) == 1
 
 
 @pytest.mark.parametrize(
