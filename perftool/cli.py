@@ -352,9 +352,9 @@ def check(
     file = baseline or baseline_path(out, workload)
     try:
         if history is not None:
-            try_out(history, "--history")
+            try_out(history, "--history", appends=True)
         if write_baseline:
-            try_out(file, "--baseline")
+            try_out(file, "--baseline", appends=False)
     except StoreError as error:
         _fail(str(error), NOT_WRITTEN)
     sides = (

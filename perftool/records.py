@@ -23,7 +23,8 @@ SCHEMA_VERSION = "1.5"
 # 1.4  of watched steps: when each began, how fast the core was then, the threads, what a cgroup stopped, and whether
 #      the host was ahead of the device; FLOPs of convolutions and the mode they run in; cores that others keep busy,
 #      heat, and what the device was doing, in the fitness of the machine
-# 1.5  the settings of a check in its history
+# 1.5  the settings of a check in its history, and its workload from the root of the repository; whether a check was
+#      made against what was stored, and why it could not be made to the end
 
 Settings = dict[str, str]
 """Scenario name to value: all that differs from the workload's own defaults."""

@@ -202,18 +202,27 @@ def load_session(path: Path) -> Session:
     return session
 
 
-def try_out(path: Path, option: str) -> None:
-    """Find out before anything is measured whether a file can be written, without making it. Raises StoreError."""
+def try_out(path: Path, option: str, *, appends: bool) -> None:
+    """Find out before anything is measured whether a file can be written, without making it. Raises StoreError.
+
+    appends: to the file as it is; else a new one takes its place, for which its folder must be writable.
+    """
     try:
         if path.exists():
             path.open("ab").close()
+            if appends:
+                return
         parent = next(folder for folder in path.absolute().parents if folder.exists())
         if not parent.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{parent} is no folder")
         if not os.access(parent, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, f"{parent} is not writable")
     except OSError as error:
-        raise StoreError(f"{option} {path}: it cannot be written ({error.strerror}); name another file") from error
+        raise _not_writable(path, option, error.strerror) from error
+
+
+def _not_writable(path: Path, option: str, why: str | None) -> StoreError:
+    return StoreError(f"{option} {path}: it cannot be written ({why}); name another file")
 
 
 def append_history(path: Path, entry: HistoryEntry) -> None:
@@ -222,7 +231,7 @@ def append_history(path: Path, entry: HistoryEntry) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _append(path, to_json(entry) + b"\n")
     except OSError as error:
-        raise StoreError(f"--history {path}: it cannot be written ({error.strerror})") from error
+        raise _not_writable(path, "--history", error.strerror) from error
 
 
 def load_history(path: Path, on_damage: Callable[[str], None] = lambda _: None) -> list[HistoryEntry]:
@@ -253,7 +262,7 @@ def save_baseline(path: Path, baseline: StoredBaseline) -> None:
     except (OSError, StoreError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         why = cause.strerror if isinstance(cause, OSError) else str(error)
-        raise StoreError(f"--baseline {path}: it cannot be written ({why}); name another file") from error
+        raise _not_writable(path, "--baseline", why) from error
 
 
 def load_baseline(path: Path) -> StoredBaseline:

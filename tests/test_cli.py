@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from perftool import cli, store
+from perftool.analysis.fitness import rate
 from perftool.cli import _interruptible, app, main
 from perftool.measure import survey, worker
 from perftool.measure.probes import machine
@@ -135,7 +136,7 @@ def test_the_machine_as_json(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     report = from_json(done.stdout, MachineReport)
     assert report.machine.usable_cores >= 1
-    assert report.rating.rating in ("fit", "noisy", "unfit")
+    assert report.rating == rate(report.fitness)
 
 
 def test_the_scenarios_as_json_with_values_and_refusals(tmp_path: Path) -> None:

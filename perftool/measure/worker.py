@@ -347,8 +347,7 @@ class Worker:
     def finish(self) -> messages.Finished:
         from perftool.measure.probes.device import read_peaks
 
-        if self.spec.tree is not None:
-            trees.modules_of(self.spec.tree)  # what was imported late
+        self._own_modules()  # what was imported late
         loss = None if self.last_loss is None else self._loss()
         peaks = read_peaks(self._live().device) if self.training else None
         return messages.Finished(

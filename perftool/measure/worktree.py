@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -159,6 +158,8 @@ def _new_folder(root: Path, revision: str) -> Path:
 
 def _locked(folder: Path) -> IO[bytes] | None:
     """A lock that ends with this process, however it ends. None where it is another's, or there are none to be had."""
+    import fcntl
+
     try:
         lock = (folder / LOCK).open("ab")
     except OSError:

@@ -188,6 +188,13 @@ def test_what_the_host_does_is_no_finding_where_the_device_decides() -> None:
         assert set(one) - {LAUNCH_BOUND} == names
 
 
+def test_data_in_memory_that_a_function_collates_are_no_case_of_their_own() -> None:
+    waiting = replace(session({**QUIET, WAIT: 0.2}, cures={}), workload=replace(WORKLOAD, dataset_kind="tensors"))
+    collated = replace(waiting, workload=replace(waiting.workload, has_collate=True))
+    assert "would only add to it" in found(waiting)[DATA_WAIT].evidence
+    assert "would only add to it" not in found(collated)[DATA_WAIT].evidence
+
+
 def test_pages_may_be_large() -> None:
     large = session(QUIET, usual={FAULTS: 2.0}, minor_faults=125, page_bytes=65536)
     assert "8.19 MB" in found(large)[FAULT_CHURN].evidence

@@ -221,7 +221,7 @@ def used(before: At, after: At) -> dict[str, float]:
 
 
 def test_all_work_of_others_counts_also_that_of_processes_that_began_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_on_our_cores", lambda pid: True)
+    monkeypatch.setattr(machine, "_share_on_own_cores", lambda pid: 1.0)
     before = At(
         10.0, {(1, 5.0): ("idle", 3.0), (2, 5.0): ("make", 100.0), (3, 5.0): ("sh", 900.0), (4, 5.0): ("old", 9.0)}
     )
@@ -232,7 +232,7 @@ def test_all_work_of_others_counts_also_that_of_processes_that_began_just_now(mo
     assert used(before, after) == {"make": 0.5, "renamed": 0.25, "new": 0.75}
 
 
-def test_a_process_that_is_bound_to_other_cores_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_counts_by_the_share_of_its_cores_that_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     bound = {0: {0, 1}, 7: {2, 3}, 8: {1, 2}}
 
     def affinity(pid: int) -> set[int]:
@@ -243,7 +243,7 @@ def test_a_process_that_is_bound_to_other_cores_does_not_count(monkeypatch: pyte
     monkeypatch.setattr(os, "sched_getaffinity", affinity, raising=False)
     names = {7: "elsewhere", 8: "beside", 9: "gone"}
     after = At(1.0, {(pid, 0.5): (name, 1.0) for pid, name in names.items()})
-    assert used(At(0.0, {}), after) == {"beside": 1.0, "gone": 1.0}
+    assert used(At(0.0, {}), after) == {"beside": 0.5, "gone": 1.0}
 
 
 def cpus(monkeypatch: pytest.MonkeyPatch, root: Path, files: dict[str, str]) -> None:

@@ -75,10 +75,14 @@ def describe_machine(device: str, threads_before: int | None = None) -> Machine:
 
 def usable_cores() -> int:
     """Whole cores that this process may use: its affinity, cut by its cgroup's quota; at least one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroups.quota_cores()
     # A part of a core more would be used up before the period ends, and every thread be stopped until the next.
-    return cores if quota is None else max(1, min(cores, int(quota)))
+    return len(_own_cores()) if quota is None else max(1, min(len(_own_cores()), int(quota)))
+
+
+def _own_cores() -> set[int]:
+    """Those that this process may run on, whatever its quota."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def _cuda(device: str) -> dict[str, Any]:
@@ -154,7 +158,7 @@ def read_fitness(window_s: float = 1.0, device: str = "cpu") -> Fitness:
     used = _used(before, after)
     return Fitness(
         window_s=after.at_s - before.at_s,
-        cores=usable_cores(),
+        cores=len(_own_cores()),
         host_cores=os.cpu_count(),
         load_average_1min=_load_average(),
         others_cores=sum(process.cores for process in used),
@@ -225,19 +229,21 @@ def _used(before: _Counters, after: _Counters) -> list[BusyProcess]:
         # One that was not there before began within the window, and so did all its work.
         earlier = before.cpu_s.get((pid, began))
         grown_s = cpu_s - (earlier.cpu_s if earlier else 0.0)
-        if grown_s > 0 and _on_our_cores(pid):
-            found.append(BusyProcess(pid=pid, name=name, cores=grown_s / (after.at_s - before.at_s)))
+        share = _share_on_own_cores(pid) if grown_s > 0 else 0.0
+        if share:
+            found.append(BusyProcess(pid=pid, name=name, cores=share * grown_s / (after.at_s - before.at_s)))
     return found
 
 
-def _on_our_cores(pid: int) -> bool:
-    """False for a process that is bound to other cores than ours, as the jobs of a batch system are."""
+def _share_on_own_cores(pid: int) -> float:
+    """Of the cores that a process may run on, those that are ours, too. Batch jobs are bound to cores of their own."""
     if not hasattr(os, "sched_getaffinity"):
-        return True
+        return 1.0
     try:
-        return not os.sched_getaffinity(0).isdisjoint(os.sched_getaffinity(pid))
+        its = os.sched_getaffinity(pid)
     except OSError:  # it is gone, or not ours to look at
-        return True
+        return 1.0
+    return len(its & _own_cores()) / len(its)
 
 
 def _busiest(used: list[BusyProcess]) -> list[BusyProcess]:
@@ -247,8 +253,7 @@ def _busiest(used: list[BusyProcess]) -> list[BusyProcess]:
 
 def _governor() -> str | None:
     """That of the usable cores; where they have several, one that saves power, since any of them may be used."""
-    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    found = [word for cpu in cpus for word in read_words(CPUS / f"cpu{cpu}/cpufreq/scaling_governor")]
+    found = [word for cpu in sorted(_own_cores()) for word in read_words(CPUS / f"cpu{cpu}/cpufreq/scaling_governor")]
     return next((word for word in found if word in SAVING_GOVERNORS), found[0] if found else None)
 
 
