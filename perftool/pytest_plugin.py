@@ -263,7 +263,7 @@ class PerfCheck:
         self, arguments: Sequence[str], moved: Settings, variant: Settings, budget_s: float
     ) -> tuple[Summary, int, str]:
         """The command's summary, exit code and headline. One that could not measure fails the test with its words."""
-        from perftool.report.wording import headline
+        from perftool.report.answers import headline
 
         options = [word for one in _words(moved) for word in ("-s", one)]
         command = [sys.executable, "-P", "-m", "perftool", *arguments, *options, "--budget", f"{budget_s:g}"]

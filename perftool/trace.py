@@ -15,7 +15,7 @@ from perftool.analysis.traces import SIZE_MOST_BYTES, calls_that_fit, facts_of
 from perftool.measure import messages
 from perftool.measure.rounds import Lab, Running
 from perftool.records import Session, Summary, TraceFacts, TraceReport
-from perftool.report import wording
+from perftool.report import profiles
 from perftool.store import SessionStore, StoreError
 
 TRACE = "trace.json"
@@ -124,5 +124,5 @@ def save(store: SessionStore, session: Session, summary: Summary, taken: Taken) 
         size_bytes=len(taken.document),
         plain_step_ns=plain.p50 if plain is not None else None,
         facts=taken.facts,
-        warnings=wording.trace_warnings(taken.facts, len(taken.document)),
+        warnings=profiles.trace_warnings(taken.facts, len(taken.document)),
     )

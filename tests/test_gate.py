@@ -17,7 +17,7 @@ from perftool.measure.rounds import COUNTED_CALLS, BaselineFailed, tree_of
 from perftool.measure.survey import UnusableError
 from perftool.records import CONFIRM, MEASURE, Session, Side, StoredBaseline
 from perftool.report import html, markdown, terminal
-from perftool.report.wording import for_later_how
+from perftool.report.checks import for_later_how
 from tests.measure.fakes import MACHINE, WORKLOAD, Script, make_lab
 
 BEFORE, NOW = {"speed": "before"}, {"speed": "now"}

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from perftool import pytest_plugin
 from perftool.analysis.summary import summarise
 from perftool.records import Summary, to_json
-from perftool.report import wording  # noqa: F401
+from perftool.report import answers  # noqa: F401
 from tests.analysis.test_gate import checked
 from tests.sessions import make_comparison, make_lost, make_summary, make_variant
 

@@ -25,8 +25,8 @@ from perftool.measure.probes.marks import phases_named, with_forward_named
 from perftool.measure.rounds import BaselineFailed, Lab
 from perftool.measure.worker import Worker
 from perftool.records import TraceFacts, TraceReport, from_json
+from perftool.report.profiles import trace_warnings
 from perftool.report.terminal import render_trace
-from perftool.report.wording import trace_warnings
 from perftool.store import SessionStore, StoreError, load_session, open_results
 from perftool.training import Plan, Step, Training
 from perftool.workload import Batch

@@ -1,7 +1,7 @@
 """The summary as one page to send around: a file that needs no network, no server and hardly any script.
 
-Pure: a session and its summary in, text out. Sentences come from `wording`, pictures from `plots`; whatever users named
-is escaped by the template.
+Pure: a session and its summary in, text out. Sentences come from `wording` and the modules beside it, pictures from
+`plots`; whatever users named is escaped by the template.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from perftool.records import (
     Summary,
     VariantSummary,
 )
-from perftool.report import plots, wording
+from perftool.report import answers, beside, captions, checks, method, plots, profiles, wording
 from perftool.report.thin import Envelope, Floats, bars, envelope
 
 if TYPE_CHECKING:
@@ -72,11 +72,11 @@ class Row:
 def render(session: Session, summary: Summary) -> str:
     """The whole page."""
     found = summary.explained
-    focus = wording.best(summary)
+    focus = answers.best(summary)
     return _page(
         "report.html.j2",
         summary=summary,
-        title=wording.headline(summary),
+        title=answers.headline(summary),
         figure=_headline_figure(summary, focus),
         key_figures=_key_figures(summary, focus),
         variants=_variant_rows(summary, focus),
@@ -98,7 +98,7 @@ def render(session: Session, summary: Summary) -> str:
             for one in (wording.measured(summary) if wording.has_variants(summary) else ())
             for row in wording.comparison_rows(one)
         ],
-        not_tested=wording.not_tested(session, summary),
+        not_tested=method.not_tested(session, summary),
         rows_shown=ROWS_SHOWN,
     )
 
@@ -109,11 +109,11 @@ def render_beside(found: SideBySide) -> str:
     return _page(
         "beside.html.j2",
         found=found,
-        title=wording.beside_headline(found),
-        axis=plots.interval_axis(axis, units.times, wording.RATIO_AXIS),
+        title=beside.headline(found),
+        axis=plots.interval_axis(axis, units.times, captions.RATIO_AXIS),
         rows=[
             Row(name, _beside(axis, one, name), cells)
-            for one, (name, *cells) in zip(found.variants, wording.beside_rows(found), strict=True)
+            for one, (name, *cells) in zip(found.variants, beside.rows(found), strict=True)
         ],
     )
 
@@ -166,16 +166,16 @@ def _range(found: Estimate | Comparison) -> str:
 def _key_figures(summary: Summary, focus: VariantSummary | None) -> wording.Pairs:
     """What the answer costs, or what a profile is in short."""
     if summary.check is not None:
-        return [(one, f"{told}, {verdict}") for one, told, _, verdict in wording.check_rows(summary.check)]
+        return [(one, f"{told}, {verdict}") for one, told, _, verdict in checks.rows(summary.check)]
     if wording.is_for_later(summary):
-        return wording.for_later_lines(summary)
+        return checks.for_later_lines(summary)
     if summary.recommendation is not None:
-        return wording.costs(summary, summary.recommendation)
+        return answers.costs(summary, summary.recommendation)
     if focus is not None:
         return [(name, f"{ratio}, {verdict}") for name, ratio, verdict, _ in wording.comparison_rows(focus)]
     if not wording.is_alone(summary):
         return []
-    return wording.finding_rows(summary.findings) or wording.profile_lines(summary.baseline)
+    return profiles.finding_rows(summary.findings) or profiles.figure_lines(summary.baseline)
 
 
 def _gated(summary: Summary) -> Comparison | None:
@@ -202,7 +202,7 @@ def _check_rows(summary: Summary) -> list[Row]:
     marks: dict[str, plots.Mark] = {"improvement": "better", "regression": "worse"}
     emphasis: dict[str, Literal["yes", "no"]] = {"improvement": "yes", "regression": "no"}
     rows = []
-    for one, (name, *cells) in zip(summary.check.metrics, wording.check_figure_rows(summary.check), strict=True):
+    for one, (name, *cells) in zip(summary.check.metrics, checks.figure_rows(summary.check), strict=True):
         found = one.confirmation or one.first
         mark = marks.get(one.verdict, "open")
         told = f"{name}: {' '.join(cells)}"
@@ -225,7 +225,7 @@ def _axis(summary: Summary) -> plots.Axis:
 
 
 def _variants_head(summary: Summary) -> str:
-    return plots.interval_axis(_axis(summary), units.times, wording.RATIO_AXIS)
+    return plots.interval_axis(_axis(summary), units.times, captions.RATIO_AXIS)
 
 
 def _variant_rows(summary: Summary, focus: VariantSummary | None) -> list[Row]:
@@ -253,7 +253,7 @@ def _contribution_rows(summary: Summary) -> list[Row]:
     if advice is None or len(advice.per_setting) < 2:
         return []
     axis = _contributions_axis(advice)
-    names = dict(wording.contributions(advice))
+    names = dict(answers.contributions(advice))
     return [
         Row(name, _contribution(axis, effect, f"{name}: {told}"), [told])
         for (name, told), effect in zip(names.items(), advice.per_setting, strict=True)
@@ -267,7 +267,7 @@ def _contributions_axis(advice: Recommendation) -> plots.Axis:
 
 def _contributions_head(summary: Summary) -> str:
     advice = summary.recommendation
-    return plots.interval_axis(_contributions_axis(advice), units.times, wording.RATIO_AXIS) if advice else ""
+    return plots.interval_axis(_contributions_axis(advice), units.times, captions.RATIO_AXIS) if advice else ""
 
 
 def _contribution(axis: plots.Axis, effect: SettingEffect, name: str) -> str:
@@ -333,7 +333,7 @@ def _steps(session: Session, summary: Summary, focus: VariantSummary | None) -> 
 
 
 def _told(series: Sequence[_Times]) -> str:
-    return wording.series_caption([(one.name, len(one.step_ns)) for one in series], blocks=series[0].are_blocks)
+    return captions.series_caption([(one.name, len(one.step_ns)) for one in series], blocks=series[0].are_blocks)
 
 
 def _band(one: Envelope, name: str, class_: str) -> plots.Band:
@@ -364,7 +364,7 @@ def _over_time(series: Sequence[_Times]) -> Figure:
     return Figure(
         title="Step times over time",
         svg=_legend(series) + drawn,
-        caption=f"{_told(series)} {wording.CAPTIONS['steps']}",
+        caption=f"{_told(series)} {captions.CAPTIONS['steps']}",
         headings=QUANTILE_HEADINGS,
         rows=[_quantile_row(one) for one in series],
     )
@@ -393,7 +393,7 @@ def _distribution(series: Sequence[_Times]) -> Figure:
         for one, class_, shares in zip(series, SERIES, found.shares, strict=False)
         for middle in [float(np.median(one.step_ns))]
     ]
-    above = wording.beyond([(one.name, more) for one, more in zip(series, found.above, strict=True)])
+    above = captions.beyond([(one.name, more) for one, more in zip(series, found.above, strict=True)])
     drawn = plots.histogram(
         "How long the steps take",
         _told(series),
@@ -406,7 +406,7 @@ def _distribution(series: Sequence[_Times]) -> Figure:
     return Figure(
         title="How long the steps take",
         svg=_legend(series) + drawn,
-        caption=" ".join(filter(None, (_told(series), wording.CAPTIONS["distribution"], above))),
+        caption=" ".join(filter(None, (_told(series), captions.CAPTIONS["distribution"], above))),
         headings=QUANTILE_HEADINGS,
         rows=[_quantile_row(one) for one in series],
     )
@@ -424,7 +424,7 @@ def _slow(session: Session) -> Figure | None:
     for cause in causes:
         own = [one for one in slow if one.cause == cause]
         lanes.append(plots.Lane(cause, [one.started_ns for one in own], [one.step_ns for one in own]))
-    told = wording.series_caption([("watched", len(steps.step_ns))], blocks=False)
+    told = captions.series_caption([("watched", len(steps.step_ns))], blocks=False)
     drawn = plots.timeline(
         "Slow steps and their causes",
         told,
@@ -438,9 +438,9 @@ def _slow(session: Session) -> Figure | None:
     return Figure(
         title="Slow steps and their causes",
         svg=drawn,
-        caption=f"{wording.CAPTIONS['steps']} {wording.CAPTIONS['slow']}",
-        headings=wording.WORST_HEADINGS,
-        rows=wording.slow_rows(worst),
+        caption=f"{captions.CAPTIONS['steps']} {captions.CAPTIONS['slow']}",
+        headings=profiles.WORST_HEADINGS,
+        rows=profiles.slow_rows(worst),
     )
 
 
@@ -476,7 +476,7 @@ def _front(summary: Summary) -> list[Figure]:
     return [
         Figure(
             title=title,
-            svg=plots.scatter(title, wording.CAPTIONS["front"], found, units.times, label, wording.RATIO_AXIS),
+            svg=plots.scatter(title, captions.CAPTIONS["front"], found, units.times, label, captions.RATIO_AXIS),
             caption="",  # one below both, with the table
             headings=(),
             rows=(),
@@ -508,7 +508,7 @@ def _batches(session: Session, summary: Summary) -> Figure | None:
         title="Batch size and throughput",
         svg=plots.scatter(
             "Batch size and throughput",
-            wording.CAPTIONS["batches"],
+            captions.CAPTIONS["batches"],
             spots,
             units.count,
             units.times,
@@ -516,8 +516,8 @@ def _batches(session: Session, summary: Summary) -> Figure | None:
             curve=True,
             log_x=True,
         ),
-        caption=wording.CAPTIONS["batches"]
-        + (f" {wording.smallest_batch(summary.smallest_batch)}" if summary.smallest_batch else ""),
+        caption=captions.CAPTIONS["batches"]
+        + (f" {answers.smallest_batch(summary.smallest_batch)}" if summary.smallest_batch else ""),
         headings=("batch size", "samples/s"),
         rows=[
             (units.count(size), wording.comparison_text(one) if one else units.ratio(1.0))
@@ -535,9 +535,9 @@ def _fit(summary: Summary) -> Figure | None:
     return Figure(
         title="Batch size and memory",
         svg=plots.scatter(
-            "Batch size and memory", wording.CAPTIONS["fit"], spots, units.count, units.size, "batch size", curve=True
+            "Batch size and memory", captions.CAPTIONS["fit"], spots, units.count, units.size, "batch size", curve=True
         ),
-        caption=wording.CAPTIONS["fit"],
+        caption=captions.CAPTIONS["fit"],
         headings=("batch size", "peak"),
         rows=[(units.count(one.batch_size), units.size(one.peak_bytes)) for one in fit.points],
     )
@@ -555,7 +555,7 @@ def _phases(found: Explained) -> list[Figure]:
             "phases",
             [
                 (one.name, one.step_ns, text)
-                for one, (_, text) in zip(found.phases, wording.phase_lines(found), strict=False)
+                for one, (_, text) in zip(found.phases, profiles.phase_lines(found), strict=False)
             ],
         )
     ]
@@ -582,7 +582,7 @@ def _stack(title: str, caption: str, parts: Sequence[tuple[str, float, str]]) ->
     return Figure(
         title=title,
         svg=plots.stacked(title, told, [size for _, size, _ in parts]),
-        caption=wording.CAPTIONS[caption],
+        caption=captions.CAPTIONS[caption],
         headings=(),
         rows=[(plots.swatch(number), name, text) for number, (name, _, text) in enumerate(parts)],
     )
@@ -600,7 +600,7 @@ def _growth(session: Session) -> list[Figure]:
     steps, host_bytes = np.array([(one.steps, one.host_bytes) for one in samples], dtype=float).T
     drawn = plots.timeline(
         "Memory over the steps",
-        wording.CAPTIONS["growth"],
+        captions.CAPTIONS["growth"],
         [_band(envelope(steps, host_bytes - host_bytes[0]), "host memory", "first")],
         [],
         units.count,
@@ -614,7 +614,7 @@ def _growth(session: Session) -> list[Figure]:
         Figure(
             title="Memory over the steps",
             svg=drawn,
-            caption=wording.CAPTIONS["growth"],
+            caption=captions.CAPTIONS["growth"],
             headings=("steps", "host memory"),
             rows=[(units.count(one.steps), units.size(one.host_bytes)) for one in (first, last)],
         )
@@ -626,7 +626,7 @@ def _bounds(summary: Summary) -> list[Row]:
     distance = summary.distance
     if distance is None:
         return []
-    names = [wording.bound_name(one) for one in distance.bounds]
+    names = [profiles.bound_name(one) for one in distance.bounds]
     return [
         Row(name, plots.bar(f"{name}: {units.share(one.bound_ns / distance.step_ns)} of the step", share, mark), [told])
         for name, one in zip(names, distance.bounds, strict=True)
@@ -646,6 +646,12 @@ def _bar_mark(as_it_runs: bool) -> plots.Mark:
 def _page(template: str, **content: Any) -> str:
     environment = _environment()
     return environment.get_template(template).render(
+        answers=answers,
+        beside=beside,
+        captions=captions,
+        checks=checks,
+        method=method,
+        profiles=profiles,
         wording=wording,
         units=units,
         script_hash=_script_hash(),

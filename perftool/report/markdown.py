@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from perftool.records import Check, Explained, SideBySide, Summary
-from perftool.report import wording
+from perftool.report import answers, beside, checks, method, profiles, wording
 
 FITS = 65_000  # characters; GitHub takes 65,536 in a comment
 MOST_ROWS = 100  # of the table of variants
@@ -28,30 +28,30 @@ def render(summary: Summary) -> str:
 def _rendered(summary: Summary, left_out: Sequence[str]) -> str:
     advice = summary.recommendation
     alone = wording.is_alone(summary)
-    parts = [f"### {_escaped(wording.headline(summary))}"]
-    parts += [f"**Warning:** {_escaped(warning)}" for warning in wording.warnings(summary)]
-    parts += [_escaped(" ".join(wording.how_sure(summary)))] if not alone else []
+    parts = [f"### {_escaped(answers.headline(summary))}"]
+    parts += [f"**Warning:** {_escaped(warning)}" for warning in answers.warnings(summary)]
+    parts += [_escaped(" ".join(method.how_sure(summary)))] if not alone else []
     if advice is not None:
-        parts.append(_table(("cost", ""), wording.costs(summary, advice)))
+        parts.append(_table(("cost", ""), answers.costs(summary, advice)))
         parts.append(_folded("Code to paste", _fenced(advice.code)))
         if advice.diff:
             parts.append(_folded("Lines to change", _fenced(advice.diff, "diff")))
         if len(advice.per_setting) > 1:
-            parts.append(_folded("What each setting buys", _table(("setting", ""), wording.contributions(advice))))
+            parts.append(_folded("What each setting buys", _table(("setting", ""), answers.contributions(advice))))
     elif summary.parity is not None:
-        parts.append(f"Numerics: {_escaped(wording.parity(summary.parity))}.")
+        parts.append(f"Numerics: {_escaped(answers.parity(summary.parity))}.")
     if alone:
         parts += _profile(summary)
     elif summary.check is not None:
         parts += _check(summary.check)
     elif wording.is_for_later(summary):
-        parts.append(_table(("figure", ""), wording.for_later_lines(summary)))
+        parts.append(_table(("figure", ""), checks.for_later_lines(summary)))
     else:
         parts += _variants(summary, left_out, fold=advice is not None)
     parts.append(
         _folded(
             "How it was measured",
-            f"{_escaped(wording.how(summary))}\n\n{_table(('', ''), wording.circumstances(summary))}",
+            f"{_escaped(method.how(summary))}\n\n{_table(('', ''), method.circumstances(summary))}",
         )
     )
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -59,18 +59,18 @@ def _rendered(summary: Summary, left_out: Sequence[str]) -> str:
 
 def render_beside(found: SideBySide) -> str:
     """Two sessions of the same training."""
-    rows, lost = wording.beside_rows(found), wording.beside_lost(found)
-    shares = wording.share_rows(found) if wording.is_alone(found.first) else []
+    rows, lost = beside.rows(found), beside.lost(found)
+    shares = beside.share_rows(found) if wording.is_alone(found.first) else []
     parts = [
-        f"### {_escaped(wording.beside_headline(found))}",
-        *(f"**Warning:** {_escaped(warning)}" for warning in wording.beside_warnings(found)),
-        _table(("session", "answer"), wording.beside_answers(found)),
-        _escaped(wording.TRAVELS),
-        f"{_table(wording.BESIDE_HEADINGS, rows)}\n\n{_escaped(wording.CHANGE_RULE)}" if rows else "",
+        f"### {_escaped(beside.headline(found))}",
+        *(f"**Warning:** {_escaped(warning)}" for warning in beside.warnings(found)),
+        _table(("session", "answer"), beside.advice(found)),
+        _escaped(beside.TRAVELS),
+        f"{_table(beside.HEADINGS, rows)}\n\n{_escaped(beside.CHANGE_RULE)}" if rows else "",
         _folded("Not measured", _table(("settings", "reason"), lost)) if lost else "",
-        _table(wording.SHARE_HEADINGS, shares) if shares else "",
-        _folded(wording.OWN_TITLE, _table(wording.OWN_HEADINGS, wording.own_rows(found))),
-        _folded(wording.DIFFERING_TITLE, _table(wording.DIFFERING_HEADINGS, wording.differing_rows(found))),
+        _table(beside.SHARE_HEADINGS, shares) if shares else "",
+        _folded(beside.OWN_TITLE, _table(beside.OWN_HEADINGS, beside.own_rows(found))),
+        _folded(beside.DIFFERING_TITLE, _table(beside.DIFFERING_HEADINGS, beside.differing_rows(found))),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -78,29 +78,29 @@ def render_beside(found: SideBySide) -> str:
 def _profile(summary: Summary) -> list[str]:
     return [
         *(_explained(summary, summary.explained) if summary.explained else []),
-        _table(("distance to the limit", ""), wording.limit_lines(summary.distance)) if summary.distance else "",
-        _table(("figure", ""), [*wording.profile_lines(summary.baseline), *wording.memory_lines(summary.memory)]),
+        _table(("distance to the limit", ""), profiles.limit_lines(summary.distance)) if summary.distance else "",
+        _table(("figure", ""), [*profiles.figure_lines(summary.baseline), *profiles.memory_lines(summary.memory)]),
     ]
 
 
 def _check(check: Check) -> list[str]:
-    headings = wording.CHECK_FIGURE_HEADINGS
-    notes = wording.check_notes(check)
+    headings = checks.FIGURE_HEADINGS
+    notes = checks.notes(check)
     return [
-        _table(headings, wording.check_figure_rows(check)),
-        wording.CHECK_RULE,
+        _table(headings, checks.figure_rows(check)),
+        checks.RULE,
         _folded("Notes", _table(("metric", "note"), notes)) if notes else "",
     ]
 
 
 def _explained(summary: Summary, found: Explained) -> list[str]:
-    told = wording.finding_rows(summary.findings)
+    told = profiles.finding_rows(summary.findings)
     return [
-        _table(("finding", "evidence"), told) if told else wording.NOTHING_FOUND,
-        _table(("phase", "of the step"), wording.phase_lines(found)),
-        _escaped(wording.slow_text(found)),
-        _table(wording.CAUSE_HEADINGS, wording.cause_rows(found)) if found.causes else "",
-        _folded("Slowest steps", _table(wording.WORST_HEADINGS, wording.worst_rows(found))) if found.worst else "",
+        _table(("finding", "evidence"), told) if told else profiles.NOTHING_FOUND,
+        _table(("phase", "of the step"), profiles.phase_lines(found)),
+        _escaped(profiles.slow_text(found)),
+        _table(profiles.CAUSE_HEADINGS, profiles.cause_rows(found)) if found.causes else "",
+        _folded("Slowest steps", _table(profiles.WORST_HEADINGS, profiles.worst_rows(found))) if found.worst else "",
     ]
 
 
@@ -111,7 +111,7 @@ def _variants(summary: Summary, left_out: Sequence[str], *, fold: bool) -> list[
         table += f"\n\n{wording.more(len(measured) - MOST_ROWS)}"
     metrics = [(wording.settings_text(one.settings), *row) for one in measured for row in wording.comparison_rows(one)]
     if summary.smallest_batch is not None:
-        table += f"\n\n{_escaped(wording.smallest_batch(summary.smallest_batch))}"
+        table += f"\n\n{_escaped(answers.smallest_batch(summary.smallest_batch))}"
     folded = (
         ("Trade-offs: nothing beats these in everything", wording.TRADEOFF_HEADINGS, wording.tradeoffs(summary)),
         ("Notes", ("settings", "note"), wording.notes(summary)),

@@ -20,7 +20,7 @@ from perftool.records import (
     TraceReport,
     VariantSummary,
 )
-from perftool.report import wording
+from perftool.report import answers, beside, checks, method, profiles, wording
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +97,7 @@ class _Page:
 def render(summary: Summary, *, width: int = 80, colour: bool = False) -> str:
     """The whole story in one screen: the answer, its costs, the code, what else was tried, and how sure it is."""
     page = _Page(width, colour)
-    page.line(wording.headline(summary), style="bold")
+    page.line(answers.headline(summary), style="bold")
     match summary.command:
         case "tune":
             _tuned(page, summary)
@@ -107,11 +107,11 @@ def render(summary: Summary, *, width: int = 80, colour: bool = False) -> str:
             _profiled(page, summary)
         case "check":
             _checked(page, summary)
-    for warning in wording.warnings(summary):
+    for warning in answers.warnings(summary):
         page.line()
         page.line(f"Warning: {warning}", style="yellow")
     page.line()
-    page.line(f"On {wording.machine_text(summary.machine)}; {units.duration(summary.measured_s * 1e9)} of blocks.")
+    page.line(f"On {method.machine_text(summary.machine)}; {units.duration(summary.measured_s * 1e9)} of blocks.")
     return page.text()
 
 
@@ -120,46 +120,46 @@ def _profiled(page: _Page, summary: Summary) -> None:
     found = summary.explained
     if found is not None:
         page.title("Findings")
-        page.pairs(wording.finding_rows(summary.findings))
+        page.pairs(profiles.finding_rows(summary.findings))
         if not summary.findings:
-            page.line(wording.NOTHING_FOUND)
+            page.line(profiles.NOTHING_FOUND)
         page.title("Where a step's time goes")
-        page.pairs(wording.phase_lines(found))
+        page.pairs(profiles.phase_lines(found))
         page.title("Slow steps")
-        page.line(wording.slow_text(found))
+        page.line(profiles.slow_text(found))
         if found.causes:
-            page.table(wording.CAUSE_HEADINGS, wording.cause_rows(found))
+            page.table(profiles.CAUSE_HEADINGS, profiles.cause_rows(found))
             page.line()
-            page.table(wording.WORST_HEADINGS, wording.worst_rows(found)[:WORST_SHOWN])
+            page.table(profiles.WORST_HEADINGS, profiles.worst_rows(found)[:WORST_SHOWN])
     if summary.distance is not None:
         page.title("Distance to the limit")
-        page.pairs(wording.limit_lines(summary.distance))
+        page.pairs(profiles.limit_lines(summary.distance))
     page.title("Figures")
-    page.pairs([*wording.profile_lines(summary.baseline), *wording.memory_lines(summary.memory)])
+    page.pairs([*profiles.figure_lines(summary.baseline), *profiles.memory_lines(summary.memory)])
 
 
 def render_beside(found: SideBySide, *, width: int = 80, colour: bool = False) -> str:
     """Two sessions of the same training."""
     page = _Page(width, colour)
-    page.line(wording.beside_headline(found), style="bold")
-    page.pairs(wording.beside_answers(found))
+    page.line(beside.headline(found), style="bold")
+    page.pairs(beside.advice(found))
     page.line()
-    page.line(wording.TRAVELS)
-    rows = wording.beside_rows(found)
+    page.line(beside.TRAVELS)
+    rows = beside.rows(found)
     if rows:
-        page.title(wording.BESIDE_TITLE)
-        page.table(wording.BESIDE_HEADINGS, rows)
-        page.line(wording.CHANGE_RULE)
-    _reasons(page, "Not measured", wording.beside_lost(found))
-    shares = wording.share_rows(found) if wording.is_alone(found.first) else []
+        page.title(beside.TITLE)
+        page.table(beside.HEADINGS, rows)
+        page.line(beside.CHANGE_RULE)
+    _reasons(page, "Not measured", beside.lost(found))
+    shares = beside.share_rows(found) if wording.is_alone(found.first) else []
     if shares:
-        page.title(wording.SHARES_TITLE)
-        page.table(wording.SHARE_HEADINGS, shares)
-    page.title(wording.OWN_TITLE)
-    page.table(wording.OWN_HEADINGS, wording.own_rows(found))
-    page.title(wording.DIFFERING_TITLE)
-    page.pairs([(name, f"{one} / {other}") for name, one, other in wording.differing_rows(found)])
-    for warning in wording.beside_warnings(found):
+        page.title(beside.SHARES_TITLE)
+        page.table(beside.SHARE_HEADINGS, shares)
+    page.title(beside.OWN_TITLE)
+    page.table(beside.OWN_HEADINGS, beside.own_rows(found))
+    page.title(beside.DIFFERING_TITLE)
+    page.pairs([(name, f"{one} / {other}") for name, one, other in beside.differing_rows(found)])
+    for warning in beside.warnings(found):
         page.line()
         page.line(f"Warning: {warning}", style="yellow")
     return page.text()
@@ -172,7 +172,7 @@ def render_trace(report: TraceReport, *, width: int = 80) -> str:
         f"{report.workload}: {units.counted(facts.steps, 'step')} traced, {units.counted(facts.events, 'event')}, "
         f"{units.size(report.size_bytes)}"
     )
-    page.pairs(wording.trace_lines(report))
+    page.pairs(profiles.trace_lines(report))
     for warning in report.warnings:
         page.line()
         page.line(f"Warning: {warning}")
@@ -195,14 +195,14 @@ def _tuned(page: _Page, summary: Summary) -> None:
     if advice is not None:
         shown = [summary.baseline, *(one for one in summary.variants if one.settings == advice.settings)]
         page.title("What it costs")
-        page.pairs(wording.costs(summary, advice))
+        page.pairs(answers.costs(summary, advice))
         page.title("Paste into your training")
         page.code(advice.code)
         if advice.diff:
             page.line("Where each line goes: 'Lines to change' in report.md, and recommended.py, which runs.")
         if len(advice.per_setting) > 1:
             page.title("What each setting buys, in samples per second")
-            page.pairs(wording.contributions(advice))
+            page.pairs(answers.contributions(advice))
     else:
         # Combinations are steps of the search; the page has them all.
         shown = [one for one in wording.measured(summary) if one is summary.baseline or len(one.settings) == 1]
@@ -211,10 +211,10 @@ def _tuned(page: _Page, summary: Summary) -> None:
     _reasons(page, "Not advised", wording.rejected([one for one in summary.rejected if one.settings not in told]))
     if summary.smallest_batch is not None:
         page.line()
-        page.line(wording.smallest_batch(summary.smallest_batch))
+        page.line(answers.smallest_batch(summary.smallest_batch))
     if summary.parity is not None and advice is None:
         page.line()
-        page.line(f"Numerics: {wording.parity(summary.parity)}.")
+        page.line(f"Numerics: {answers.parity(summary.parity)}.")
     _reasons(page, "Not measured", wording.lost(summary))
 
 
@@ -229,15 +229,15 @@ def _checked(page: _Page, summary: Summary) -> None:
     _sure(page, summary)
     if summary.check is not None:
         page.line()
-        page.table(wording.CHECK_HEADINGS, wording.check_rows(summary.check))
-        _reasons(page, "Notes", wording.check_notes(summary.check))
+        page.table(checks.HEADINGS, checks.rows(summary.check))
+        _reasons(page, "Notes", checks.notes(summary.check))
     else:
         page.line()
-        page.pairs(wording.for_later_lines(summary))
+        page.pairs(checks.for_later_lines(summary))
 
 
 def _sure(page: _Page, summary: Summary) -> None:
-    for sentence in wording.how_sure(summary):
+    for sentence in method.how_sure(summary):
         page.line(sentence)
 
 
@@ -275,10 +275,10 @@ def render_history(series: Sequence[Series], *, width: int = 80) -> str:
         if number:
             page.line()
         found = {change.index: change for change in changes(one.log_ratios)}
-        page.line(wording.history_headline(one, list(found.values())), style="bold")
-        shown = enumerate(zip(one.entries, wording.history_rows(one), _dots(one.log_ratios), strict=True))
+        page.line(checks.history_headline(one, list(found.values())), style="bold")
+        shown = enumerate(zip(one.entries, checks.history_rows(one), _dots(one.log_ratios), strict=True))
         for index, (entry, (when, commit, ratio), dot) in shown:
-            told = wording.change_text(found[index]) if index in found else ""
+            told = checks.change_text(found[index]) if index in found else ""
             outcome = "" if entry.outcome == "passed" else entry.outcome
             page.code(f"{when}  {commit:<8} {ratio:>6}  {dot}  {told or outcome}".rstrip())
     return page.text()
@@ -313,7 +313,7 @@ def render_machine(machine: Machine, fitness: Fitness, rating: FitnessRating, *,
             ("system", f"{machine.system}, {machine.libc or 'C library unknown'}"),
             ("torch", f"{machine.torch_version}, {units.counted(machine.torch_threads, 'thread')}"),
             ("compiler", machine.compiler or "none found: torch.compile needs one on a CPU"),
-            ("environment", wording.environment_text(machine)),
+            ("environment", method.environment_text(machine)),
         ]
     )
     host_cores = fitness.host_cores or fitness.cores

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from perftool.analysis.across import change, differing, incomparable, side_by_side
 from perftool.analysis.recommend import conclude
 from perftool.records import Session
-from perftool.report import wording
+from perftool.report import beside, wording
 from tests.sessions import Timed, make_comparison, timed_session
 
 VARIANTS: list[Timed] = [({}, 12.0), ({"amp": "bf16"}, 8.0), ({"threads": "1"}, 24.0)]
@@ -63,7 +63,7 @@ def test_gains_of_another_size_are_told_and_slower_machines_are_not() -> None:
     told = {wording.settings_text(one.settings): one.change for one in found.variants}
     assert told == {"amp=bf16": "more", "threads=1": "alike", "thp=on": None}
     assert [(one.first, one.second) for one in found.differing if one.name == "torch"] == [("2.13.0", "3.0.0")]
-    assert wording.beside_headline(found).endswith("2 variants in both sessions, and the gain of 1 differs")
+    assert beside.headline(found).endswith("2 variants in both sessions, and the gain of 1 differs")
 
 
 @pytest.mark.parametrize(

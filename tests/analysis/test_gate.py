@@ -27,7 +27,7 @@ from perftool.analysis.pairs import pair_effects
 from perftool.analysis.stats import interval, launch_effects
 from perftool.analysis.summary import summarise
 from perftool.records import CONFIRM, MEASURE, Check, Counters, GateVerdict, MetricCheck, Session, Side
-from perftool.report.wording import check_answer
+from perftool.report import checks
 from tests.sessions import make_comparison, make_launch, timed_session
 
 SIDES = [
@@ -341,4 +341,4 @@ def test_a_side_that_could_not_be_measured_to_the_end_is_told() -> None:
     found = judged(session)
     assert found.outcome == "undecided"
     assert found.failed == "working tree: the loss became nan"
-    assert "not measured to the end against main (4c1d2e3): working tree: the loss" in check_answer(found)
+    assert "not measured to the end against main (4c1d2e3): working tree: the loss" in checks.answer(found)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from perftool.analysis.history import LEAST_POINTS, changes, hampel, series_of
 from perftool.records import HistoryEntry
-from perftool.report.wording import history_headline
+from perftool.report.checks import history_headline
 
 NOISE = 0.01
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from perftool.analysis.roofline import distance, moved_bytes
 from perftool.records import Ceiling, Distance, Limits
-from perftool.report.wording import limit_lines, mode_text
+from perftool.report.profiles import limit_lines, mode_text
 from tests.sessions import make_limits, make_work
 
 PROPERTY = settings(deadline=None, max_examples=100, derandomize=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from perftool.records import Session, Summary
-from perftool.report import html, wording
+from perftool.report import answers, beside, html, method, wording
 from tests.measure.fakes import make_session
 from tests.report.pages import PAGES, WINNER, Checked, compared, profiled, tuned, two_sessions
 from tests.report.test_reports import ALL_SUMMARIES, HOSTILE, hostile
@@ -38,7 +38,7 @@ def test_a_page_is_well_formed_and_its_ids_are_unique(made: Made) -> None:
 def test_every_summary_has_a_page_without_a_single_step(summary: Callable[[], Summary]) -> None:
     told = summary()
     page = Checked(html.render(make_session(), told))
-    assert wording.answer(told) in page.text
+    assert answers.answer(told) in page.text
 
 
 @pytest.mark.parametrize("made", PAGES.values(), ids=PAGES)
@@ -77,7 +77,7 @@ def test_the_first_screen_has_the_answer_the_costs_and_the_code() -> None:
     text = Checked(head.partition("<main>")[2] + "</header>").text
     assert "2.03x" in text
     assert "(1.98 to 2.08)" in text
-    for name, told in wording.costs(summary, summary.recommendation):
+    for name, told in answers.costs(summary, summary.recommendation):
         assert name in text
         assert told in text
     assert summary.recommendation.code in text
@@ -100,7 +100,7 @@ def test_slow_steps_are_marked_with_their_cause() -> None:
 
 def test_what_was_not_tested_is_said() -> None:
     session, summary = tuned()
-    told = dict(wording.not_tested(session, summary))
+    told = dict(method.not_tested(session, summary))
     assert told["left as they are"] == "threads"
     assert "amp" in told["what it learns"]
     assert told["left as they are"] in html.render(session, summary)
@@ -125,9 +125,9 @@ def test_two_sessions_have_a_page() -> None:
     found = two_sessions()
     text = html.render_beside(found)
     page = Checked(text)
-    for row in wording.beside_rows(found):
+    for row in beside.rows(found):
         assert all(cell in page.text for cell in row)
-    assert wording.TRAVELS in page.text
+    assert beside.TRAVELS in page.text
     assert text.count('class="dot better"') == text.count('class="dot open"') == 2
     assert len(set(page.ids)) == len(page.ids)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from perftool.records import BatchFit, Goal, Growth, MemoryParts, MemoryReport, Rejected, Summary
-from perftool.report import markdown, terminal, wording
+from perftool.report import answers, markdown, profiles, terminal, wording
 from tests.report.regenerate import GOLDEN, REPORTS
 from tests.sessions import (
     compared_summary,
@@ -197,7 +197,7 @@ def test_a_search_without_advice_says_why(form: Callable[[Summary], str], status
 def test_a_start_that_cannot_pay_back_is_part_of_the_answer() -> None:
     goal = Goal(planned_steps=1000)
     summary = make_summary("tune", recommendation_status="nothing_better", goal=goal)
-    assert "faster and pays its start back within 1,000 steps; keep it as it is" in wording.headline(summary)
+    assert "faster and pays its start back within 1,000 steps; keep it as it is" in answers.headline(summary)
 
 
 def test_a_baseline_with_settings_names_them_and_one_that_failed_says_why() -> None:
@@ -251,10 +251,10 @@ def test_what_changed_the_optimisation_is_told_apart() -> None:
     summary = tuned_summary()
     assert summary.recommendation is not None
     advice = replace(summary.recommendation, changes_optimisation=True, break_even_steps=1200.0)
-    told = dict(wording.costs(summary, advice))
+    told = dict(answers.costs(summary, advice))
     assert "another training" in told["optimisation"]
     assert told["start-up"] == "slower, paid back after 1,200 steps"
-    assert "optimisation" not in dict(wording.costs(summary, summary.recommendation))
+    assert "optimisation" not in dict(answers.costs(summary, summary.recommendation))
 
 
 def test_a_long_reason_is_cut() -> None:
@@ -271,7 +271,7 @@ def test_launches_that_differ_too_much_are_a_warning() -> None:
         text = " ".join(render(summary).split())
         assert "the launches of amp=bf16 differ more than" in text
         assert "another one" in text
-    assert wording.warnings(make_summary("compare", [steady])) == []
+    assert answers.warnings(make_summary("compare", [steady])) == []
 
 
 def test_memory_that_is_not_known_says_why() -> None:
@@ -286,13 +286,13 @@ def test_memory_that_is_not_known_says_why() -> None:
     )
     few = Growth(verdict="undecided", bytes_per_step=None, low=None, high=None, steps=3, grown_bytes=5)
     fit = BatchFit(points=[], available_bytes=10**9, reason="its batches are text")
-    assert wording.memory_lines(MemoryReport(parts=parts, host_growth=few, fit=fit)) == [
+    assert profiles.memory_lines(MemoryReport(parts=parts, host_growth=few, fit=fit)) == [
         ("memory parts", "parameters 4 B, gradients 4 B, optimizer state 8 B, activations unknown (it failed)"),
         ("memory growth", "undecided: too few samples in 3 steps"),
         ("largest batch", "unknown: its batches are text"),
     ]
     slow = replace(few, verdict="steady", bytes_per_step=200.0, low=190.0, high=210.0)
-    assert wording.memory_lines(MemoryReport(host_growth=slow)) == [
+    assert profiles.memory_lines(MemoryReport(host_growth=slow)) == [
         ("memory growth", "little: +200 B per step (190 to 210)")
     ]
-    assert wording.memory_lines(None) == []
+    assert profiles.memory_lines(None) == []

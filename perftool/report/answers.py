@@ -1,0 +1,207 @@
+"""What a session comes to: the headline, the warnings, and what the advice buys and costs."""
+
+from __future__ import annotations
+
+from perftool import units
+from perftool.analysis.fitness import rate
+from perftool.records import (
+    Comparison,
+    Estimate,
+    LossParity,
+    Recommendation,
+    SettingEffect,
+    SmallestBatch,
+    Summary,
+    TimeToLoss,
+    VariantSummary,
+)
+from perftool.report import checks, method
+from perftool.report.wording import (
+    GOAL_NAMES,
+    Pairs,
+    comparison_text,
+    estimate_text,
+    is_alone,
+    is_for_later,
+    measured,
+    settings_text,
+    start_up,
+    throughput_of,
+)
+
+
+def headline(summary: Summary) -> str:
+    """The answer, in a sentence."""
+    return f"{summary.workload}: {answer(summary)}"
+
+
+def answer(summary: Summary) -> str:
+    """The same without what was trained."""
+    advice = summary.recommendation
+    if summary.check is not None:
+        return checks.answer(summary.check)
+    if is_for_later(summary):
+        return "measured beside calibration kernels, for later checks to compare with"
+    if is_alone(summary):
+        first = next(iter(summary.findings), None)
+        wrong = f"; first of what is wrong: {first.name}" if first is not None else ""
+        return f"{units.rate(summary.baseline.samples_per_second)}{wrong}"
+    if summary.command == "compare":
+        fastest = best(summary)
+        gain = throughput_of(fastest) if fastest is not None else None
+        if fastest is None or gain is None:
+            return "no variant was found faster than the baseline"
+        return f"fastest is {settings_text(fastest.settings)}, {comparison_text(gain)} the samples per second"
+    if advice is not None:
+        gained = estimate_text(advice.gain or advice.speedup)
+        return f"{settings_text(advice.settings)} gives {gained} the {GOAL_NAMES[advice.metric]}"
+    match summary.recommendation_status:
+        case "nothing_better" if summary.goal.planned_steps is not None:
+            steps = units.counted(summary.goal.planned_steps, "step")
+            return f"nothing that was tried is faster and pays its start back within {steps}; keep it as it is"
+        case "nothing_better":
+            return "nothing that was tried is faster; keep it as it is"
+        case "not_confirmed":
+            return f"what the search chose was not confirmed in fresh launches; keep it as it is{_so_far(summary)}"
+        case "interrupted":
+            return f"interrupted before anything was confirmed; no advice{_so_far(summary)}"
+        case _:
+            return "no advice"
+
+
+def best(summary: Summary) -> VariantSummary | None:
+    """The variant that the answer is about: what is recommended, or the fastest of those found faster."""
+    if summary.recommendation is not None:
+        advised = summary.recommendation.settings
+        return next((one for one in summary.variants if one.settings == advised), None)
+    if summary.command != "compare":
+        return None
+    return next((one for one in measured(summary) if (found := throughput_of(one)) and found.verdict == "better"), None)
+
+
+def _so_far(summary: Summary) -> str:
+    found = summary.so_far
+    if found is None:
+        return ""
+    return f"; best so far: {settings_text(found.settings)}, about {estimate_text(found.gain)}, unconfirmed"
+
+
+def warnings(summary: Summary) -> list[str]:
+    """What to know before believing the figures: of the session, of the machine, and of launches that differed too
+    much."""
+    told = list(summary.warnings)
+    if summary.fitness is not None and rate(summary.fitness).rating == "unfit":
+        told.append(f"when it began, the machine was {method.fitness_text(summary.fitness)}")
+    unsteady = [one for one in summary.variants if (found := throughput_of(one)) and found.unsteady]
+    if unsteady and is_for_later(summary):
+        told.append(
+            "the launches differ more than launches of one program should, so a later check will see only larger "
+            "changes; end other programs and store again"
+        )
+    elif unsteady:
+        names = "; ".join(settings_text(one.settings) for one in unsteady) if summary.check is None else "the two sides"
+        told.append(
+            f"the launches of {names} differ more than launches of one program should, so a verdict of faster or "
+            "slower was given only where the whole interval clears the margin; end other programs and measure again"
+        )
+    return told
+
+
+# ------------------------------------------------------------------------------------------------------- the advice
+
+
+def costs(summary: Summary, advice: Recommendation) -> Pairs:
+    """What the recommendation costs or changes beside its speed."""
+    advised = best(summary)
+    compared = advised.versus_baseline if advised is not None else {}
+    jitter = compared.get("jitter")
+    lines = [
+        ("peak memory", _cost(advice.peak_memory_ratio, compared.get("peak_device") or compared.get("peak_host"))),
+        ("jitter", f"p95/p50 of the step time {_cost(advice.jitter_ratio, jitter)}"),
+        ("start-up", start_up(advice.break_even_steps)),
+    ]
+    if advice.metric != "throughput":
+        lines.insert(0, ("speed", f"{estimate_text(advice.speedup)} the samples per second"))
+    lines.append(("numerics", _numerics(advice)))
+    if advice.time_to_loss is not None:
+        lines.append(("time to loss", time_to_loss(advice.time_to_loss)))
+    if advice.changes_optimisation:
+        lines.append(
+            ("optimisation", "another batch size is another training: check what it learns, and its learning rate")
+        )
+    return lines
+
+
+def _cost(ratio: float | None, comparison: Comparison | None) -> str:
+    """ "+4 %, 1.04x (1.02 to 1.06), worse"; without an interval where there is none."""
+    if ratio is None:
+        return units.UNKNOWN
+    if comparison is None:
+        return f"{units.percent(ratio - 1)} ({units.ratio(ratio)})"
+    return f"{units.percent(ratio - 1)}, {comparison_text(comparison)}, {comparison.verdict}"
+
+
+def _numerics(advice: Recommendation) -> str:
+    """Whether it computes the same, and where it does not, whether it trains the same."""
+    if advice.loss_parity is not None:
+        return parity(advice.loss_parity)
+    if advice.changes_numerics:
+        return "changed, and losses were not compared: watch your own validation metric"
+    return "not changed by any of these settings"
+
+
+def parity(checked: LossParity) -> str:
+    """What the comparison of losses came to."""
+    difference = (
+        f"the loss differs by {units.decimal(checked.difference)} ({units.decimal(checked.low)} to "
+        f"{units.decimal(checked.high)}) over {checked.seeds} seeds of {units.counted(checked.steps, 'step')}, "
+        f"and seeds alone allow {units.decimal(checked.allowed)}"
+    )
+    match checked.verdict:
+        case "parity":
+            return f"changed, and it trains the same: {difference}"
+        case "differs":
+            return f"changed, and it does not train the same: {difference}"
+        case _:
+            return (
+                f"changed; whether it trains the same is undecided, so watch your own validation metric: {difference}"
+            )
+
+
+def time_to_loss(found: TimeToLoss) -> str:
+    """How soon it learns as much, or that it does not."""
+    target = f"a loss of {units.decimal(found.target_loss)}"
+    if found.ratio is None:
+        return f"{target} was reached by {found.reached} of {units.counted(found.seeds, 'seed')}, so it is not known"
+    ratio = units.ratio_interval(found.ratio, found.low, found.high)
+    return f"{ratio} the time to {target}, over {units.counted(found.seeds, 'seed')}"
+
+
+def contributions(advice: Recommendation) -> Pairs:
+    """Every setting of a recommendation with what it did."""
+    return [(f"{one.name}={one.value}", contribution(one)) for one in advice.per_setting]
+
+
+def contribution(effect: SettingEffect) -> str:
+    """What one setting did alone, what is lost without it, and with whom it does more or less."""
+    told = ["not measured alone" if effect.alone is None else f"{_bought(effect.alone)} alone"]
+    if effect.together is not None:
+        told.append(f"{_bought(effect.together)} on top of the others")
+    if effect.with_partners is not None:
+        told.append(f"{_bought(effect.with_partners)} with {settings_text(effect.partners)}")
+    return ", ".join(told)
+
+
+def _bought(estimate: Estimate) -> str:
+    """ "+22 %", or "nothing" where the interval holds 0."""
+    if estimate.low <= 1 <= estimate.high:
+        return f"nothing sure ({units.percent(estimate.ratio - 1)})"
+    return units.percent(estimate.ratio - 1)
+
+
+def smallest_batch(found: SmallestBatch) -> str:
+    """The batch that is enough."""
+    return (
+        f"A batch of {units.count(found.batch_size)} gives {units.share(found.of_best)} of the samples per second of "
+        f"the fastest up to {units.count(found.largest_batch_size)}, with nothing else changed."
+    )

@@ -1,0 +1,186 @@
+"""The sentences and table cells of a check: against a revision, against what was stored, and over its history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp
+from typing import TYPE_CHECKING
+
+from perftool import units
+from perftool.analysis.gate import ALPHAS
+from perftool.analysis.history import LEAST_POINTS
+from perftool.records import CONFIRM, MEASURE, Check, GateVerdict, MetricCheck, Summary
+from perftool.report import profiles
+from perftool.report.wording import (
+    METRIC_NAMES,
+    Pairs,
+    basis,
+    comparison_text,
+    detectable,
+    settings_text,
+    throughput_of,
+)
+
+if TYPE_CHECKING:
+    from perftool.analysis.history import Change, Series
+
+HEADINGS = ("metric", "now", "margin", "verdict")
+FIGURE_HEADINGS = ("metric", "before", "now", "ratio", "margin", "verdict")
+RULE = (
+    "Regression: the whole interval is worse by the margin, and again in fresh launches with twice the pairs. No "
+    "regression: surely not worse by four margins. Counted figures are equal or not. Tails and start-up are seen too "
+    "coarsely to leave a check undecided."
+)
+
+
+def answer(check: Check) -> str:
+    """What a check came to: "regression against main (4c1d2e3): samples/s 0.952x (0.946 to 0.958)"."""
+
+    def told(verdict: GateVerdict) -> str:
+        found = [one for one in check.metrics if one.verdict == verdict]
+        return ", ".join(f"{METRIC_NAMES[one.metric]} {_now(one)}" for one in found)
+
+    improved = told("improvement")
+    if check.failed is not None:
+        return f"not measured to the end against {check.against}: {check.failed}"
+    match check.outcome:
+        case "regression":
+            return f"regression against {check.against}: {told('regression')}"
+        case "undecided":
+            names = [METRIC_NAMES[one.metric] for one in check.metrics if one.required and one.is_open]
+            return f"undecided against {check.against}: {', '.join(names)}"
+        case _:
+            also = f"; better, is that meant? {improved}" if improved else ""
+            return f"no regression against {check.against}{also}"
+
+
+def rows(check: Check) -> list[tuple[str, str, str, str]]:
+    """Every metric of a check, under HEADINGS."""
+    return [(METRIC_NAMES[one.metric], _now(one), _margin(one), one.verdict) for one in check.metrics]
+
+
+def figure_rows(check: Check) -> list[tuple[str, str, str, str, str, str]]:
+    """The same with absolute figures, under FIGURE_HEADINGS. They are to be read, not to be compared."""
+    return [
+        (
+            METRIC_NAMES[one.metric],
+            _figure(one.metric, one.against),
+            _figure(one.metric, one.now),
+            _now(one) if not one.counted else "",
+            _margin(one),
+            one.verdict,
+        )
+        for one in check.metrics
+    ]
+
+
+def notes(check: Check) -> Pairs:
+    """Why some metrics have no verdict, or another than at first."""
+    return [(METRIC_NAMES[one.metric], one.reason) for one in check.metrics if one.reason is not None]
+
+
+def how(check: Check) -> list[str]:
+    """On what the verdicts rest."""
+    throughput = next((one for one in check.metrics if one.metric == "throughput"), None)
+    if throughput is None or throughput.first is None:
+        return []
+    again = throughput.confirmation
+    told = [f"{units.share(1 - ALPHAS[MEASURE])} intervals, from {basis([throughput.first])}."]
+    if again is not None:
+        told.append(f"What differed was confirmed with {units.share(1 - ALPHAS[CONFIRM])}, from {basis([again])}.")
+    last = again or throughput.first
+    if last.smallest_detectable is not None:
+        told.append(f"In samples/s {detectable(last.smallest_detectable)}.")
+    return told
+
+
+def _now(one: MetricCheck) -> str:
+    found = one.confirmation or one.first
+    if found is not None:
+        return comparison_text(found)
+    if one.counted and one.against is not None and one.now is not None:
+        same = one.against == one.now
+        return (
+            _figure(one.metric, one.now)
+            if same
+            else f"{_figure(one.metric, one.against)} to " + _figure(one.metric, one.now)
+        )
+    return units.UNKNOWN
+
+
+def _margin(one: MetricCheck) -> str:
+    found = one.confirmation or one.first
+    if one.counted:
+        return "equal"
+    return units.share(found.margin) if found is not None else ""
+
+
+def _figure(metric: str, value: float | None) -> str:
+    match metric:
+        case "throughput":
+            return units.rate(value)
+        case "step_p95" | "start_up":
+            return units.duration(value)
+        case "peak_host" | "peak_device":
+            return units.size(value)
+        case "jitter":
+            return units.ratio(value)
+        case "flops_per_step":
+            return units.flops(value)
+        case _:
+            return units.count(value)
+
+
+# ------------------------------------------------------------------------------------------------ for a later check
+
+
+def for_later_how(summary: Summary) -> list[str]:
+    """What there is to store, of how many launches, and how it is to be compared."""
+    found = [one for one in map(throughput_of, summary.variants) if one is not None]
+    if not found:
+        return []
+    return [
+        "Stored are the time per sample relative to the calibration kernels', the peak memory and what a step does by "
+        f"counting, from {basis(found)}.",
+        "A later check (--baseline) compares its own with these: times and memory only on a machine of the same kind, "
+        "and only large changes can be told, since two hours are not paired.",
+    ]
+
+
+def for_later_lines(summary: Summary) -> Pairs:
+    """The workload's own figures."""
+    return [line for one in summary.variants for line in profiles.figure_lines(one) if line[0] != "settings"]
+
+
+# ------------------------------------------------------------------------------------------------------ the history
+
+
+def history_headline(series: Series, found: Sequence[Change]) -> str:
+    """What a series of checks shows, in a sentence."""
+    told = [f"{change_text(one)} on {series.entries[one.index].created_at[:10]}" for one in found]
+    few = len(series.entries) < LEAST_POINTS
+    seen = "; ".join(told) or (
+        f"too few to look for changes of level, which takes {LEAST_POINTS}" if few else "no change of level"
+    )
+    settings = f" with {settings_text(series.settings)}" if series.settings else ""
+    return (
+        f"{series.workload}{settings} against {series.against[:7]} on {series.machine}, {METRIC_NAMES[series.metric]}, "
+        f"{units.counted(len(series.entries), 'check')}: {seen}"
+    )
+
+
+def change_text(change: Change) -> str:
+    """ "a new level, -4.6 %"."""
+    return f"a new level, {units.percent(change.ratio - 1)}"
+
+
+def history_rows(series: Series) -> list[tuple[str, str, str]]:
+    """When, which commit, and the ratio to the pinned revision."""
+    return [
+        (
+            one.created_at[:16].replace("T", " "),
+            one.commit[:7] + ("+" if one.dirty else ""),
+            units.ratio(exp(one.log_ratios[series.metric])),
+        )
+        for one in series.entries
+    ]

@@ -1,0 +1,137 @@
+"""How it was measured: by what procedure, how sure that makes the verdicts, on which machine, and what was left out."""
+
+from __future__ import annotations
+
+from shlex import join
+
+from perftool import units
+from perftool.analysis.fitness import rate
+from perftool.analysis.verdict import ALPHA
+from perftool.records import Fitness, Machine, Session, Summary
+from perftool.report import checks
+from perftool.report.wording import Pairs, basis, detectable, has_variants, is_alone, is_for_later, span, throughput_of
+
+
+def how(summary: Summary) -> str:
+    """How it was measured, in short."""
+    if is_for_later(summary) or (summary.check is not None and summary.check.stored):
+        later = "What a later check compares" if summary.check is None else "What is compared with what was stored"
+        return (
+            "The workload ran in fresh processes that took turns with calibration kernels, which say how fast the "
+            f"machine is at this hour. {later} is the ratio of the two."
+        )
+    if summary.check is not None:
+        before = units.counted(summary.check.modules_against, "file")
+        now = units.counted(summary.check.modules_now, "file")
+        return (
+            "Both revisions ran in fresh processes that took turns, one running at a time, in a drawn order, each with "
+            f"its own code: {before} of {summary.check.against}, {now} of the {summary.check.now}. Ratios are from "
+            "blocks of the same round; intervals treat launches as a random effect."
+        )
+    if is_alone(summary):
+        plain = "The training ran in fresh processes, one at a time, each warmed up before anything counted."
+        if summary.explained is None:
+            return plain
+        return f"{plain} What explains comes from blocks that were watched, what is timed from plain ones between them."
+    launches = [found.launches for one in summary.variants if (found := throughput_of(one))]
+    times = span(launches) if launches else "0"
+    return (
+        f"Each variant ran in {times} fresh {'process' if times == '1' else 'processes'} that took turns with the "
+        "baseline's, one running at a time, in a drawn order. Ratios are from blocks of the same round; intervals "
+        "treat launches as a random effect."
+    )
+
+
+def how_sure(summary: Summary) -> list[str]:
+    """On what the verdicts on throughput rest: intervals, pairs, launches, and what would have been seen."""
+    if summary.check is not None:
+        return checks.how(summary.check)
+    if is_for_later(summary):
+        return checks.for_later_how(summary)
+    advice = summary.recommendation
+    if advice is not None:
+        won = [one for one in summary.variants if one.settings == advice.settings]
+        comparisons = [found for one in won if (found := throughput_of(one))]
+        first = (
+            f"{units.share(advice.confidence)} interval, from {units.counted(advice.pairs, 'pair')} of blocks in "
+            f"{units.counted(advice.launches, 'fresh launch', 'fresh launches')} of each, which had no part in the "
+            "choice."
+        )
+    else:
+        comparisons = [found for one in summary.variants if (found := throughput_of(one))]
+        first = f"{units.share(1 - ALPHA)} intervals that hold for all variants together, from {basis(comparisons)}."
+    if not comparisons:
+        return []
+    seen = [one.smallest_detectable for one in comparisons if one.smallest_detectable is not None]
+    margin = max(one.margin for one in comparisons)
+    limits = f"Effects below {units.share(margin)} do not count"
+    return [first, f"{limits}; {detectable(max(seen))}." if seen else f"{limits}."]
+
+
+# -------------------------------------------------------------------------------------------------------- the place
+
+
+def circumstances(summary: Summary) -> Pairs:
+    """Where, when and how it was measured."""
+    machine = summary.machine
+    changed = {True: " with changes", False: "", None: ""}[machine.git_dirty]
+    lines = [
+        ("machine", machine_text(machine)),
+        (
+            "measured",
+            f"{summary.created_at}, {units.duration(summary.measured_s * 1e9)} of blocks, seed {summary.seed}",
+        ),
+        ("again", again(summary)),
+    ]
+    if summary.fitness is not None:
+        lines.append(("it was", fitness_text(summary.fitness)))
+    if machine.git_commit is not None:
+        lines.append(("commit", f"{machine.git_commit}{changed}"))
+    if machine.environment:
+        lines.append(("environment", environment_text(machine)))
+    return lines
+
+
+def again(summary: Summary) -> str:
+    """The command that measures the same once more."""
+    return join(["perftool", *summary.arguments])
+
+
+def machine_text(machine: Machine) -> str:
+    """The machine in a line."""
+    return (
+        f"{machine.device_name or machine.cpu_model}, {units.counted(machine.usable_cores, 'core')}, "
+        f"{units.size(machine.memory_bytes)}; torch {machine.torch_version}, Python {machine.python_version}"
+    )
+
+
+def fitness_text(fitness: Fitness) -> str:
+    """How fit the machine was, and why not better."""
+    rating = rate(fitness)
+    return f"{rating.rating} for measuring" + (f": {'; '.join(rating.reasons)}" if rating.reasons else "")
+
+
+def environment_text(machine: Machine) -> str:
+    """The variables found set that bear on speed."""
+    return (
+        ", ".join(f"{name}={text}" for name, text in machine.environment.items()) or "nothing set that bears on speed"
+    )
+
+
+def not_tested(session: Session, summary: Summary) -> Pairs:
+    """What the session says nothing about: settings that were left as they are, other places, other trainings."""
+    tried = {name for variant in session.variants for name in variant}
+    told = {name for one in summary.rejected for name in one.settings}
+    left = [name for name in session.defaults if name not in tried | told]
+    rows = []
+    if left and has_variants(summary):
+        rows.append(("left as they are", ", ".join(left)))
+    if session.goal.keep:
+        rows.append(("kept on request", ", ".join(session.goal.keep)))
+    rows.append(("other machines", "absolute times are of this machine and this hour; measure again elsewhere"))
+    numerics = [name for name, changes in session.scenario_changes.items() if changes != "speed" and name in tried]
+    if numerics and summary.parity is None:
+        rows.append(("what it learns", f"whether it trains the same with {', '.join(numerics)} was not looked at"))
+    elif summary.parity is not None:
+        rows.append(("what it learns", "losses were compared over short runs; the validation metric is yours to watch"))
+    return rows
