@@ -135,7 +135,8 @@ def check(lab: Lab) -> None:
     except BaselineFailed as failed:
         raise BaselineFailed(f"{lab.session.sides[0].name}: {failed}", failed.kind) from failed
     if lab.is_over:
-        raise BaselineFailed(f"{lab.session.sides[1].name}: {lab.lost[1][1]}", lab.kinds[1])
+        lost = lab.lost[1]
+        raise BaselineFailed(f"{lab.session.sides[1].name}: {lost.reason}", lost.kind)
 
 
 def _count_both(lab: Lab) -> None:

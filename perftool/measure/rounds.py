@@ -115,6 +115,14 @@ class Running:
         return self.block_s / (self.steps_per_block + self.drop)
 
 
+class Lost(NamedTuple):
+    """Why a variant is not launched again."""
+
+    status: Status
+    reason: str
+    kind: str = "training"  # of the failure
+
+
 class _Cost(NamedTuple):
     """What a launch took beside its blocks."""
 
@@ -160,10 +168,11 @@ class Lab:
         self.session = session
         # A session that was interrupted goes on where it stopped.
         self.spent_s = sum(block.wall_ns for block in session.blocks) / 1e9  # of the budget; dropped steps count, too
-        self.lost: dict[int, tuple[Status, str]] = {  # variant to why it is not launched again
-            one.variant: (one.status, one.reason or one.status) for one in session.launches if one.status != "measured"
+        self.lost = {  # variant to why it is not launched again
+            one.variant: Lost(one.status, one.reason or one.status)
+            for one in session.launches
+            if one.status != "measured"
         }
-        self.kinds: dict[int, str] = {}  # of the failures among these that this lab has seen
         self.launches_to_come = 0  # estimate, for the time left
         self.planned_s: float | None = None  # of the budget, where not all of it will be needed; for the time left
         self._start_launch, self._append, self._environment = start, append, environment
@@ -527,8 +536,7 @@ class Lab:
         self._notice_edits(running.variant)
         if running.variant == 0:
             raise BaselineFailed(reason, failed.kind)
-        self.lost[running.variant] = (status, reason)
-        self.kinds[running.variant] = failed.kind
+        self.lost[running.variant] = Lost(status, reason, failed.kind)
 
     def _keep(
         self,

@@ -100,7 +100,7 @@ def test_how_a_failure_is_called(request_kind: type, failure: LaunchFailed, stat
     lab, _ = make_lab(Script(failures={("amp=bf16", request_kind): failure}), session)
     variant = lab.variant({"amp": "bf16"})
     lab.generation("measure", [variant], budget_s=10, rounds=2)
-    assert lab.lost[variant] == (status, reason)
+    assert lab.lost[variant][:2] == (status, reason)
 
 
 def test_what_did_not_take_effect_is_never_timed() -> None:
@@ -108,7 +108,7 @@ def test_what_did_not_take_effect_is_never_timed() -> None:
     lab, _ = make_lab(Script(engaged=lambda settings: not settings), session)
     variant = lab.variant({"torch_compile": "default"})
     lab.generation("measure", [variant], budget_s=10, rounds=3)
-    assert lab.lost[variant] == ("skipped", "did not take effect: scripted")
+    assert lab.lost[variant] == ("skipped", "did not take effect: scripted", "effect")
     assert {block.launch for block in session.blocks} == {0}
 
 
