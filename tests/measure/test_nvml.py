@@ -147,8 +147,18 @@ def test_a_watched_block_is_throttled_by_the_newer_and_by_the_older_function(
         assert device_probe.is_throttled(torch.device("cuda:0")) is throttled
     driver(monkeypatch, {A: "H100"}, **{name: raising})
     assert device_probe.is_throttled(torch.device("cuda:0")) is None
-    monkeypatch.setattr(device_probe, "_handle", raising)
+    monkeypatch.setattr(device_probe, "_handle", lambda _: None)
     assert device_probe.is_throttled(torch.device("cuda:0")) is None
+
+
+def test_a_device_is_found_by_what_torch_knows_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = driver(monkeypatch, {A: "H100"}, nvmlDeviceGetMemoryInfo=lambda _: SimpleNamespace(used=5))
+    handle = nvml.handle_of_uuid("1234")
+    assert handle == "GPU-1234"
+    assert nvml.used_bytes(handle) == 5
+    module.nvmlDeviceGetHandleByUUID = raising  # type: ignore[attr-defined]
+    assert nvml.handle_of_uuid("1234") is None
+    assert nvml.used_bytes(None) is None
 
 
 @pytest.mark.gpu

@@ -107,28 +107,15 @@ def is_throttled(device: torch.device) -> bool | None:
     """Whether heat or power holds the clock down just now. None on a CPU, and where NVML does not tell."""
     if device.type != "cuda":
         return None
-    import pynvml
-
-    try:
-        reasons = nvml.clock_reasons(_handle(device))
-    except pynvml.NVMLError:
-        return None
+    reasons = nvml.clock_reasons(_handle(device))
     return None if reasons is None else bool(nvml.held_down_by(reasons))
 
 
 def _nvml(device: torch.device) -> int | None:
-    import pynvml
-
-    try:
-        return int(pynvml.nvmlDeviceGetMemoryInfo(_handle(device)).used)
-    except pynvml.NVMLError:
-        return None
+    return nvml.used_bytes(_handle(device))
 
 
 def _handle(device: torch.device) -> Any:
-    import pynvml
     import torch
 
-    pynvml.nvmlInit()
-    # By UUID: CUDA_VISIBLE_DEVICES renumbers the devices of torch, not those of NVML.
-    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+    return nvml.handle_of_uuid(str(torch.cuda.get_device_properties(device).uuid))

@@ -94,18 +94,8 @@ def _cuda(device: str) -> dict[str, Any]:
         "device_capability": [properties.major, properties.minor],
         "device_memory_bytes": properties.total_memory,
         "cuda_version": torch.version.cuda,
-        "driver_version": _driver_version(),
+        "driver_version": nvml.driver_version(),
     }
-
-
-def _driver_version() -> str | None:
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    except pynvml.NVMLError:
-        return None
 
 
 def _cpu_info(key: str) -> str:

@@ -29,6 +29,34 @@ def handle_of(device: str) -> Any:
         return None
 
 
+def handle_of_uuid(uuid: str) -> Any:
+    """By what torch knows the device by, which no CUDA_VISIBLE_DEVICES renumbers."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+    except pynvml.NVMLError:
+        return None
+
+
+def driver_version() -> str | None:
+    """As text."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None
+
+
+def used_bytes(handle: Any) -> int | None:
+    """Memory of the whole device that is in use, contexts included."""
+    memory = None if handle is None else _ask(("nvmlDeviceGetMemoryInfo",), handle)
+    return None if memory is None else int(memory.used)
+
+
 def clock_reasons(handle: Any) -> int | None:
     """Why the clock is where it is, in the bits of nvml.h."""
     # The second name is that of older drivers and bindings.
@@ -47,7 +75,6 @@ def read_fitness(handle: Any, reasons: int | None) -> DeviceFitness | None:
     import pynvml
 
     use = _ask(("nvmlDeviceGetUtilizationRates",), handle)
-    memory = _ask(("nvmlDeviceGetMemoryInfo",), handle)
     # Of each pair, older drivers or bindings have only the second.
     processes = _ask(("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetComputeRunningProcesses_v2"), handle)
     temperature_c = _ask(("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature"), handle, pynvml.NVML_TEMPERATURE_GPU)
@@ -55,7 +82,7 @@ def read_fitness(handle: Any, reasons: int | None) -> DeviceFitness | None:
     return DeviceFitness(
         busy_share=None if use is None else use.gpu / 100,
         processes=None if processes is None else sum(one.pid != os.getpid() for one in processes),
-        used_bytes=None if memory is None else int(memory.used),
+        used_bytes=used_bytes(handle),
         held_down_by=None if reasons is None else held_down_by(reasons),
         temperature_c=temperature_c,
         slowdown_c=slowdown_c or None,
