@@ -19,9 +19,11 @@ import pytest
 from msgspec.structs import replace
 from typer.testing import CliRunner
 
-from perftool import cli, store
+from perftool import store
 from perftool.analysis.fitness import rate
-from perftool.cli import _interruptible, app, main
+from perftool.cli import app, main
+from perftool.cli.interrupts import interruptible
+from perftool.cli.look import surveyed
 from perftool.measure import survey, worker
 from perftool.measure.probes import machine
 from perftool.records import DeviceFitness, Fitness, Machine, MachineReport, ScenarioReport, from_json, to_json
@@ -228,7 +230,7 @@ def test_a_gpu_is_looked_at_unless_auto_turns_out_to_be_the_cpu(
     monkeypatch.setattr(store, "measuring_lock", lambda _: nullcontext())
     monkeypatch.setattr(survey, "survey", lambda *_: (described, 1))
     with ExitStack() as lock:
-        _, _, fitness = cli._survey(f"{WORKLOADS}:good", "auto", 0, 1.0, quiet=True, lock=lock)
+        _, _, fitness = surveyed(f"{WORKLOADS}:good", "auto", 0, 1.0, quiet=True, lock=lock)
     assert looked == ["auto"]
     assert fitness == replace(ON_A_GPU, device=kept)
 
@@ -258,11 +260,11 @@ def test_a_signal_that_is_ignored_stays_ignored(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     try:
         signal.signal(number, signal.SIG_IGN)
-        with _interruptible():
+        with interruptible():
             signal.raise_signal(number)
         assert signal.getsignal(number) == signal.SIG_IGN
         signal.signal(number, signal.SIG_DFL)
-        with pytest.raises(KeyboardInterrupt), _interruptible():
+        with pytest.raises(KeyboardInterrupt), interruptible():
             signal.raise_signal(number)
         assert signal.getsignal(number) == signal.SIG_DFL
     finally:
@@ -451,7 +453,7 @@ def test_a_fault_of_the_program_is_no_regression(
     def fail(_: object) -> NoReturn:
         raise ZeroDivisionError("of the program")
 
-    monkeypatch.setattr("perftool.cli._discover", fail)
+    monkeypatch.setattr("perftool.cli.discover", fail)
     monkeypatch.setattr(sys, "argv", ["perftool", "scenarios"])
     with pytest.raises(SystemExit) as ended:
         main()

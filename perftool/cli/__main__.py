@@ -1,0 +1,5 @@
+"""`python -m perftool.cli`."""
+
+from perftool.cli import main
+
+main()
