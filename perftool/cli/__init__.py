@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from perftool import __version__
-from perftool.cli.inputs import discover, goal_of
+from perftool.cli.inputs import discover, expected_by, goal_of
 from perftool.cli.look import surveyed
 from perftool.cli.output import (
     BAD_INPUT,
@@ -24,6 +24,7 @@ from perftool.cli.output import (
     UNDECIDED,
     Format,
     fail,
+    print_out,
     rendered,
     rendered_beside,
     say,
@@ -286,7 +287,11 @@ def check(
     ] = False,
     link: Annotated[
         list[str] | None,
-        typer.Option("--link", metavar="PATH", help="data or built files that git ignores and the revision needs"),
+        typer.Option(
+            "--link",
+            metavar="PATH",
+            help="data or built files that git ignores, or a submodule, which the revision needs",
+        ),
     ] = None,
     history: Annotated[
         Path | None,
@@ -306,25 +311,17 @@ def check(
     quiet: QuietOption = False,
 ) -> None:
     """Has this training become slower, or hungrier, than at a revision? 0: no, 1: yes, 3: cannot be told."""
-    from perftool.analysis.baseline import stored
     from perftool.analysis.gate import decision
     from perftool.gate import beside_calibration
     from perftool.gate import check as measure_both
     from perftool.measure.worktree import both_sides
-    from perftool.store import StoreError, baseline_path, load_baseline, save_baseline, try_out
+    from perftool.store import StoreError, baseline_path, try_out
 
     if (against is not None) == (baseline is not None or write_baseline):
         fail("check takes --against REV, or --baseline FILE, or --write-baseline", BAD_INPUT)
     if against is None and (link or history is not None):
         fail("--link and --history go with --against REV", BAD_INPUT)
-    expected = None
-    if baseline is not None and not write_baseline:
-        try:
-            expected = load_baseline(baseline)
-        except StoreError as error:
-            fail(str(error), BAD_INPUT)
-        if expected.workload != workload:
-            fail(f"--baseline {baseline}: it is of {expected.workload}, not of {workload}", BAD_INPUT)
+    expected = None if baseline is None or write_baseline else expected_by(baseline, workload)
     file = baseline or baseline_path(out, workload)
     try:
         if history is not None:
@@ -340,16 +337,7 @@ def check(
 
     def code(summary: Summary) -> int:
         if summary.check is None:
-            found = stored(run.session)
-            if found is None:
-                say("perftool: too few launches were measured to store a baseline; raise --budget")
-                return UNDECIDED
-            with run.writing_elsewhere():
-                save_baseline(file, found)
-                launches = len(found.metrics["throughput"].log_values)
-                say(f"baseline: {file}, from {launches} launches; compare with it by")
-                say(f"    perftool check {workload} --baseline {file}")
-            return 0
+            return run.store_baseline(file)
         if history is not None:
             run.remember(history, summary.check)
         codes = {"passed": 0, "regression": REGRESSION, "undecided": UNDECIDED}
@@ -405,14 +393,14 @@ def report(
     except StoreError as error:
         fail(str(error), BAD_INPUT)
     if len(loaded) == 1:
-        typer.echo(rendered(loaded[0], conclude(loaded[0]), form))
+        print_out(rendered(loaded[0], conclude(loaded[0]), form))
         return
     first, second = loaded
     reasons = incomparable(first, second)
     if reasons:
         told = "; ".join(reasons)
         fail(f"{session} and {other} cannot be compared: {told}; draw each by itself", BAD_INPUT)
-    typer.echo(rendered_beside(side_by_side((first, conclude(first)), (second, conclude(second))), form))
+    print_out(rendered_beside(side_by_side((first, conclude(first)), (second, conclude(second))), form))
 
 
 @app.command()
@@ -436,7 +424,7 @@ def history(
         fail(str(error), BAD_INPUT)
     if not series:
         fail(f"{file} has no check with {metric}", BAD_INPUT)
-    typer.echo(render_history(series, width=width()))
+    print_out(render_history(series, width=width()))
 
 
 @app.command()
@@ -461,11 +449,11 @@ def scenarios(
     context = Context(machine=described.machine, workload=described.workload)
     shown = [one.described(context) for one in found.values() if name in (None, one.name)]
     if as_json:
-        typer.echo(to_json(ScenarioReport(workload=workload, scenarios=shown), indent=2).decode())
+        print_out(to_json(ScenarioReport(workload=workload, scenarios=shown), indent=2).decode())
     elif name is not None:
-        typer.echo(render_scenario(shown[0], width=width()))
+        print_out(render_scenario(shown[0], width=width()))
     else:
-        typer.echo(render_scenarios(shown, width=width()))
+        print_out(render_scenarios(shown, width=width()))
 
 
 @app.command()
@@ -490,9 +478,9 @@ def machine(
     described = describe_machine(found)
     if as_json:
         report = MachineReport(machine=described, fitness=fitness, rating=rate(fitness))
-        typer.echo(to_json(report, indent=2).decode())
+        print_out(to_json(report, indent=2).decode())
         return
-    typer.echo(render_machine(described, fitness, rate(fitness), width=width()))
+    print_out(render_machine(described, fitness, rate(fitness), width=width()))
 
 
 def _refuse(text: str) -> NoReturn:

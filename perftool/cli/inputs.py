@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from perftool.cli.output import BAD_INPUT, fail
 
 if TYPE_CHECKING:
-    from perftool.records import Goal, Settings
+    from perftool.records import Goal, Settings, StoredBaseline
     from perftool.scenario import Scenarios
 
 
@@ -79,3 +79,16 @@ def discover(files: Sequence[Path] | None) -> Scenarios:
         return scenario.discover(list(files or []))
     except scenario.ScenarioError as error:
         fail(str(error), BAD_INPUT)
+
+
+def expected_by(baseline: Path, workload: str) -> StoredBaseline:
+    """A stored baseline of this workload; ends the program for anything else."""
+    from perftool.store import StoreError, load_baseline
+
+    try:
+        expected = load_baseline(baseline)
+    except StoreError as error:
+        fail(str(error), BAD_INPUT)
+    if expected.workload != workload:
+        fail(f"--baseline {baseline}: it is of {expected.workload}, not of {workload}", BAD_INPUT)
+    return expected

@@ -19,6 +19,7 @@ from perftool.cli.output import (
     BASELINE_FAILED,
     INTERRUPTED,
     NOT_WRITTEN,
+    UNDECIDED,
     Format,
     code_of_failure,
     fail,
@@ -263,7 +264,7 @@ class Run:
                 written = save(self.store, self.session, summary, taken[-1])
         if self.unwritten is not None:
             fail(self.unwritten, NOT_WRITTEN)
-        typer.echo(to_json(written, indent=2).decode() if self.as_json else render_trace(written, width=width()))
+        print_out(to_json(written, indent=2).decode() if self.as_json else render_trace(written, width=width()))
         raise typer.Exit(code)
 
     def _measured(self, measure: Measure) -> int:
@@ -364,9 +365,27 @@ class Run:
         from perftool.store import append_history
 
         entry = history_entry(self.session, check)
-        if entry is not None and not self.session.interrupted:
-            with self.writing_elsewhere():
-                append_history(file, entry)
+        if entry is None:
+            say(f"perftool: {file} got no point, since the check was not measured to the end")
+            return
+        with self.writing(elsewhere=True):
+            append_history(file, entry)
+
+    def store_baseline(self, file: Path) -> int:
+        """Write what was measured for later checks; the exit code."""
+        from perftool.analysis.baseline import stored
+        from perftool.store import save_baseline
+
+        found = stored(self.session)
+        if found is None:
+            say("perftool: nothing was stored, since too few launches could be measured")
+            return UNDECIDED
+        with self.writing(elsewhere=True):
+            save_baseline(file, found)
+            launches = len(found.metrics["throughput"].log_values)
+            say(f"baseline: {file}, from {launches} launches; compare with it by")
+            say(f"    perftool check {self.session.workload.reference} --baseline {file}")
+        return 0
 
     def _draw(self, summary: Summary) -> None:
         from perftool.report import html, markdown
@@ -378,24 +397,20 @@ class Run:
             self.store.write("report.html", html.render(self.session, summary))
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Where the disk may refuse: that is told at the end."""
+    def writing(self, *, elsewhere: bool = False) -> Iterator[None]:
+        """Where the disk may refuse: that is told at the end.
+
+        elsewhere: a file beside the results, which are written all the same.
+        """
         from perftool.store import StoreError
 
         try:
             yield
         except StoreError as error:
-            self.unwritten = str(error)
-
-    @contextmanager
-    def writing_elsewhere(self) -> Iterator[None]:
-        """The same of a file beside the results, which are written all the same."""
-        from perftool.store import StoreError
-
-        try:
-            yield
-        except StoreError as error:
-            self.unwritten_elsewhere = str(error)
+            if elsewhere:
+                self.unwritten_elsewhere = str(error)
+            else:
+                self.unwritten = str(error)
 
 
 def _open_results(out: Path, workload: str, command: Command) -> SessionStore:
