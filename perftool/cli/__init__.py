@@ -290,7 +290,7 @@ def check(
         typer.Option(
             "--link",
             metavar="PATH",
-            help="data or built files that git ignores, or a submodule, which the revision needs",
+            help="what git ignores, or a submodule, that the revision needs",
         ),
     ] = None,
     history: Annotated[
