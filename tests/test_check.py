@@ -103,7 +103,7 @@ def test_an_unchanged_head_is_no_regression(repository: Path) -> None:
         text=True,
         timeout=LIMIT_S,
     )
-    assert "train.py:mine against" in shown.stdout
+    assert "train.py:mine with threads=1 against" in shown.stdout
 
 
 def test_each_side_runs_its_own_code(repository: Path) -> None:
