@@ -33,6 +33,9 @@ class ScenarioError(ValueError):
     """A scenario file that breaks the contract, or a setting that names nothing; the text says what to do."""
 
 
+BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # of x86 and, the last, of Arm
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What a scenario knows when it says what it offers: facts only, so that asking needs no torch."""
@@ -43,6 +46,11 @@ class Context:
     @property
     def on_cuda(self) -> bool:
         return self.machine.device.startswith("cuda")
+
+    @property
+    def has_bf16_units(self) -> bool:
+        """Of the CPU."""
+        return any(unit in self.machine.matrix_units for unit in BF16_UNITS)
 
 
 @dataclass(frozen=True, kw_only=True)

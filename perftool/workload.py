@@ -9,9 +9,11 @@ import importlib
 import importlib.util
 import os
 import sys
+import sysconfig
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from traceback import walk_tb
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -180,11 +182,18 @@ def _search_last(folder: Path) -> None:
 
 
 def where(error: BaseException) -> str:
-    """'ValueError: text (file.py, line 3)', from the innermost frame."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f" ({trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno})" if trace else ""
+    """'ValueError: text (file.py, line 3)', from the innermost frame of the user's own code, if there is any."""
+    frames = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    own = [one for one in frames if not _is_library(one[0])]
+    place = f" ({frames[-1][0]}, line {frames[-1][1]})" if frames else ""
+    if own:
+        place = f" ({own[-1][0]}, line {own[-1][1]})"
     if isinstance(error, SyntaxError):
         place = f" ({error.filename}, line {error.lineno})"
     return f"{type(error).__name__}: {error}{place}"
+
+
+def _is_library(file: str) -> bool:
+    """Installed packages, Python's own modules and perftool."""
+    places = [*sysconfig.get_paths().values(), str(Path(__file__).parent)]
+    return file.startswith("<") or any(file.startswith(f"{place}{os.sep}") for place in places)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 VALUES = ("off", "bf16", "fp16")
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
-BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # of x86 and, the last, of Arm
 
 
 def default(_: Context) -> str:
@@ -47,15 +46,13 @@ def refusal(value: str, context: Context) -> str | None:
 def discouraged(value: str, context: Context) -> str | None:
     if context.on_cuda or value == "off":
         return None
-    units = context.machine.matrix_units
-    has_bf16 = any(unit in units for unit in BF16_UNITS)
-    if value == "bf16" and not has_bf16:
+    if value == "bf16" and not context.has_bf16_units:
         return (
             "this CPU has no units for bfloat16 (AMX, AVX-512 BF16, Arm BF16), so it is emulated: many times slower "
             "than float32"
         )
     if value == "fp16" and not context.machine.cpu_fp16_matrix:
-        instead = "; use bf16" if has_bf16 else ""
+        instead = "; use bf16" if context.has_bf16_units else ""
         return f"this CPU has no AMX-FP16, so float16 is emulated and many times slower{instead}"
     return None
 

@@ -40,6 +40,12 @@ def refusal(value: str, context: Context) -> str | None:
     return refuse_unlisted(value, VALUES)
 
 
+def discouraged(value: str, context: Context) -> str | None:
+    if context.on_cuda or value == "highest" or context.has_bf16_units:
+        return None
+    return "this CPU has no units for bfloat16 (AMX, AVX-512 BF16, Arm BF16), so its products stay in float32"
+
+
 def apply(plan: Plan, value: str) -> Plan:
     def prepare() -> None:
         import torch
@@ -76,6 +82,7 @@ scenario = Scenario(
     default=default,
     values=values,
     refusal=refusal,
+    discouraged=discouraged,
     apply=apply,
     proof=proof,
     code=code,

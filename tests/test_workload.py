@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from perftool.workload import Workload, WorkloadError, load_workload
+from perftool.workload import Workload, WorkloadError, load_workload, where
 
 GOOD = """
 import torch
@@ -119,3 +119,16 @@ def test_a_workload_checks_its_parts(changes: dict[str, Any], words: str) -> Non
     with pytest.raises(WorkloadError) as caught:
         Workload(**{**usual, **changes})
     assert words in str(caught.value)
+
+
+def test_an_error_is_told_by_the_last_line_of_the_users_own_code(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text("import json\n\n\ndef loss():\n    return json.loads('{')\n")
+    names: dict[str, Any] = {}
+    exec(compile(file.read_text(), str(file), "exec"), names)
+    with pytest.raises(ValueError, match="Expecting") as told:
+        names["loss"]()
+    error = told.value
+    # Without the frame of this test, which is no library either.
+    assert error.__traceback__ is not None
+    assert where(error.with_traceback(error.__traceback__.tb_next)).endswith(f"({file}, line 5)")

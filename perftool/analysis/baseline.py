@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 
+from perftool import units
 from perftool.analysis.pairs import launches_of, pair_effects
 from perftool.analysis.verdict import HIGHER_IS_BETTER
 from perftool.records import Comparison, Machine, Session, StoredBaseline, StoredMetric, known
@@ -20,6 +21,7 @@ MARGINS = {"throughput": 0.02, "peak_host": 0.03, "peak_device": 0.01}
 BETWEEN_SESSIONS_SD = {"throughput": 0.02, "peak_host": 0.01, "peak_device": 0.005}
 """Log scale; what the launches of one hour do not show."""
 POWER = 0.8
+WIDEST = 3.0  # times that launches may differ to be stored
 ON_CPU = "cpu"  # as a fingerprint calls it; any other device is a GPU, by its name
 
 
@@ -55,6 +57,20 @@ def stored(session: Session) -> StoredBaseline | None:
         metrics={name: StoredMetric(log_values=values, margin=MARGINS[name]) for name, values in found.items()},
         counters=next((one for one in session.counters if one.variant == 1), None),
     )
+
+
+def unstorable(session: Session) -> str | None:
+    """Why a later check could not be compared with what this session says; None where it can."""
+    times = figures(session).get("throughput", [])
+    if len(times) < LEAST_LAUNCHES:
+        return f"only {len(times)} of at least {LEAST_LAUNCHES} launches could be measured"
+    spread = exp(max(times) - min(times))
+    if spread > WIDEST:
+        return (
+            f"its launches differ {units.decimal(spread)}-fold, so nothing could be compared with them; end other "
+            "programs, or raise --budget"
+        )
+    return None
 
 
 def fingerprint(machine: Machine) -> dict[str, str]:

@@ -76,6 +76,7 @@ DENORMAL_SHARE = 0.001  # of the parameters
 FRAGMENTED_SHARE = 0.2  # of what is reserved
 THROTTLED_SHARE = 0.05  # of the blocks
 SHORT_TYPES = ("bfloat16", "float16")
+OF_THE_MACHINE = (NO_CORE, STOLEN, SLOWED, THROTTLED)
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,13 @@ class Evidence:
     def phase(self, name: str) -> float:
         """Share of the step; 0 where there is no such phase."""
         return next((one.share for one in self.explained.phases if one.name == name), 0.0)
+
+    @property
+    def wait_ns_per_sample(self) -> float | None:
+        """What fetching takes; None where no samples were counted."""
+        block = self.session.watched_blocks[0]
+        steps = len(block.step_ns) * block.steps_per_call
+        return self.phase(WAIT) * self.explained.median_ns * steps / block.samples if block.samples else None
 
     def lost(self, cause: str) -> float:
         """Share of all time that slow steps of a cause lost."""
@@ -149,12 +157,12 @@ def findings(
     memory: MemoryReport | None = None,
     distance: Distance | None = None,
 ) -> list[Finding]:
-    """All that the rules find, the largest share first."""
+    """All that the rules find: the training's own first, then the machine's, each with the largest share first."""
     if explained is None:
         return []
     evidence = Evidence(session, explained, memory, distance)
     found = [finding for rule in RULES if (finding := rule(evidence)) is not None]
-    return sorted(found, key=lambda one: -(one.share or 0.0))
+    return sorted(found, key=lambda one: (one.name in OF_THE_MACHINE, -(one.share or 0.0)))
 
 
 def _found(evidence: Evidence, name: str, share: float | None, text: str, otherwise: str = "") -> Finding:
@@ -165,17 +173,15 @@ def _found(evidence: Evidence, name: str, share: float | None, text: str, otherw
 
 
 def row_by_row(evidence: Evidence) -> Finding | None:
-    share, facts, block = evidence.phase(WAIT), evidence.session.workload, evidence.session.watched_blocks[0]
+    share, facts = evidence.phase(WAIT), evidence.session.workload
     if share < WAIT_SHARE or facts.dataset_kind != "tensors" or ROW_BY_ROW not in evidence.session.cures:
         return None
-    samples_per_step = block.samples / (len(block.step_ns) * block.steps_per_call)
-    per_row_ns = share * evidence.explained.median_ns / samples_per_step
     return _found(
         evidence,
         ROW_BY_ROW,
         share,
         f"the data are in memory, and fetching a batch takes {units.share(share)} of the step, "
-        f"{units.duration(per_row_ns)} per sample, since each row is taken by itself",
+        f"{units.duration(evidence.wait_ns_per_sample)} per sample, since each row is taken by itself",
     )
 
 
@@ -184,11 +190,14 @@ def data_wait(evidence: Evidence) -> Finding | None:
     if share < WAIT_SHARE or row_by_row(evidence) is not None:
         return None
     often = f"; {evidence.slow(LOADER)}" if evidence.lost(LOADER) else ""
+    each = ""
+    if not evidence.session.watched_blocks[0].loader_workers and evidence.wait_ns_per_sample is not None:
+        each = f", {units.duration(evidence.wait_ns_per_sample)} per sample"
     return _found(
         evidence,
         DATA_WAIT,
         share,
-        f"{units.share(share)} of the step the training waits for its next batch{often}",
+        f"{units.share(share)} of the step the training waits for its next batch{each}{often}",
         _faster_data(evidence),
     )
 
@@ -287,9 +296,14 @@ def slowed(evidence: Evidence) -> Finding | None:
 
 def collections(evidence: Evidence) -> Finding | None:
     share = evidence.lost(GARBAGE) + evidence.usual(GARBAGE)
-    if share < LOST_SHARE or not evidence.lost(GARBAGE):
+    if share < LOST_SHARE:
         return None
-    text = f"Python's garbage collector made {evidence.slow(GARBAGE)}"
+    told = []
+    if evidence.usual(GARBAGE) >= LOST_SHARE:
+        told.append(f"takes {units.share(evidence.usual(GARBAGE))} of each step")
+    if evidence.lost(GARBAGE):
+        told.append(f"made {evidence.slow(GARBAGE)}")
+    text = f"Python's garbage collector {'; it '.join(told) or f'takes {units.share(share)} of the time'}"
     return _found(evidence, COLLECTIONS, share, text, "make fewer objects that refer to each other in circles")
 
 
@@ -373,6 +387,8 @@ def full_precision(evidence: Evidence) -> Finding | None:
     if work.matmul_flops is None or work.matmul_flops <= MATMUL_SHARE * work.flops:
         return None
     if not faster or not is_full or own.bound_by != "compute" or own.mfu < ARITHMETIC_SHARE:
+        return None
+    if own.times_above < 1:  # the peaks were measured too low to compare with
         return None
     full, reduced = (units.flop_rate(one) for one in (evidence.peaks.get(FULL), faster[0].flops_per_second))
     text = (

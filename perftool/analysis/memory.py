@@ -39,12 +39,11 @@ def memory_report(session: Session) -> MemoryReport | None:
     samples = session.memory_samples
     if not samples and session.memory_parts is None and session.batch_fit is None:
         return None
-    return MemoryReport(
-        parts=session.memory_parts,
-        host_growth=growth(samples),
-        device_growth=growth(samples, "device"),
-        fit=session.batch_fit,
-    )
+    host, device, fit = growth(samples), growth(samples, "device"), session.batch_fit
+    if fit is not None and any(one is not None and one.verdict == "leak" for one in (host, device)):
+        # Later batches were measured with more of it.
+        fit = replace(fit, largest_batch_size=None, reason="memory grows with every step, whatever the batch is")
+    return MemoryReport(parts=session.memory_parts, host_growth=host, device_growth=device, fit=fit)
 
 
 # ----------------------------------------------------------------------------------------------------------- growth

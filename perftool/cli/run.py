@@ -373,12 +373,12 @@ class Run:
 
     def store_baseline(self, file: Path) -> int:
         """Write what was measured for later checks; the exit code."""
-        from perftool.analysis.baseline import stored
+        from perftool.analysis.baseline import stored, unstorable
         from perftool.store import save_baseline
 
-        found = stored(self.session)
-        if found is None:
-            say("perftool: nothing was stored, since too few launches could be measured")
+        why, found = unstorable(self.session), stored(self.session)
+        if why is not None or found is None:
+            say(f"perftool: nothing was stored: {why}")
             return UNDECIDED
         with self.writing(elsewhere=True):
             save_baseline(file, found)

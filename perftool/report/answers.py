@@ -50,6 +50,8 @@ def answer(summary: Summary) -> str:
         fastest = best(summary)
         gain = throughput_of(fastest) if fastest is not None else None
         if fastest is None or gain is None:
+            if not any(one.status == "measured" for one in summary.variants):
+                return "nothing could be compared with the baseline"
             return "no variant was found faster than the baseline"
         return f"fastest is {settings_text(fastest.settings)}, {comparison_text(gain)} the samples per second"
     if advice is not None:

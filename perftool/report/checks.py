@@ -85,12 +85,18 @@ def how(check: Check) -> list[str]:
     if throughput is None or throughput.first is None:
         return []
     again = throughput.confirmation
-    told = [f"{units.share(1 - ALPHAS[MEASURE])} intervals, from {basis([throughput.first])}."]
+    rests_on = basis([throughput.first])
+    if check.stored:
+        launches = units.counted(throughput.first.launches, "launch", "launches")
+        rests_on = f"{launches} now and those that were stored"
+    told = [f"{units.share(1 - ALPHAS[MEASURE])} intervals, from {rests_on}."]
     if again is not None:
         told.append(f"What differed was confirmed with {units.share(1 - ALPHAS[CONFIRM])}, from {basis([again])}.")
     last = again or throughput.first
     if last.smallest_detectable is not None:
         told.append(f"In samples/s {detectable(last.smallest_detectable)}.")
+    if check.outcome == "undecided":
+        told.append("Undecided: raise --budget, or check again when the machine does less else.")
     return told
 
 

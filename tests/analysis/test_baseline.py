@@ -7,7 +7,7 @@ from math import exp
 import pytest
 from msgspec.structs import replace
 
-from perftool.analysis.baseline import LEAST_LAUNCHES, stored, uncountable, unlike
+from perftool.analysis.baseline import LEAST_LAUNCHES, stored, uncountable, unlike, unstorable
 from perftool.analysis.gate import is_check, judged
 from perftool.measure.calibration import CALIBRATION
 from perftool.records import Session, Side, StoredBaseline
@@ -39,7 +39,20 @@ def test_it_holds_ratios_and_no_milliseconds() -> None:
 
 
 def test_few_launches_are_not_stored() -> None:
-    assert stored(measured(20, generations=LEAST_LAUNCHES - 1)) is None
+    few = measured(20, generations=LEAST_LAUNCHES - 1)
+    assert stored(few) is None
+    assert "only 4 of at least 5 launches" in str(unstorable(few))
+
+
+def test_launches_that_differ_severalfold_are_not_stored() -> None:
+    session = measured(20)
+    assert unstorable(session) is None
+    wild = {one.launch for one in session.launches if one.variant == 1 and one.generation == 0}
+    blocks = [
+        replace(one, wall_ns=5 * one.wall_ns, step_ns=[5 * ns for ns in one.step_ns]) if one.launch in wild else one
+        for one in session.blocks
+    ]
+    assert "differ 5" in str(unstorable(replace(session, blocks=blocks)))
 
 
 def test_the_same_is_no_regression() -> None:

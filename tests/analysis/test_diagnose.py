@@ -195,6 +195,19 @@ def test_data_in_memory_that_a_function_collates_are_no_case_of_their_own() -> N
     assert "would only add to it" not in found(collated)[DATA_WAIT].evidence
 
 
+def test_what_is_the_trainings_own_comes_before_what_is_the_machines() -> None:
+    both = session({**QUIET, OPTIMIZER: 0.2}, usual={RUN_QUEUE: 5.0})
+    assert list(found(both)) == [SLOW_OPTIMIZER, NO_CORE]
+
+
+def test_garbage_that_each_step_collects_is_found() -> None:
+    one = found(session(QUIET, usual={GARBAGE: 2.0}))[COLLECTIONS]
+    assert "takes 20 % of each step" in one.evidence
+    assert one.share == 0.2
+    both = found(session(QUIET, usual={GARBAGE: 2.0}, slow={GARBAGE: 20.0}))[COLLECTIONS].evidence
+    assert "takes 20 % of each step; it made 10 slow steps" in both
+
+
 def test_pages_may_be_large() -> None:
     large = session(QUIET, usual={FAULTS: 2.0}, minor_faults=125, page_bytes=65536)
     assert "8.19 MB" in found(large)[FAULT_CHURN].evidence

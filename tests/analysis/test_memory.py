@@ -212,6 +212,13 @@ def test_a_summary_says_what_the_session_knows_of_memory() -> None:
     known = replace(session, memory_samples=sampled(LEAK * STEPS), memory_parts=parts, batch_fit=fit)
     memory = summarise(known).memory
     assert memory is not None
-    assert (memory.parts, memory.fit, memory.device_growth) == (parts, fit, None)
+    assert (memory.parts, memory.device_growth) == (parts, None)
     assert memory.host_growth is not None
     assert memory.host_growth.verdict == "leak"
+    assert fit.largest_batch_size is not None
+    assert memory.fit is not None
+    assert memory.fit.largest_batch_size is None, "what a leak adds is in the measured sizes, too"
+    assert "grows with every step" in str(memory.fit.reason)
+    steady = summarise(replace(known, memory_samples=[])).memory
+    assert steady is not None
+    assert steady.fit == fit
