@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from perftool.measure.probes.watch import Watcher, fault_ns, with_marks
+from perftool.measure.probes.watch import Watcher, _with_forks, fault_ns, with_marks
 from perftool.records import (
     BACKWARD,
     FAULTS,
@@ -162,6 +162,22 @@ def test_workers_that_start_at_an_epoch_are_told_from_a_slow_loader() -> None:
     assert min(starts_ns) > max(others_ns)
     assert FAULTS not in block.cause_ns
     assert [ns > 0 for ns in block.cause_ns[LOADER]] == [False, True, False, True, False]
+
+
+def test_what_is_far_beyond_the_usual_copies_of_a_fork_are_page_faults_of_their_own() -> None:
+    seen_ns: dict[int, list[int]] = {}
+
+    def after_a_fork(*faults_ns: int) -> list[dict[str, int]]:
+        first, *later = faults_ns
+        calls = [{WORKER_START: 50, FAULTS: first}, *({FAULTS: ns} for ns in later)]
+        return _with_forks(calls, seen_ns)
+
+    for _ in range(3):
+        assert after_a_fork(10, 4, 4, 0) == [
+            {WORKER_START: 60}, {WORKER_START: 4}, {WORKER_START: 4}, {FAULTS: 0}
+        ]  # fmt: skip
+    assert after_a_fork(12, 90, 4)[1] == {WORKER_START: 4, FAULTS: 86}
+    assert after_a_fork(12, 4, 4)[0] == {WORKER_START: 62}
 
 
 def test_a_page_fault_costs_something() -> None:

@@ -59,6 +59,7 @@ STEAL_EVERY_NS = 20_000_000  # reading it takes some 50 µs
 CORE_EVERY_NS = 2_000_000  # likewise
 TICK_NS = 10_000_000  # of /proc/stat
 COPYING_CALLS = 2  # after a fork, in which nearly all that a step writes is written
+FORKS_LEAST, FAR_BEYOND = 3, 2.0  # to know what is usual after one, and times the usual
 FAULTS_TRIED, FAULT_TRIALS = 1024, 7  # to learn what a page fault costs
 
 
@@ -158,6 +159,7 @@ class Watcher:
         self._began_ns: dict[str, int] = {}
         self._threads: list[int] = []  # open files
         self._fault_ns = 0.0
+        self._copied_ns: dict[int, list[int]] = {}
         self._compiling = 0
         gc.callbacks.append(self._on_garbage)
         self._count_worker_starts()
@@ -216,7 +218,8 @@ class Watcher:
             marks.wanted = False
         throttled = device_probe.is_throttled(device)  # before the device has nothing left to do
         phases = marks.take()
-        causes = _with_forks([self._causes(*one) for one in zip(readings, waits, rests, strict=True)])
+        causes = [self._causes(*one) for one in zip(readings, waits, rests, strict=True)]
+        causes = _with_forks(causes, self._copied_ns)
         # On a GPU, what the device was seen to do and to wait: the host works on later steps meanwhile.
         times = phases if marks.on_cuda else [{WAIT: wait, REST: rest} for wait, rest in zip(waits, rests, strict=True)]
         return WatchedBlock(
@@ -337,12 +340,24 @@ class Watcher:
         DataLoader.__iter__ = counted  # type: ignore[method-assign]
 
 
-def _with_forks(calls: list[dict[str, int]]) -> list[dict[str, int]]:
-    """Page faults soon after workers were forked are the forks': each page that is written then is copied first."""
+def _with_forks(calls: list[dict[str, int]], seen_ns: dict[int, list[int]]) -> list[dict[str, int]]:
+    """Page faults soon after workers were forked are the forks': each page that is written then is copied first. What
+    is far beyond the usual so many calls after a fork is not.
+
+    seen_ns: that usual, by the number of calls since the fork; it is added to.
+    """
     started = [WORKER_START in call for call in calls]
     for at, call in enumerate(calls):
-        if any(started[max(0, at - COPYING_CALLS) : at + 1]):
-            call[WORKER_START] = call.get(WORKER_START, 0) + call.pop(FAULTS)
+        since = next((later for later in range(COPYING_CALLS + 1) if at >= later and started[at - later]), None)
+        if since is None:
+            continue
+        faults_ns, seen = call.pop(FAULTS), seen_ns.setdefault(since, [])
+        usual_ns = round(median(seen)) if len(seen) >= FORKS_LEAST else faults_ns
+        copied_ns = usual_ns if faults_ns > FAR_BEYOND * usual_ns else faults_ns
+        seen.append(faults_ns)
+        call[WORKER_START] = call.get(WORKER_START, 0) + copied_ns
+        if faults_ns > copied_ns:
+            call[FAULTS] = faults_ns - copied_ns
     return calls
 
 
