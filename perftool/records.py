@@ -210,6 +210,11 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     python_objects: int | None = None  # that the garbage collector looks at, after the first step
     denormal_values: int | None = None  # in the first batch and, after its step, in the parameters
 
+    @property
+    def is_gathered_from_memory(self) -> bool:
+        """Batches are rows of tensors in memory, which no function of the user's puts together."""
+        return self.dataset_kind == "tensors" and not self.has_collate
+
 
 class ScenarioDescription(Record, frozen=True, kw_only=True):
     """A scenario as it is listed: its documentation, and what it offers one workload on one machine."""

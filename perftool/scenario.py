@@ -34,6 +34,7 @@ class ScenarioError(ValueError):
 
 
 BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # of x86 and, the last, of Arm
+NO_BF16_UNITS = "this CPU has no units for bfloat16 (AMX, AVX-512 BF16, Arm BF16)"
 
 
 @dataclass(frozen=True, kw_only=True)

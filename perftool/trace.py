@@ -20,7 +20,7 @@ from perftool.store import SessionStore, StoreError
 
 TRACE = "trace.json"
 PLUGIN_TRACE = "tensorboard/trace.pt.trace.json"  # the plugin knows its files by this ending
-PLAIN_ROUNDS, PLAIN_S = 30, 2.0  # blocks without tracing before it, for the figures beside the trace
+UNTRACED_ROUNDS, UNTRACED_S = 30, 2.0  # blocks without tracing before it, for the figures beside the trace
 TRACED_S = 10.0  # at most, by default
 TRIALS_MOST = 3  # of a number of steps that is not given, until the trace is small enough
 READING = 2.0  # times as long as the traced steps take it takes to trace them and to write and read the trace
@@ -49,8 +49,8 @@ def trace(lab: Lab, *, steps: int | None = None) -> Taken:
             tracer = _Tracer(lab, running, Path(folder) / TRACE)
             taken.append(tracer.that_fits() if steps is None else tracer.of(ceil(steps / running.steps_per_call)))
 
-    lab.planned_s = PLAIN_S + TRACED_S
-    lab.generation("trace", [], budget_s=PLAIN_S, rounds=PLAIN_ROUNDS, afterwards=traced)
+    lab.planned_s = UNTRACED_S + TRACED_S
+    lab.generation("trace", [], budget_s=UNTRACED_S, rounds=UNTRACED_ROUNDS, afterwards=traced)
     return taken[-1]
 
 

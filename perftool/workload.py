@@ -185,11 +185,8 @@ def where(error: BaseException) -> str:
     """'ValueError: text (file.py, line 3)', from the innermost frame of the user's own code, if there is any."""
     frames = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
     own = [one for one in frames if not _is_library(one[0])]
-    place = f" ({frames[-1][0]}, line {frames[-1][1]})" if frames else ""
-    if own:
-        place = f" ({own[-1][0]}, line {own[-1][1]})"
-    if isinstance(error, SyntaxError):
-        place = f" ({error.filename}, line {error.lineno})"
+    places = [(error.filename, error.lineno)] if isinstance(error, SyntaxError) else (own or frames)[-1:]
+    place = "".join(f" ({file}, line {line})" for file, line in places)
     return f"{type(error).__name__}: {error}{place}"
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from perftool.records import FULL_PRECISION, SLOW_TYPE, Engaged, Settings
-from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+from perftool.scenario import NO_BF16_UNITS, Code, Context, Scenario, refuse_unlisted
 
 if TYPE_CHECKING:
     import torch
@@ -47,10 +47,7 @@ def discouraged(value: str, context: Context) -> str | None:
     if context.on_cuda or value == "off":
         return None
     if value == "bf16" and not context.has_bf16_units:
-        return (
-            "this CPU has no units for bfloat16 (AMX, AVX-512 BF16, Arm BF16), so it is emulated: many times slower "
-            "than float32"
-        )
+        return f"{NO_BF16_UNITS}, so it is emulated: many times slower than float32"
     if value == "fp16" and not context.machine.cpu_fp16_matrix:
         instead = "; use bf16" if context.has_bf16_units else ""
         return f"this CPU has no AMX-FP16, so float16 is emulated and many times slower{instead}"

@@ -55,7 +55,7 @@ def discouraged(value: str, context: Context) -> str | None:
 def cures(value: str, context: Context) -> Mapping[str, Sequence[str]]:
     """More workers than are in force, but none for data in memory: those cost more to send than to put together,
     unless a function of the user's does that."""
-    if context.workload.dataset_kind == "tensors" and not context.workload.has_collate:
+    if context.workload.is_gathered_from_memory:
         return {}
     more = [other for other in values(context) if int(other) > max(1, int(value))]
     return {DATA_WAIT: more}

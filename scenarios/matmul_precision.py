@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from perftool.records import FULL_PRECISION, Engaged
-from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+from perftool.scenario import NO_BF16_UNITS, Code, Context, Scenario, refuse_unlisted
 
 if TYPE_CHECKING:
     from perftool.training import Plan, Training
@@ -43,7 +43,7 @@ def refusal(value: str, context: Context) -> str | None:
 def discouraged(value: str, context: Context) -> str | None:
     if context.on_cuda or value == "highest" or context.has_bf16_units:
         return None
-    return "this CPU has no units for bfloat16 (AMX, AVX-512 BF16, Arm BF16), so its products stay in float32"
+    return f"{NO_BF16_UNITS}, so its products stay in float32"
 
 
 def apply(plan: Plan, value: str) -> Plan:

@@ -42,11 +42,10 @@ def figures(session: Session, stages: set[str] | None = None) -> dict[str, list[
 
 
 def stored(session: Session) -> StoredBaseline | None:
-    """What a session says for later; None where it has too few launches."""
-    side = session.sides[1]
-    found = figures(session)
-    if len(found.get("throughput", [])) < LEAST_LAUNCHES:
+    """What a session says for later; None where nothing could be compared with that, as `unstorable` tells."""
+    if unstorable(session) is not None:
         return None
+    side, found = session.sides[1], figures(session)
     return StoredBaseline(
         workload=session.workload.reference,
         settings=side.settings,

@@ -203,8 +203,7 @@ def data_wait(evidence: Evidence) -> Finding | None:
 
 
 def _faster_data(evidence: Evidence) -> str:
-    facts = evidence.session.workload
-    if facts.dataset_kind == "tensors" and not facts.has_collate:
+    if evidence.session.workload.is_gathered_from_memory:
         return "the data are in memory, and loader workers would only add to it; use a larger batch"
     return "make what the dataset does for each sample faster, or do it once and keep the result"
 

@@ -34,7 +34,7 @@ from perftool.workload import DEFAULT_WORKLOAD
 if TYPE_CHECKING:
     from perftool.measure.messages import Described
     from perftool.measure.rounds import BaselineFailed, Lab
-    from perftool.records import Check, Command, Fitness, Goal, Record, Session, Side, StoredBaseline, Summary
+    from perftool.records import Check, Command, Fitness, Goal, Record, Session, Settings, Side, StoredBaseline, Summary
     from perftool.scenario import Context, Scenarios
     from perftool.store import SessionStore
     from perftool.trace import Taken
@@ -45,18 +45,42 @@ Measure = Callable[["Lab", "Scenarios", "Context"], None]
 class Run:
     """One measuring command, from its options to its files and its exit code."""
 
-    def __init__(self, store: SessionStore, scenario_files: Sequence[Path], as_json: bool, quiet: bool) -> None:
+    def __init__(
+        self,
+        store: SessionStore,
+        scenario_files: Sequence[Path],
+        scenarios: Scenarios,
+        as_json: bool,
+        quiet: bool,
+    ) -> None:
         self.store, self.as_json, self.quiet = store, as_json, quiet
         self.unwritten: str | None = None
         self.unwritten_elsewhere: str | None = None  # a file beside the results, which does not cost these
         self.keeps = False  # whether the folder holds a session already
         self.lock = ExitStack()
         self.scenario_files = list(scenario_files)
-        self.scenarios = discover(self.scenario_files)
+        self.scenarios = scenarios
         self.session: Session
         self.context: Context
         self.launch_bytes = 0
         self.fitness: Fitness | None = None
+
+    @classmethod
+    def _begun(
+        cls,
+        command: Command,
+        workload: str,
+        out: Path,
+        settings: Sequence[str] | None,
+        scenario_files: Sequence[Path] | None,
+        as_json: bool,
+        quiet: bool,
+    ) -> tuple[Run, Settings]:
+        """With a folder of its own and no session yet, and what the settings are. What needs no folder to be found
+        wrong is found before there is one."""
+        files = list(scenario_files or [])
+        scenarios, moved = discover(files), parse_settings(settings or [])
+        return cls(_open_results(out, workload, command), files, scenarios, as_json, quiet), moved
 
     @classmethod
     def fresh(
@@ -81,10 +105,7 @@ class Run:
         from perftool.measure.survey import new_session
         from perftool.scenario import check_names
 
-        files = list(scenario_files or [])
-        discover(files)
-        moved = parse_settings(settings or [])
-        run = cls(_open_results(out, workload, command), files, as_json, quiet)
+        run, moved = cls._begun(command, workload, out, settings, scenario_files, as_json, quiet)
         with run._input():
             check_names([*moved, *named], run.scenarios)
             described = run._look(workload, device, seed, budget_s)
@@ -98,7 +119,7 @@ class Run:
                 seed=seed,
                 budget_s=budget_s,
                 goal=goal,
-                scenario_files=files,
+                scenario_files=run.scenario_files,
             )
         return run
 
@@ -120,7 +141,8 @@ class Run:
             fail(f"--resume {path}: that is a session of `perftool {session.command}`, not of a search", BAD_INPUT)
         if workload not in (DEFAULT_WORKLOAD, session.workload.reference):
             fail(f"--resume {path}: that is a session of {session.workload.reference}, not of {workload}", BAD_INPUT)
-        run = cls(store, [Path(file) for file in session.scenario_files], as_json, quiet)
+        files = [Path(file) for file in session.scenario_files]
+        run = cls(store, files, discover(files), as_json, quiet)
         run.keeps = True
         described = run._look(session.workload.reference, session.machine.device, session.seed, session.budget_s)
         then, now = session.machine, described.machine
@@ -153,10 +175,7 @@ class Run:
         from perftool.gate import described, new_check
         from perftool.scenario import Context, check_names
 
-        files = list(scenario_files or [])
-        discover(files)
-        moved = parse_settings(settings or [])
-        run = cls(_open_results(out, workload, "check"), files, as_json, quiet)
+        run, moved = cls._begun("check", workload, out, settings, scenario_files, as_json, quiet)
         with run._input():
             check_names(moved, run.scenarios)
             with looking(workload, device, quiet, run.lock) as (watcher, fitness):
@@ -176,7 +195,7 @@ class Run:
                 seed=seed,
                 budget_s=budget_s,
                 fitness=run.fitness,
-                scenario_files=[str(file.resolve()) for file in files],
+                scenario_files=[str(file.resolve()) for file in run.scenario_files],
             )
         return run
 
@@ -376,9 +395,9 @@ class Run:
         from perftool.analysis.baseline import stored, unstorable
         from perftool.store import save_baseline
 
-        why, found = unstorable(self.session), stored(self.session)
-        if why is not None or found is None:
-            say(f"perftool: nothing was stored: {why}")
+        found = stored(self.session)
+        if found is None:
+            say(f"perftool: nothing was stored: {unstorable(self.session)}")
             return UNDECIDED
         with self.writing(elsewhere=True):
             save_baseline(file, found)
