@@ -21,6 +21,7 @@ from perftool.scenario import ENTRY_POINTS
 
 INSTALLED = ("site-packages", "dist-packages")
 SOURCE_FOLDERS = ("", "src")
+MAIN = ("__main__", "__mp_main__")
 TOOL = "perftool"  # measures both sides, so it is the same on both
 COPY_SHARE = 0.5  # of an installed package's files that its source has, too; one that only shares the name has few
 
@@ -93,7 +94,9 @@ def _files(modules: Iterable[tuple[str, ModuleType]]) -> Iterable[tuple[str, str
     for name, module in modules:
         file = getattr(module, "__file__", None)
         if isinstance(file, str) and os.path.isabs(file):  # some of torch's modules have a name in place of a file
-            yield name, os.path.normpath(file)
+            spec = getattr(module, "__spec__", None)
+            # The worker is perftool's, though it runs as a main module.
+            yield spec.name if name in MAIN and spec is not None else name, os.path.normpath(file)
 
 
 def _provided() -> set[str]:

@@ -62,6 +62,20 @@ def test_a_path_added_later_too(sides: tuple[Path, Path]) -> None:
     assert told(sides, code) == "own ['src/project/__init__.py']"
 
 
+def test_the_worker_is_no_module_of_a_side_though_it_runs_as_main(sides: tuple[Path, Path]) -> None:
+    """Where perftool's own repository is checked, with an editable install."""
+    main = str(sides[1] / "perftool" / "measure" / "worker.py")
+    code = f"""
+from importlib.util import spec_from_file_location
+this = sys.modules["__main__"]
+this.__file__, this.__spec__ = {main!r}, spec_from_file_location("perftool.measure.worker", {main!r})
+print(trees.modules_of(tree))
+this.__spec__ = spec_from_file_location("another.script", {main!r})
+trees.modules_of(tree)
+"""
+    assert "the module another.script was loaded from" in told(sides, code)
+
+
 def test_a_path_through_a_link_leads_to_ones_own(sides: tuple[Path, Path], tmp_path: Path) -> None:
     """As a home folder that is a link."""
     (tmp_path / "alias").symlink_to(sides[1])
