@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+MEASURES = pytest.mark.xdist_group("measures")
+"""Of tests that run commands which measure: those wait for each other, so that two workers had better not run them."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a CUDA device where there is none."""
