@@ -16,10 +16,9 @@ from perftool.cli.output import INTERRUPTED
 from perftool.measure.worktree import PREFIX
 from perftool.records import Summary, from_json
 from perftool.store import load_baseline, load_history, load_session
-from tests.conftest import MEASURES
 from tests.measure.test_worktree import git, worktrees
 
-pytestmark = [pytest.mark.process, MEASURES]
+pytestmark = pytest.mark.process
 
 LIMIT_S = 280
 TRAIN = """

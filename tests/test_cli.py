@@ -28,11 +28,10 @@ from perftool.measure import survey, worker
 from perftool.measure.probes import machine
 from perftool.records import DeviceFitness, Fitness, Machine, MachineReport, ScenarioReport, from_json, to_json
 from perftool.store import SessionStore, load_session
-from tests.conftest import MEASURES
 from tests.measure.fakes import MACHINE
 from tests.sessions import timed_session
 
-pytestmark = [pytest.mark.process, MEASURES]
+pytestmark = pytest.mark.process
 
 WORKLOADS = Path(__file__).parent / "measure" / "workloads.py"
 COMMAND = [sys.executable, "-P", "-m", "perftool"]

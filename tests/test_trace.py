@@ -30,7 +30,6 @@ from perftool.report.terminal import render_trace
 from perftool.store import SessionStore, StoreError, load_session, open_results
 from perftool.training import Plan, Step, Training
 from perftool.workload import Batch
-from tests.conftest import MEASURES
 from tests.measure.fakes import Script, ScriptedLaunch, make_lab, make_session
 
 WORKLOADS = Path(__file__).parent / "measure" / "workloads.py"
@@ -351,7 +350,6 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.process
-@MEASURES
 def test_the_command_writes_its_files_and_says_how_to_open_them(tmp_path: Path) -> None:
     done = run(f"{WORKLOADS}:rows", "-s", "threads=1", "--steps", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -374,7 +372,6 @@ def test_the_command_writes_its_files_and_says_how_to_open_them(tmp_path: Path) 
 
 
 @pytest.mark.process
-@MEASURES
 def test_json_is_the_facts_and_the_files_and_nothing_else(tmp_path: Path) -> None:
     done = run(f"{WORKLOADS}:rows", "--steps", "2", "--json", "--quiet", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -386,7 +383,6 @@ def test_json_is_the_facts_and_the_files_and_nothing_else(tmp_path: Path) -> Non
 
 
 @pytest.mark.process
-@MEASURES
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -409,7 +405,6 @@ def test_bad_input_is_a_sentence_and_leaves_nothing(
 
 
 @pytest.mark.process
-@MEASURES
 def test_no_room_for_temporary_files_is_told(tmp_path: Path) -> None:
     # No file may grow beyond 16 kB: the trace is cut short, as on a full disk.
     words = ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *command(f"{WORKLOADS}:rows", "--steps", "9")]
@@ -421,7 +416,6 @@ def test_no_room_for_temporary_files_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-@MEASURES
 def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen(
         command(f"{WORKLOADS}:rows", "--steps", "100000"),
