@@ -20,10 +20,6 @@ def test_loader_workers_do_not_pay_on_data_in_memory(perf_check: PerfCheck) -> N
     perf_check.not_faster(SMALL, {"dataloader_workers": 2})
 
 
-def test_loader_workers_do_not_pay_on_the_smallest_training(perf_check: PerfCheck) -> None:
-    perf_check.not_faster(SEED, {"dataloader_workers": 2})
-
-
 def test_gathering_whole_batches_is_faster_than_row_by_row(perf_check: PerfCheck) -> None:
     perf_check.faster(SMALL, {"batch_gather": "on"})
 
@@ -41,5 +37,6 @@ def test_keeping_freed_memory_is_faster_where_activations_are_large(perf_check: 
     perf_check.faster(MEDIUM, {"malloc_retention": "on"})
 
 
-def test_a_step_compiled_as_a_whole_is_faster_once_it_is_compiled(perf_check: PerfCheck) -> None:
-    perf_check.faster(SEED, {"compiled_step": 10}, than={"optimizer_kernel": "fused"}, budget_s=120)
+def test_a_step_compiled_as_a_whole_buys_more_than_a_fused_optimizer_does(perf_check: PerfCheck) -> None:
+    # The two exclude each other; the fused one was never seen to buy more than half.
+    perf_check.faster(SEED, {"compiled_step": 10}, by=0.5, budget_s=120)
