@@ -17,8 +17,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import mkstemp
@@ -133,13 +134,17 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What was measured, one line each, with where its report lies."""
     reports = [one for those in terminalreporter.stats.values() for one in those if hasattr(one, "user_properties")]
-    told = [(one.nodeid, dict(one.user_properties)) for one in reports if getattr(one, "when", None) == "call"]
-    measured = [(node, properties) for node, properties in told if HEADLINE in properties]
-    if measured:
+    told = [
+        (one.nodeid, name, text)
+        for one in reports
+        if getattr(one, "when", None) == "call"
+        for name, text in one.user_properties  # a test may make several claims
+        if name in (HEADLINE, REPORT)
+    ]
+    if told:
         terminalreporter.write_sep("=", "performance claims")
-    for node, properties in measured:
-        terminalreporter.write_line(f"{node}: {properties[HEADLINE]}")
-        terminalreporter.write_line(f"    {properties[REPORT]}")
+    for node, name, text in told:
+        terminalreporter.write_line(f"{node}: {text}" if name == HEADLINE else f"    {text}")
 
 
 @pytest.fixture
@@ -236,26 +241,32 @@ class PerfCheck:
         # Nothing can be measured against others as no setting at all: the others are, and the ratio is turned round.
         variant, moved = (here, there) if here else (there, {})
         words = ",".join(_words(variant))
-        summary, _, headline = self._run(["compare", workload, words], moved, variant, budget_s)
+        summary, _, said = self._run(["compare", workload, words], moved, variant, budget_s)
+        headline = said
         [measured] = summary.variants
-        found = self._found(measured, words)
+        found = self._found(summary.baseline, measured, words)
         if not here:
             found = _turned_round(found)
-            headline = f"{headline}; without {words} it has {found.ratio:.3g} times the samples per second"
-            self._record(HEADLINE, headline)
+            headline = f"{said}; without {words} it has {found.ratio:.3g} times the samples per second"
+            self._properties[self._properties.index((HEADLINE, said))] = (HEADLINE, headline)
         self._record("perf.throughput.ratio", found.ratio)
         self._record("perf.throughput.verdict", found.verdict)
         return found, headline
 
-    def _found(self, variant: VariantSummary, words: str) -> Comparison:
-        """The throughput of what was measured. What crashed fails the test; what cannot be had here skips it."""
+    def _found(self, baseline: VariantSummary, variant: VariantSummary, words: str) -> Comparison:
+        """The throughput of what was measured. What crashed or stayed without effect fails the test; what cannot be
+        had here skips it."""
+        from perftool.analysis.verdict import LOOKS
+
+        if baseline.status != "measured":
+            pytest.fail(f"the training without {words} was not measured to the end: {baseline.reason}", pytrace=False)
         found = variant.versus_baseline.get("throughput")
-        if found is not None:
+        if found is not None and found.launches >= min(LOOKS):
             return found
         if variant.status == "measured":
             self._undecided(f"{words} has too few launches to compare; raise budget_s")
         told = f"{words} was not measured: {variant.reason}"
-        if variant.status == "skipped":
+        if variant.status == "skipped" and (variant.engaged is None or variant.engaged.ok):
             pytest.skip(told)
         pytest.fail(told, pytrace=False)
 
@@ -351,11 +362,30 @@ def _finished(command: Sequence[str], folder: Path) -> tuple[str, str, int]:
         start_new_session=True,  # or a terminal's Ctrl-C would reach it, too, and again while it writes
     )
     try:
-        out, err = running.communicate()
+        with _ended_by_sigterm():
+            out, err = running.communicate()
     except BaseException:  # a timeout of the test, too
         _interrupt(running)
         raise
     return out, err, running.returncode
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """A signal that would end pytest at once ends it in order: perftool runs in a session of its own, and would go
+    on by itself."""
+
+    def end(number: int, _: object) -> NoReturn:
+        pytest.exit(f"ended by {signal.Signals(number).name}", 128 + number)
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _interrupt(running: subprocess.Popen[str]) -> None:

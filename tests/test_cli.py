@@ -121,6 +121,9 @@ def test_help_imports_nothing_heavy() -> None:
         (["tune", f"{WORKLOADS}:good", "--keep", "amp=bf16"], 2, "the baseline has amp=off; move it with -s amp=bf16"),
         (["tune", "--resume", "missing"], 2, "there is no missing"),
         (["report", "missing"], 2, "there is no missing"),
+        (["check", f"{WORKLOADS}:good", "--against", "main", "--budget", "inf"], 2, "from 1 to 604800"),
+        (["compare", f"{WORKLOADS}:good", "--budget", "nan"], 2, "from 1 to 604800"),
+        (["tune", f"{WORKLOADS}:good", "--budget", "0.5"], 2, "from 1 to 604800"),
     ],
 )
 def test_bad_input_is_a_sentence_and_leaves_nothing(

@@ -52,6 +52,15 @@ def test_what_does_not_differ_is_not_confirmed() -> None:
     assert judged(lab.session).outcome == "passed"
 
 
+def test_each_side_builds_its_own_extensions_and_keeps_them() -> None:
+    script = Script()
+    lab, _ = make_lab(script, started())
+    check(lab)
+    launched = zip(script.started, script.environments, strict=True)
+    places = {(str(settings), environment["TORCH_EXTENSIONS_DIR"]) for settings, environment in launched}
+    assert len(places) == len({place for _, place in places}) == 2
+
+
 def test_what_differs_is_confirmed_with_twice_the_launches() -> None:
     script = Script(step_s=lambda settings: 0.011 if settings == NOW else 0.010)
     lab, _ = make_lab(script, started())

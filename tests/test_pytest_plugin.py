@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from perftool import pytest_plugin
 from perftool.analysis.summary import summarise
-from perftool.records import Summary, to_json
+from perftool.records import Engaged, Summary, to_json
 from perftool.report import answers  # noqa: F401
 from tests.analysis.test_gate import checked
 from tests.sessions import make_comparison, make_lost, make_summary, make_variant
@@ -161,11 +161,53 @@ def test_not_faster(ratio: float, half_width: float, verdict: str, outcome: str,
     assert told(result) == {outcome: 1}
 
 
-def test_a_setting_that_did_not_take_effect_skips(run: Run) -> None:
-    lost = make_lost({"amp": "bf16"}, "did not take effect: no units")
+def test_a_setting_that_this_training_cannot_have_skips(run: Run) -> None:
+    lost = make_lost({"amp": "bf16"}, "the loss is no tensor")
     result = run(FASTER.replace("BY", "0"), make_summary("compare", [lost]), 0, "--perf", "-rs")
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["*amp=bf16 was not measured: did not take effect: no units*"])
+    result.stdout.fnmatch_lines(["*amp=bf16 was not measured: the loss is no tensor*"])
+
+
+def test_a_setting_that_did_not_take_effect_fails(run: Run) -> None:
+    """A gain that a later change has lost is what such a test is there for."""
+    lost = replace(
+        make_lost({"amp": "bf16"}, "did not take effect: ran eagerly"), engaged=Engaged(ok=False, evidence="eager")
+    )
+    result = run(FASTER.replace("BY", "0"), make_summary("compare", [lost]))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*amp=bf16 was not measured: did not take effect: ran eagerly*"])
+
+
+def test_a_training_that_dies_without_the_setting_shows_nothing(run: Run) -> None:
+    summary = compared(1.5, 0.1, "better")
+    died = replace(summary.baseline, status="failed", reason="RuntimeError: out of memory")
+    result = run(FASTER.replace("BY", "0"), replace(summary, baseline=died))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*without amp=bf16 was not measured to the end: RuntimeError: out of memory*"])
+
+
+def test_two_launches_are_too_few_to_claim_anything(run: Run) -> None:
+    found = replace(make_comparison(1.5, 0.1, "better"), launches=2)
+    summary = make_summary("compare", [make_variant({"amp": "bf16"}, throughput=found)])
+    assert told(run(FASTER.replace("BY", "0"), summary)) == {"undecided": 1}
+
+
+def test_each_claim_of_a_test_is_told(run: Run) -> None:
+    test = """
+def test_both(perf_check):
+    perf_check.faster("train.py:mine", {"amp": "bf16"}, than={})
+    perf_check.faster("train.py:other", {"amp": "bf16"}, than={})
+"""
+    result = run(test, compared(1.5, 0.1, "better"))
+    result.assert_outcomes(passed=1)
+    assert result.stdout.str().count("test_both: ") == 2
+
+
+def test_a_termination_ends_pytest_in_order() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(pytest.exit.Exception, match="SIGTERM"), pytest_plugin._ended_by_sigterm():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_setting_that_crashes_fails_with_the_reason(run: Run) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from perftool import __version__
-from perftool.cli.inputs import discover, expected_by, goal_of
+from perftool.cli.inputs import discover, expected_by, goal_of, seconds
 from perftool.cli.look import surveyed
 from perftool.cli.output import (
     BAD_INPUT,
@@ -53,7 +53,10 @@ WorkloadArgument = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
 BudgetOption = Annotated[
-    float, typer.Option("--budget", min=1, help="seconds of measured blocks; start-up comes on top")
+    float,
+    typer.Option(
+        "--budget", callback=seconds, metavar="SECONDS", help="seconds of measured blocks; start-up comes on top"
+    ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="folder for the results")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="of the data order, the weights and the drawn turns")]
@@ -149,7 +152,8 @@ def tune(
         float | None,
         typer.Option(
             "--budget",
-            min=1,
+            callback=seconds,
+            metavar="SECONDS",
             help="seconds of measured blocks; start-up comes on top  [default: 90]",
             show_default=False,
         ),
@@ -301,7 +305,12 @@ def check(
     device: DeviceOption = "auto",
     budget: Annotated[
         float,
-        typer.Option("--budget", min=1, help="seconds of blocks; a failure is confirmed in up to twice as many more"),
+        typer.Option(
+            "--budget",
+            callback=seconds,
+            metavar="SECONDS",
+            help="seconds of blocks; a failure is confirmed in up to twice as many more",
+        ),
     ] = 60.0,
     out: OutOption = Path("results"),
     seed: SeedOption = 0,
@@ -341,7 +350,10 @@ def check(
         if history is not None:
             run.remember(history, summary.check)
         codes = {"passed": 0, "regression": REGRESSION, "undecided": UNDECIDED}
-        return codes[decision(summary.check, strict=strict)]
+        decided = decision(summary.check, strict=strict)
+        if decided != decision(summary.check, strict=False):
+            say("perftool: failed by --strict: something got better, and nobody said why")
+        return codes[decided]
 
     run.go(lambda lab, scenarios, context: measure_both(lab), code)
 

@@ -6,11 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from perftool.cli.output import BAD_INPUT, fail
 
 if TYPE_CHECKING:
     from perftool.records import Goal, Settings, StoredBaseline
     from perftool.scenario import Scenarios
+
+
+BUDGET_MOST_S = 7 * 24 * 3600.0
+
+
+def seconds(given: float | None) -> float | None:
+    """A budget as given. Raises typer.BadParameter for one that is none, infinity among them."""
+    if given is None or 1 <= given <= BUDGET_MOST_S:
+        return given
+    raise typer.BadParameter(f"it takes seconds, from 1 to {BUDGET_MOST_S:.0f} (a week), not {given:g}")
 
 
 def parse_settings(given: Sequence[str]) -> Settings:

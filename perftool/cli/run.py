@@ -403,7 +403,14 @@ class Run:
             save_baseline(file, found)
             launches = len(found.metrics["throughput"].log_values)
             say(f"baseline: {file}, from {launches} launches; compare with it by")
-            say(f"    perftool check {self.session.workload.reference} --baseline {file}")
+            own, side = self.session.workload.settings, self.session.sides[1].settings
+            moved = [f"-s {name}={value}" for name, value in side.items() if own.get(name) != value]
+            scenarios = [f"--scenario {one}" for one in self.session.scenario_files]
+            say(
+                " ".join(
+                    [f"    perftool check {self.session.workload.reference} --baseline {file}", *moved, *scenarios]
+                )
+            )
         return 0
 
     def _draw(self, summary: Summary) -> None:

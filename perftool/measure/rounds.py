@@ -388,7 +388,10 @@ class Lab:
         cold = own_caches and variant not in self._cached
         if own_caches:
             self._cached.add(variant)
-        live = self._start_launch(spec, {**self._environment(settings), "TORCHINDUCTOR_CACHE_DIR": str(cache)})
+        places = {"TORCHINDUCTOR_CACHE_DIR": str(cache)}
+        if side:  # a C++ extension is built by its name, which both revisions give theirs
+            places["TORCH_EXTENSIONS_DIR"] = str(self._caches / f"extensions-{variant}")
+        live = self._start_launch(spec, {**self._environment(settings), **places})
         return Running(live, number, variant, stage, self._next_generation, cold)
 
     def _start_all(self, live: list[Running]) -> None:

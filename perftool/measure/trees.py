@@ -62,13 +62,22 @@ def modules_of(tree: Tree) -> list[str]:
                     "the same code; import it by its name, or from a path relative to the file that needs it"
                 )
             own.append(within)
-        elif _installed(file) and package not in provided and package not in looked_up:
-            looked_up.add(package)
-            place = _source_of(package, tree)
+        elif package not in provided and not _pythons_own(file):
+            # A namespace package has no file of its own to be looked up by: each of its modules is.
+            whole = name if getattr(sys.modules.get(package), "__file__", None) is None else package
+            if whole in looked_up:
+                continue
+            looked_up.add(whole)
+            place = _source_of(whole, tree, surely=_installed(file))
             if place is not None:
+                remedy = (
+                    f"install it editable (pip install -e) or remove it (pip uninstall {package})"
+                    if _installed(file)
+                    else "take that folder off PYTHONPATH"
+                )
                 raise TreeError(
-                    f"{package} is installed ({file}), and {place} of this revision is not used, so both sides would "
-                    f"run the same code; install it editable (pip install -e) or remove it (pip uninstall {package})"
+                    f"{whole} was loaded from a copy ({file}), and {place} of this revision is not used, so both "
+                    f"sides would run the same code; {remedy}"
                 )
     return sorted(own)
 
@@ -203,16 +212,27 @@ def _installed(file: str) -> bool:
     return bool(set(Path(file).parts) & set(INSTALLED))
 
 
-def _source_of(package: str, tree: Tree) -> Path | None:
-    """Where the tree has an installed package or module, at its root, where it is worked in, or anywhere else."""
+def _pythons_own(file: str) -> bool:
+    """Whether it is of the standard library."""
+    return not _installed(file) and any(_below(file, one) for one in _environments())
+
+
+def _source_of(name: str, tree: Tree, *, surely: bool) -> Path | None:
+    """Where the tree has a package or module, at its root, where it is worked in, or anywhere else. surely: at the
+    first two its name is enough; else it has to have the same files."""
+    path, module = name.replace(".", "/"), sys.modules.get(name)
     for start in dict.fromkeys((tree.root, tree.folder)):
         for source in SOURCE_FOLDERS:
             folder = Path(start, source)
-            for place in (folder / package / "__init__.py", folder / f"{package}.py"):
-                if place.is_file():
+            for place in (folder / path / "__init__.py", folder / f"{path}.py"):
+                if place.is_file() and (surely or _is_copy(module, place)):
                     return place
-    module = sys.modules.get(package)
-    for place in (Path(tree.root, one) for one in _tracked(tree.root).get(package, [])):
+    if "." in name:
+        ends = (f"/{path}/__init__.py", f"/{path}.py")
+        elsewhere = [file for file in _python_files(tree.root) if str(file).endswith(ends)]
+    else:
+        elsewhere = _tracked(tree.root).get(name, [])
+    for place in (Path(tree.root, one) for one in elsewhere):
         if place.is_file() and _is_copy(module, place):
             return place
     return None
@@ -232,11 +252,16 @@ def _same_files(installed: Path, source: Path) -> bool:
 
 
 @cache
-def _tracked(root: str) -> Mapping[str, list[PurePosixPath]]:
-    """Top-level packages (their __init__.py) and modules by name, wherever in the tree they lie."""
+def _python_files(root: str) -> list[PurePosixPath]:
     from perftool.measure.worktree import tracked  # late: start-up is measured
 
-    files = tracked(root, "*.py")
+    return tracked(root, "*.py")
+
+
+@cache
+def _tracked(root: str) -> Mapping[str, list[PurePosixPath]]:
+    """Top-level packages (their __init__.py) and modules by name, wherever in the tree they lie."""
+    files = _python_files(root)
     packages = {str(file.parent) for file in files if file.name == "__init__.py"}
     found: dict[str, list[PurePosixPath]] = {}
     for file in files:

@@ -74,6 +74,11 @@ def both_sides(reference: str, revision: str, links: Sequence[str] = ()) -> Iter
 
 def _root(folder: Path) -> Path:
     done = _git(folder, "rev-parse", "--show-toplevel")
+    if "dubious ownership" in done.stderr:
+        raise RevisionError(
+            f"git does not trust {folder}, which belongs to another user; allow it by "
+            "git config --global --add safe.directory FOLDER, with the folder of the repository"
+        )
     if done.returncode:
         raise RevisionError(
             f"{folder} is in no git repository, so it has no revisions to compare with ({_said(done)}); "
@@ -227,9 +232,17 @@ def _link(links: Sequence[str], here: Path, root: Path, other: Path) -> None:
             source = source.parent.resolve() / source.name  # the root is without links, too
         if not source.is_relative_to(root) or source == root:
             raise RevisionError(f"--link {link}: it must lie within {root}; what lies elsewhere is found by its path")
-        target = other / source.relative_to(root)
+        within = source.relative_to(root)
+        target = other / within
         if (target.exists() or target.is_symlink()) and not _is_empty(target):
             raise RevisionError(f"--link {link}: the revision has it itself, so linking would hide that")
+        recorded = _submodule(other, within)
+        if recorded is not None and (recorded != _told(source, "rev-parse", "HEAD") or _changed(source)):
+            raise RevisionError(
+                f"--link {link}: the revision has this submodule at {recorded[:7]}, and what lies here is another, so "
+                f"linking would hide what changed; git -C {link} checkout {recorded[:7]} compares all else, and "
+                "--write-baseline there with --baseline here the whole"
+            )
         if not target.parent.resolve().is_relative_to(other):
             raise RevisionError(f"--link {link}: in the revision, a link leads out of it there; link what that lacks")
         try:
@@ -243,6 +256,12 @@ def _link(links: Sequence[str], here: Path, root: Path, other: Path) -> None:
                 f"--link {link}: there is no place for it in the revision ({where}: {error.strerror}); have the "
                 "training find it by an absolute path instead"
             ) from error
+
+
+def _submodule(tree: Path, within: Path) -> str | None:
+    """The commit that a revision has of a submodule; None where it has no submodule at that place."""
+    told = (_told(tree, "ls-tree", "HEAD", "--", str(within)) or "").split()
+    return told[2] if told[1:2] == ["commit"] else None
 
 
 def _is_empty(folder: Path) -> bool:

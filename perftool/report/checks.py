@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 HEADINGS = ("metric", "now", "margin", "verdict")
 FIGURE_HEADINGS = ("metric", "before", "now", "ratio", "margin", "verdict")
 RULE = (
-    "Regression: the whole interval is worse by the margin, and again in fresh launches with twice the pairs. No "
+    "Regression: the whole interval is worse by the margin, and again in twice as many fresh launches. No "
     "regression: surely not worse by four margins. Counted figures are equal or not. Tails and start-up are seen too "
     "coarsely to leave a check undecided."
 )
@@ -41,6 +41,7 @@ def answer(check: Check) -> str:
         return ", ".join(f"{METRIC_NAMES[one.metric]} {_now(one)}" for one in found)
 
     improved = told("improvement")
+    also = f"; better, is that meant? {improved}" if improved else ""
     if check.failed is not None:
         return f"not measured to the end against {check.against}: {check.failed}"
     match check.outcome:
@@ -48,9 +49,8 @@ def answer(check: Check) -> str:
             return f"regression against {check.against}: {told('regression')}"
         case "undecided":
             names = [METRIC_NAMES[one.metric] for one in check.metrics if one.required and one.is_open]
-            return f"undecided against {check.against}: {', '.join(names)}"
+            return f"undecided against {check.against}: {', '.join(names)}{also}"
         case _:
-            also = f"; better, is that meant? {improved}" if improved else ""
             return f"no regression against {check.against}{also}"
 
 
@@ -91,7 +91,8 @@ def how(check: Check) -> list[str]:
         rests_on = f"{launches} now and those that were stored"
     told = [f"{units.share(1 - ALPHAS[MEASURE])} intervals, from {rests_on}."]
     if again is not None:
-        told.append(f"What differed was confirmed with {units.share(1 - ALPHAS[CONFIRM])}, from {basis([again])}.")
+        from_these = units.counted(again.launches, "launch", "launches") if check.stored else basis([again])
+        told.append(f"What differed was confirmed with {units.share(1 - ALPHAS[CONFIRM])}, from {from_these}.")
     last = again or throughput.first
     if last.smallest_detectable is not None:
         told.append(f"In samples/s {detectable(last.smallest_detectable)}.")

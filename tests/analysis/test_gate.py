@@ -335,6 +335,16 @@ def test_an_improvement_fails_only_where_it_is_strict() -> None:
     assert decision(judged(checked(10, 11.5)), strict=False) == "undecided"
 
 
+def test_what_got_better_is_named_beside_what_is_undecided() -> None:
+    session = checked(10, 11.5)
+    session.counters.extend([make_counters(0), make_counters(1, operations_per_step=49)])
+    found = judged(session)
+    assert decision(found, strict=True) == "regression"
+    told = checks.answer(found)
+    assert told.startswith("undecided against main (4c1d2e3): samples/s")
+    assert "better, is that meant? operations" in told
+
+
 def test_a_side_that_could_not_be_measured_to_the_end_is_told() -> None:
     session = checked(10, 10)
     session.launches.append(make_launch(900, 1, status="failed", reason="the loss became nan"))

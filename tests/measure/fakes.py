@@ -131,12 +131,14 @@ class Script:
     most_alive: int = 0
     alive: set[int] = field(default_factory=set)
     started: list[Settings] = field(default_factory=list)
+    environments: list[dict[str, str]] = field(default_factory=list)  # of each launch started
     ran: list[tuple[int, int]] = field(default_factory=list)  # (round, launch) in the order run
     limits: list[tuple[type[Any], float]] = field(default_factory=list)  # of each request, in seconds
     dropped: set[int] = field(default_factory=set)  # calls before a block
 
     def start(self, spec: messages.LaunchSpec, environment: dict[str, str]) -> ScriptedLaunch:
         self.started.append(spec.settings)
+        self.environments.append(environment)
         self.alive.add(spec.launch)
         self.most_alive = max(self.most_alive, len(self.alive))
         return ScriptedLaunch(self, spec)

@@ -174,6 +174,43 @@ def test_also_where_the_tree_holds_it_deep_within(place: str, sides: tuple[Path,
     assert place in error
 
 
+@pytest.mark.parametrize(
+    ("within", "source"),
+    [
+        ("acme/models/__init__.py", "src/acme/models/__init__.py"),
+        ("acme/models/__init__.py", "packages/models/src/acme/models/__init__.py"),
+        ("plain/net.py", "src/plain/net.py"),
+        ("plain/net.py", "lib/plain/net.py"),
+    ],
+)
+def test_a_copy_in_a_package_without_a_file_of_its_own_is_found_by_its_modules(
+    within: str, source: str, sides: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for file in (sides[0] / source, tmp_path / "site-packages" / within):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    git(sides[0], "init", "--quiet")
+    git(sides[0], "add", ".")
+    name = within.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    place = str(tmp_path / "site-packages")
+    error = told(sides, f"sys.path.append({place!r}); import {name}; trees.enter(tree); print(trees.modules_of(tree))")
+    assert "pip install -e" in error
+    assert source in error
+
+
+def test_a_copy_on_the_path_is_one_though_it_is_not_installed(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    for name, code in (("__init__", ""), ("part", "")):
+        (tmp_path / "lib" / "project").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lib" / "project" / f"{name}.py").write_text(code)
+    place = str(tmp_path / "lib")
+    run = f"sys.path.insert(0, {place!r}); trees.enter(tree); import project.part; print(trees.modules_of(tree))"
+    assert "take that folder off PYTHONPATH" in told(sides, run)
+    (tmp_path / "lib" / "project" / "other.py").write_text("")
+    for file in ("one", "two", "three"):  # now it only has the name
+        (tmp_path / "lib" / "project" / f"{file}.py").write_text("")
+    assert told(sides, run) == "[]"
+
+
 @pytest.mark.parametrize("file", ["tests/library/__init__.py", "src/project/library.py", "examples/library.py"])
 def test_what_only_has_the_name_of_something_installed_is_no_copy(
     file: str, sides: tuple[Path, Path], tmp_path: Path

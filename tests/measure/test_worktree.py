@@ -252,6 +252,19 @@ def test_a_submodule_is_linked_over_its_empty_folder(repository: Path) -> None:
         assert (Path(before.root) / "library" / "code.py").exists()
     assert (inner / "code.py").exists()
 
+    (inner / "code.py").write_text("inner = 2\n")
+    with pytest.raises(RevisionError, match="hide what changed"), both_sides("sub/train.py:mine", "HEAD", ["library"]):
+        pass
+    git(inner, "commit", "--quiet", "--all", "-m", "moved")
+    git(repository, "commit", "--quiet", "--all", "-m", "moved")
+    with (
+        pytest.raises(RevisionError, match="hide what changed"),
+        both_sides("sub/train.py:mine", "HEAD~1", ["library"]),
+    ):
+        pass
+    with both_sides("sub/train.py:mine", "HEAD", ["library"]):
+        pass
+
 
 def test_a_link_may_be_called_by_another_path(repository: Path, tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to(repository)
