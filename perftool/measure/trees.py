@@ -62,7 +62,7 @@ def modules_of(tree: Tree) -> list[str]:
                     "the same code; import it by its name, or from a path relative to the file that needs it"
                 )
             own.append(within)
-        elif package not in provided and not _pythons_own(file):
+        elif package not in provided and package not in sys.stdlib_module_names:
             # A namespace package has no file of its own to be looked up by: each of its modules is.
             whole = name if getattr(sys.modules.get(package), "__file__", None) is None else package
             if whole in looked_up:
@@ -210,11 +210,6 @@ def _below(file: str, folder: str) -> bool:
 
 def _installed(file: str) -> bool:
     return bool(set(Path(file).parts) & set(INSTALLED))
-
-
-def _pythons_own(file: str) -> bool:
-    """Whether it is of the standard library."""
-    return not _installed(file) and any(_below(file, one) for one in _environments())
 
 
 def _source_of(name: str, tree: Tree, *, surely: bool) -> Path | None:
