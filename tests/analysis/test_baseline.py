@@ -67,8 +67,9 @@ def test_much_slower_is_a_suspect() -> None:
     assert "regression at the first look" in str(metric(check).reason)
 
 
-def test_a_little_slower_cannot_be_told() -> None:
-    assert metric(judged(replace(measured(21, seed=1), expected=before()))).verdict == "undecided"
+def test_a_fifth_slower_cannot_be_told() -> None:
+    """Sessions of the same training are nearly as far apart."""
+    assert metric(judged(replace(measured(24, seed=1), expected=before()))).verdict == "undecided"
 
 
 def test_another_machine_leaves_only_the_counters() -> None:
