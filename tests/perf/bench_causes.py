@@ -19,6 +19,7 @@ from perftool.measure import messages
 from perftool.measure.probes.watch import COPYING_CALLS
 from perftool.measure.worker import Worker
 from perftool.records import (
+    LOADER,
     RUN_QUEUE,
     SLOWER_CORE,
     STEAL,
@@ -39,8 +40,10 @@ BLOCK_STEPS = 60
 TARGET = 0.95
 FEWEST = 10  # injected and slow, to be judged
 COMPETED = 0.5  # of what a step lost, that the competitor had the core meanwhile
+BOTH = 1 / 3  # of what a step lost, from which on the competitor is a second cause beside the injected one
 ELSEWHERE = (RUN_QUEUE, SLOWER_CORE, STEAL, UNKNOWN)  # of the machine's own, which nobody knows the truth of
 
+SLEEPING = (LOADER, UNKNOWN)  # while these were injected, the step did not want the core
 AFTER_START = "soon after loader workers started"
 
 Event = list[Any]
@@ -66,7 +69,9 @@ def run(quick: bool) -> Table:
             "compiled for a new shape, loader workers started at each epoch, and a sleep within the loss, which "
             "nothing lists and which has to come out unknown. Precision: of the slow steps with this cause, those in "
             "which it was injected; slow steps of no injection that waited for a core, had a slower one, were stolen "
-            "from, or are of no known cause are the machine's own, and count for neither. Nor does a start of workers "
+            "from, or are of no known cause are the machine's own, and count for neither. Nor do steps with two "
+            "causes: work that was injected while the process on the same core took a third of what the step lost, or "
+            "more. Nor does a start of workers "
             "as the cause of one of the two steps after it: how much the fork left to them nobody knows."
         ],
     )
@@ -102,8 +107,11 @@ def _rows(name: str, blocks: Sequence[WatchedBlock], events: Sequence[Event]) ->
         true = truth.get(step.call)
         began_ns = first_ns + step.started_ns
         taken_ns = sum(max(0, _common_ns(burst, (began_ns, began_ns + step.step_ns))) for burst in bursts)
-        if true is None and taken_ns > COMPETED * (step.step_ns - median_ns):
+        lost_ns = step.step_ns - median_ns
+        if true is None and taken_ns > COMPETED * lost_ns:
             true = RUN_QUEUE
+        elif true not in (None, AFTER_START, *SLEEPING) and taken_ns > BOTH * lost_ns:
+            continue
         if true == AFTER_START:
             if step.cause == WORKER_START:
                 continue
