@@ -19,8 +19,8 @@ from perftool.records import Comparison, Machine, Session, StoredBaseline, Store
 LEAST_LAUNCHES = 5  # of which each stored value comes
 MARGINS = {"throughput": 0.08, "peak_host": 0.03, "peak_device": 0.01}
 BETWEEN_SESSIONS_SD = {"throughput": 0.06, "peak_host": 0.01, "peak_device": 0.005}
-"""Log scale; what the launches of one hour do not show. On a shared server, sessions of one training were 2 % apart
-where it uses one core, 6 % where it uses all (`python -m tests.perf stored`)."""
+"""Log scale; what the launches of one hour do not show. On a shared server, series of sessions of one training were 2
+to 6 % apart (`python -m tests.perf stored`)."""
 POWER = 0.8
 WIDEST = 3.0  # times that launches may differ to be stored
 ON_CPU = "cpu"  # as a fingerprint calls it; any other device is a GPU, by its name
