@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -52,12 +53,8 @@ WorkloadArgument = Annotated[
     str, typer.Argument(help="path/to/file.py:attribute or package.module:attribute", show_default=True)
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
-BudgetOption = Annotated[
-    float,
-    typer.Option(
-        "--budget", callback=seconds, metavar="SECONDS", help="seconds of measured blocks; start-up comes on top"
-    ),
-]
+budget_option = partial(typer.Option, "--budget", callback=seconds, metavar="SECONDS")
+BudgetOption = Annotated[float, budget_option(help="seconds of measured blocks; start-up comes on top")]
 OutOption = Annotated[Path, typer.Option("--out", help="folder for the results")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="of the data order, the weights and the drawn turns")]
 SetOption = Annotated[
@@ -150,13 +147,7 @@ def tune(
     device: DeviceOption = "auto",
     budget: Annotated[
         float | None,
-        typer.Option(
-            "--budget",
-            callback=seconds,
-            metavar="SECONDS",
-            help="seconds of measured blocks; start-up comes on top  [default: 90]",
-            show_default=False,
-        ),
+        budget_option(help="seconds of measured blocks; start-up comes on top  [default: 90]", show_default=False),
     ] = None,
     out: OutOption = Path("results"),
     seed: SeedOption = 0,
@@ -305,12 +296,7 @@ def check(
     device: DeviceOption = "auto",
     budget: Annotated[
         float,
-        typer.Option(
-            "--budget",
-            callback=seconds,
-            metavar="SECONDS",
-            help="seconds of blocks; a failure is confirmed in up to twice as many more",
-        ),
+        budget_option(help="seconds of blocks; a failure is confirmed in up to twice as many more"),
     ] = 60.0,
     out: OutOption = Path("results"),
     seed: SeedOption = 0,

@@ -406,11 +406,8 @@ class Run:
             own, side = self.session.workload.settings, self.session.sides[1].settings
             moved = [f"-s {name}={value}" for name, value in side.items() if own.get(name) != value]
             scenarios = [f"--scenario {one}" for one in self.session.scenario_files]
-            say(
-                " ".join(
-                    [f"    perftool check {self.session.workload.reference} --baseline {file}", *moved, *scenarios]
-                )
-            )
+            command = ["perftool check", self.session.workload.reference, f"--baseline {file}", *moved, *scenarios]
+            say(f"    {' '.join(command)}")
         return 0
 
     def _draw(self, summary: Summary) -> None:

@@ -68,11 +68,12 @@ def modules_of(tree: Tree) -> list[str]:
             if whole in looked_up:
                 continue
             looked_up.add(whole)
-            place = _source_of(whole, tree, surely=_installed(file))
+            installed = _installed(file)
+            place = _source_of(whole, tree, surely=installed)
             if place is not None:
                 remedy = (
                     f"install it editable (pip install -e) or remove it (pip uninstall {package})"
-                    if _installed(file)
+                    if installed
                     else "take that folder off PYTHONPATH"
                 )
                 raise TreeError(

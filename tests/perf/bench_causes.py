@@ -71,8 +71,8 @@ def run(quick: bool) -> Table:
             "which it was injected; slow steps of no injection that waited for a core, had a slower one, were stolen "
             "from, or are of no known cause are the machine's own, and count for neither. Nor do steps with two "
             "causes: work that was injected while the process on the same core took a third of what the step lost, or "
-            "more. Nor does a start of workers "
-            "as the cause of one of the two steps after it: how much the fork left to them nobody knows."
+            "more. Nor does a start of workers as the cause of one of the two steps after it: how much the fork left "
+            "to them nobody knows."
         ],
     )
 
