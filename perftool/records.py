@@ -182,6 +182,92 @@ class FitnessRating(Record, frozen=True, kw_only=True):
     reasons: list[str]  # each with what would help
 
 
+class Site(Record, frozen=True, kw_only=True):
+    """A place in the user's own files."""
+
+    file: str  # absolute
+    line: int  # that the interpreter was at
+    function: str = ""
+    callee: str = ""  # what was called there
+    framework: str | None = None  # that made the call on behalf of that place
+
+
+class StepRule(Record, frozen=True, kw_only=True):
+    """Which events of a script end a step; see `perftool.script.steps`."""
+
+    boundary: Literal["mark", "optimizer", "backward"]
+    last: int | None = None
+    every: int = 1
+
+
+class ScriptOptimizer(Record, frozen=True, kw_only=True):
+    """An optimizer that a script has stepped."""
+
+    name: str  # of its class
+    options: dict[str, bool | None]  # those of foreach, fused, capturable, differentiable that it has
+    step_class: str | None  # class of torch.optim whose step it runs; None where the step is its own
+    site: Site | None
+
+
+class ScriptLoader(Record, frozen=True, kw_only=True):
+    """A DataLoader that a script has made."""
+
+    name: str  # of its class
+    dataset: str  # likewise
+    kind: DatasetKind
+    rows: int | None
+    batch_size: int | None
+    workers: int
+    pinned: bool
+    has_collate: bool
+    shuffle: bool
+    drop_last: bool
+    trains: bool  # its batches went into a backward pass
+    site: Site | None
+
+
+class ScriptModel(Record, frozen=True, kw_only=True):
+    """A module that a script calls from outside of any module, with gradients."""
+
+    name: str  # of its class
+    compiled: bool
+    site: Site | None  # of the call
+
+
+class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
+    """A training that a command of the user's makes, as seen in one launch that was thrown away."""
+
+    command: list[str] = []
+    folder: str = ""
+    rule: StepRule | None  # None: no step was seen
+    steps: int  # that were seen
+    step_ns: int
+    device: str
+    python: str  # the interpreter that trains
+    python_version: str
+    torch_version: str
+    torch_threads: int
+    optimizers: list[ScriptOptimizer]
+    loaders: list[ScriptLoader]  # in the order made
+    models: list[ScriptModel]
+    autocast: Literal["bf16", "fp16"] | None  # that the script itself uses
+    parameter_count: int
+    parameter_bytes: int
+    floating_parameters: bool
+    denormal_values: int
+    python_objects: int
+    frameworks: list[str]
+    peak_device_reserved_bytes: int | None = None
+    seeded: bool = False  # it sets a seed
+    main: str | None = None  # the file that Python runs
+    ranks: int = 1
+
+    @property
+    def training_loaders(self) -> list[int]:
+        """By the order made."""
+        return [number for number, one in enumerate(self.loaders) if one.trains]
+
+
 class WorkloadFacts(Record, frozen=True, kw_only=True):
     """What scenarios and reports need to know of a workload, learnt in a worker: the command runs no user code."""
 
@@ -209,6 +295,7 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     changes_buffers: bool = False  # the forward pass does, as BatchNorm its running statistics
     python_objects: int | None = None  # that the garbage collector looks at, after the first step
     denormal_values: int | None = None  # in the first batch and, after its step, in the parameters
+    script: ScriptFacts | None = None  # of a training that is a command of the user's
 
     @property
     def is_gathered_from_memory(self) -> bool:
@@ -258,6 +345,8 @@ class Block(Record, frozen=True, kw_only=True, tag="block"):
     step_ns: list[int] = []  # one per step, end to end; empty where several steps run in one call
     wait_ns: list[int] = []  # one per step: waiting for the next batch, part of step_ns
     waited_ns: int | None = None  # in all, for batches; part of wall_ns
+    aside_ns: dict[str, int] = {}  # beside wall_ns: what else the loop of a script did, such as an evaluation, and where
+    alone_ns: list[int] = []  # by rank: what a step took before its first backward pass, in all
     labels: BlockLabels = BlockLabels()
 
 
