@@ -12,7 +12,10 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-SCHEMA_VERSION = "1.5"
+from perftool.words import *  # noqa: F403 (by their old names: scenarios of users' own import them from here)
+from perftool.words import Engaged, Settings
+
+SCHEMA_VERSION = "1.6"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
 # 1.1  goals of a search, losses of training runs, time to loss, unsteady comparisons, how batches are drawn and where
@@ -25,14 +28,13 @@ SCHEMA_VERSION = "1.5"
 #      heat, and what the device was doing, in the fitness of the machine
 # 1.5  the settings of a check in its history, and its workload from the root of the repository; whether a check was
 #      made against what was stored, and why it could not be made to the end
-
-Settings = dict[str, str]
-"""Scenario name to value: all that differs from the workload's own defaults."""
+# 1.6  of a workload: whether a script of the user's own drives it, what its DataLoader does already, and that it may
+#      make its batches without one
 
 Command = Literal["tune", "compare", "profile", "trace", "check"]
 Status = Literal["measured", "skipped", "failed"]
 VerdictWord = Literal["better", "worse", "same", "undecided"]
-DatasetKind = Literal["tensors", "map", "iterable"]
+DatasetKind = Literal["tensors", "map", "iterable", "own"]  # own: a script makes its batches, with no DataLoader
 BatchForm = Literal["tensor", "list", "tuple", "dict", "nested"]
 WarmupClass = Literal["flat", "warm-up", "slowdown", "no steady state"]
 
@@ -43,46 +45,6 @@ LEAVE_ONE_OUT, PARITY = "leave one out", "loss parity"
 """Stages of a search. `TOGETHER` is followed by the number of the pass."""
 EXPLAIN = "explain"
 """The stage whose launch is watched: its blocks explain, and count for no verdict."""
-
-GARBAGE, LOADER, WORKER_START = "garbage collection", "waiting for data", "starting loader workers"
-FAULTS, RUN_QUEUE, STEAL = "page faults", "waiting for a core", "time taken by the host"
-SLOWER_CORE, COMPILATION, RETRY, UNKNOWN = "slower core", "compilation", "allocator retry", "unknown"
-CAUSES = (GARBAGE, LOADER, WORKER_START, FAULTS, RUN_QUEUE, STEAL, SLOWER_CORE, COMPILATION, RETRY)
-"""What may make a step slow. The last is counted, the others are measured in time."""
-
-WAIT, COPY, FORWARD, BACKWARD, OPTIMIZER = "data wait", "copy to device", "forward", "backward", "optimizer"
-WHOLE, REST = "whole step", "the rest"
-"""Phases of a step; `WHOLE` where forward, backward and optimizer are one piece."""
-
-ROW_BY_ROW = "row-by-row loading"
-DATA_WAIT = "waiting for data"
-WORKER_RESTARTS = "loader workers start anew"
-SLOW_COPY = "copy to the device"
-SLOW_OPTIMIZER = "slow optimizer"
-FAULT_CHURN = "page-fault churn"
-NO_CORE = "waiting for a core"
-STOLEN = "the host takes time"
-SLOWED = "slower core"
-COLLECTIONS = "garbage collection"
-RECOMPILING = "recompilation"
-RETRIES = "allocator retries"
-LAUNCH_BOUND = "launch-bound"
-FULL_PRECISION = "full-precision arithmetic"
-DOUBLE_PRECISION = "float64 arithmetic"
-SLOW_TYPE = "slow data type"
-RAGGED_BATCH = "a last batch of another shape"
-DENORMALS = "denormal numbers"
-THROTTLED = "throttled clock"
-LEAK = "memory leak"
-HOST_SYNCS = "the host waits for the device"
-FRAGMENTATION = "fragmented device memory"
-"""Findings. A scenario names those that it cures."""
-
-SAVING_GOVERNORS = ("powersave", "ondemand", "conservative", "schedutil")
-"""Governors of a clock that follows the load."""
-
-POWER_LIMIT, HARDWARE_SLOWDOWN, DEVICE_HEAT, POWER_BRAKE = "power limit", "hardware slowdown", "heat", "power brake"
-"""What may hold the clock of a device down."""
 
 Objective = Literal["throughput", "step-time", "jitter", "memory", "time-to-loss"]
 
@@ -296,6 +258,8 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     python_objects: int | None = None  # that the garbage collector looks at, after the first step
     denormal_values: int | None = None  # in the first batch and, after its step, in the parameters
     script: ScriptFacts | None = None  # of a training that is a command of the user's
+    driver: Literal["workload", "script"] = "workload"  # whose loop it is: perftool's, or a script's own
+    loader_options: dict[str, bool | int] = {}  # num_workers and pin_memory of a script's own DataLoader
 
     @property
     def is_gathered_from_memory(self) -> bool:
@@ -348,13 +312,6 @@ class Block(Record, frozen=True, kw_only=True, tag="block"):
     aside_ns: dict[str, int] = {}  # beside wall_ns: what else the loop of a script did, such as an evaluation, and where
     alone_ns: list[int] = []  # by rank: what a step took before its first backward pass, in all
     labels: BlockLabels = BlockLabels()
-
-
-class Engaged(Record, frozen=True, kw_only=True):
-    """Whether a variant's settings took effect, and how that was seen."""
-
-    ok: bool
-    evidence: str
 
 
 class Launch(Record, frozen=True, kw_only=True, tag="launch"):

@@ -182,10 +182,12 @@ class Worker:
     def prove(self) -> messages.Proved:
         from perftool.measure.probes.device import reset_peaks
         from perftool.records import Engaged
+        from perftool.training import run_proof
 
         training = self._live()
         proofs = [
-            (name, self.scenarios[name].proof(training, value)) for name, value in sorted(self.spec.settings.items())
+            (name, run_proof(training, self.scenarios[name].proof(training, value)))
+            for name, value in sorted(self.spec.settings.items())
         ]
         self._synchronise()
         gc.collect()  # what the proofs left behind is not the training's
