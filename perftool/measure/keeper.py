@@ -75,6 +75,7 @@ class Stat(NamedTuple):
     state: str
     parent: int
     start: int  # clock ticks since boot: with the pid, the identity of a process
+    caught: int  # a bit for each signal up to 31 that it handles itself
 
 
 def read_stat(pid: int) -> Stat | None:
@@ -90,18 +91,14 @@ def read_stat(pid: int) -> Stat | None:
     finally:
         os.close(file)
     fields = text[text.rindex(b")") + 2 :].split()  # the name before it may hold anything
-    return Stat(fields[0].decode(), int(fields[1]), int(fields[19]))
-
-
-def all_pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return Stat(fields[0].decode(), int(fields[1]), int(fields[19]), int(fields[31]))
 
 
 def descendants(root: int) -> list[int]:
     """The living descendants of a process, parents before their children. A zombie is not alive; its children are not
     its own any more."""
     children: dict[int, list[int]] = {}
-    for pid in all_pids():
+    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
         stat = read_stat(pid)
         if stat is not None and stat.state not in "ZX":
             children.setdefault(stat.parent, []).append(pid)
@@ -181,7 +178,8 @@ def _watch(control: socket.socket, process: subprocess.Popen[bytes], output: int
                 pid, status = os.waitpid(-1, 0)
                 if pid == process.pid:
                     process.returncode = os.waitstatus_to_exitcode(status)
-                    theirs.send(b"!")
+                    with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+                        theirs.send(b"!")
 
     threading.Thread(target=reap, daemon=True).start()
     while True:

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Iterable
 from time import monotonic, sleep
 
-from perftool.measure.keeper import Stat, all_pids, read_stat
+from perftool.measure.keeper import Stat, read_stat
 
 STOP_LIMIT_S = 5.0
 KILL_LIMIT_S = 10.0
@@ -31,24 +31,22 @@ class ProcessTree:
         self._root = root
         self._mark = mark
         self._members: dict[int, int] = {}  # pid to start time; parents before their children
-        self._others: set[int] = set()
+        self._listed: set[str] = set()  # the names in /proc that have been looked at
         self._scanned_s = 0.0
         self._stopped: list[int] = []
 
     def pids(self) -> list[int]:
         """The processes of the tree, parents before their children, with zombies that nobody has waited for yet."""
-        listed = set(all_pids())
+        names = set(os.listdir("/proc"))
         now_s = monotonic()
         if now_s - self._scanned_s < REUSE_S:
-            self._others &= listed
-            known = {pid: start for pid, start in self._members.items() if pid in listed}
+            gone, new = _numbers(self._listed - names), _numbers(names - self._listed)
         else:  # a number may be somebody else's by now
-            self._others = set()
-            known = {pid: start for pid, start in self._members.items() if _started(pid) == start}
-        self._scanned_s = now_s
-        found = {pid: stat for pid in listed - self._others - known.keys() if (stat := read_stat(pid)) is not None}
-        self._members = known | self._descending(found, known)
-        self._others |= found.keys() - self._members.keys()
+            gone, new = [pid for pid, start in self._members.items() if _started(pid) != start], _numbers(names)
+        self._scanned_s, self._listed = now_s, names
+        for pid in gone:
+            self._members.pop(pid, None)
+        self._adopt({pid: stat for pid in new if (stat := read_stat(pid)) is not None})
         return list(self._members)
 
     def stop(self, limit_s: float = STOP_LIMIT_S) -> None:
@@ -94,21 +92,19 @@ class ProcessTree:
     def _living(self) -> list[int]:
         pids = self.pids()
         if self._mark is not None and _started(self._root) is None:
-            self._members |= {
-                pid: start for pid in self._others if _marked(pid, self._mark) and (start := _started(pid))
-            }
+            marked = [pid for pid in _numbers(self._listed) if pid not in pids and _marked(pid, self._mark)]
+            self._members |= {pid: start for pid in marked if (start := _started(pid)) is not None}
             pids = list(self._members)
-        return [pid for pid in pids if (stat := read_stat(pid)) is not None and stat.state not in "ZX"]
+        return [pid for pid in pids if _started(pid) is not None]
 
-    def _descending(self, found: dict[int, Stat], known: dict[int, int]) -> dict[int, int]:
-        """Those of `found` that descend from the root or from a known member."""
-        new: dict[int, int] = {}
-        rest = dict(found)
-        while more := [
-            pid for pid, stat in rest.items() if stat.parent == self._root or stat.parent in known or stat.parent in new
-        ]:
-            new |= {pid: rest.pop(pid).start for pid in more}
-        return new
+    def _adopt(self, found: dict[int, Stat]) -> None:
+        """Take in those that descend from the root or from a member."""
+        while more := [pid for pid, stat in found.items() if stat.parent == self._root or stat.parent in self._members]:
+            self._members |= {pid: found.pop(pid).start for pid in more}
+
+
+def _numbers(names: Iterable[str]) -> list[int]:
+    return [int(name) for name in names if name.isdigit()]
 
 
 def _started(pid: int) -> int | None:
@@ -118,15 +114,8 @@ def _started(pid: int) -> int | None:
 
 def _stoppable(pid: int) -> bool:
     """Whether it lives, runs, and does not catch the continue signal."""
-    try:
-        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
-            status = file.read(8192)
-    except OSError:
-        return False
-    if status[status.index(b"\nState:") :].split(None, 2)[1] in (b"T", b"t", b"Z", b"X"):
-        return False  # somebody else stopped it, or it is gone
-    caught = int(status[status.index(b"\nSigCgt:") :].split(None, 2)[1], 16)
-    return not caught >> (signal.SIGCONT - 1) & 1
+    stat = read_stat(pid)
+    return stat is not None and stat.state not in "TtZX" and not stat.caught >> (signal.SIGCONT - 1) & 1
 
 
 def _marked(pid: int, mark: str) -> bool:
