@@ -86,6 +86,7 @@ class Code:
         `loss_of(model, batch)`, which is the workload's loss within all loss contexts. Returns the detached loss.
     around_step: defines `step` anew from the function `step(batch)`.
     warmed_up: once, after the first few steps.
+    command: words on the command line of a script.
     """
 
     imports: str = ""
@@ -105,6 +106,7 @@ class Code:
     step: str = ""
     around_step: str = ""
     warmed_up: str = ""
+    command: str = ""
 
     def filled(self) -> dict[str, str]:
         """Place to lines, where there are lines."""
@@ -128,6 +130,7 @@ class Scenario:
     """One lever.
 
     module, doc: `__name__` and `__doc__` of its file; the last part of the name is the scenario's.
+    label: its name where it is not its file's.
     default: the value that the workload runs with if nothing is set, on this machine.
     values: those worth trying here, the default among them; unavailable ones may be listed.
     refusal: why a value cannot be had here, as a sentence, or None. Called for values that are not listed, too. What
@@ -161,6 +164,7 @@ class Scenario:
     changes: Changes = field(kw_only=True, default="speed")
     cures: Cures | Callable[[str, Context], Cures] = field(kw_only=True, default_factory=dict)
     typical_gain: float = field(kw_only=True, default=1.0)
+    label: str | None = field(kw_only=True, default=None)
 
     def __post_init__(self) -> None:
         missing = [heading for heading in DOCUMENTED if f"{heading}:" not in (self.doc or "")]
@@ -169,7 +173,7 @@ class Scenario:
 
     @property
     def name(self) -> str:
-        return self.module.rpartition(".")[2]
+        return self.label or self.module.rpartition(".")[2]
 
     @property
     def summary(self) -> str:

@@ -11,7 +11,7 @@ from perftool.analysis.search import Offer
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed
 from perftool.records import CONFIRM, LEAVE_ONE_OUT, PARITY, Goal, Session, Settings
-from perftool.tune import parity_steps, tune
+from perftool.search import parity_steps, tune
 from tests.measure.fakes import Script, make_lab, make_session
 
 OFFER = Offer(

@@ -158,8 +158,8 @@ def tune(
 ) -> None:
     """Profile, try scenarios alone and together, confirm the best, and recommend it."""
     from perftool.scenario import check_names
-    from perftool.tune import offer_of
-    from perftool.tune import tune as search
+    from perftool.search import offer_of
+    from perftool.search import tune as search
 
     def check(scenarios: Scenarios, context: Context) -> None:
         goal = run.session.goal

@@ -14,7 +14,7 @@ from perftool.analysis.recommend import conclude
 from perftool.analysis.search import Offer
 from perftool.measure import messages
 from perftool.records import Block, Session, Settings
-from perftool.tune import tune
+from perftool.search import tune
 from tests.measure.fakes import Script, ScriptedLaunch, make_lab, make_session
 from tests.perf.noise import STEPS_PER_BLOCK, trace_ns
 from tests.perf.table import Row, Table, share
