@@ -35,7 +35,7 @@ from perftool.cli.run import Run
 from perftool.workload import DEFAULT_WORKLOAD
 
 if TYPE_CHECKING:
-    from perftool.measure.rounds import Lab
+    from perftool.measure.lab import Lab
     from perftool.records import Settings, Summary
     from perftool.scenario import Context, Scenarios
     from perftool.trace import Taken

@@ -24,7 +24,7 @@ from msgspec.structs import replace as replace_fields
 from perftool.measure import messages, trees
 from perftool.measure.devices import DeviceError, take_device
 from perftool.measure.facts import count_denormal, describe_workload
-from perftool.records import WAIT, Block, Counters, WatchedBlock, known
+from perftool.records import WAIT, BatchFit, Block, Counters, Limits, MemoryParts, WatchedBlock, known
 
 if TYPE_CHECKING:
     from perftool.measure.probes.watch import Watcher
@@ -306,20 +306,20 @@ class Worker:
             loss=sum(finite) / len(tail) if len(finite) == len(tail) else None, losses=losses, samples=samples
         )
 
-    def limit(self) -> messages.Limited:
+    def limit(self) -> Limits:
         from perftool.measure.probes.ceilings import limits
 
-        return messages.Limited(limits=limits(self._live()))
+        return limits(self._live())
 
-    def weigh(self) -> messages.Weighed:
+    def weigh(self) -> MemoryParts:
         from perftool.measure.probes.weights import weigh
 
-        return messages.Weighed(parts=weigh(self._live()))
+        return weigh(self._live())
 
-    def fit(self) -> messages.Fitted:
+    def fit(self) -> BatchFit:
         from perftool.measure.probes.weights import fit_batch
 
-        return messages.Fitted(fit=fit_batch(self._live()))
+        return fit_batch(self._live())
 
     def trace(self, request: messages.Trace) -> messages.Traced:
         from torch.profiler import profile, record_function, schedule, supported_activities
