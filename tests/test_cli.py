@@ -24,7 +24,7 @@ from perftool.analysis.fitness import rate
 from perftool.cli import app, main
 from perftool.cli.interrupts import interruptible
 from perftool.cli.look import surveyed
-from perftool.measure import survey, worker
+from perftool.measure import devices, survey
 from perftool.measure.probes import machine
 from perftool.records import DeviceFitness, Fitness, Machine, MachineReport, ScenarioReport, from_json, to_json
 from perftool.store import SessionStore, load_session
@@ -250,7 +250,7 @@ def test_machine_rates_the_gpu_and_looks_before_it_uses_it(monkeypatch: pytest.M
         seen.append(f"described {device}")
         return replace(MACHINE, device=device, device_name="NVIDIA H100")
 
-    monkeypatch.setattr(worker, "resolve_device", lambda _: "cuda:0")
+    monkeypatch.setattr(devices, "resolve_device", lambda _: "cuda:0")
     monkeypatch.setattr(machine, "read_fitness", read)
     monkeypatch.setattr(machine, "describe_machine", describe)
     done = CliRunner().invoke(app, ["machine", "--device", "cuda"])

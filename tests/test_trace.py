@@ -20,9 +20,9 @@ from perftool import tensorboard, trace, training
 from perftool.analysis.recommend import conclude
 from perftool.analysis.traces import SIZE_MOST_BYTES, TRACED_CALLS_MOST, facts_of
 from perftool.measure import messages
+from perftool.measure.lab import BaselineFailed, Lab
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.probes.marks import phases_named, with_forward_named
-from perftool.measure.rounds import BaselineFailed, Lab
 from perftool.measure.worker import Worker
 from perftool.records import TraceFacts, TraceReport, from_json
 from perftool.report.profiles import trace_warnings
@@ -153,11 +153,11 @@ class Tracing(Script):
 
 
 class TracingLaunch(ScriptedLaunch):
-    def ask(self, request: messages.Request, limit_s: float) -> messages.Reply:
+    def answer(self, request: messages.Ask[Any]) -> Any:
         script = self.script
         assert isinstance(script, Tracing)
         if not isinstance(request, messages.Trace):
-            return super().ask(request, limit_s)
+            return super().answer(request)
         script.asked.append(request)
         self.fail_where_scripted(request)
         step_us = 1e6 * script.step_s(self.spec.settings)

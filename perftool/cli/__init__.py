@@ -35,7 +35,7 @@ from perftool.cli.run import Run
 from perftool.workload import DEFAULT_WORKLOAD
 
 if TYPE_CHECKING:
-    from perftool.measure.rounds import Lab
+    from perftool.measure.lab import Lab
     from perftool.records import Settings, Summary
     from perftool.scenario import Context, Scenarios
     from perftool.trace import Taken
@@ -463,8 +463,8 @@ def machine(
 ) -> None:
     """What this machine is, and how fit it is for measuring now."""
     from perftool.analysis.fitness import rate
+    from perftool.measure.devices import DeviceError, resolve_device
     from perftool.measure.probes.machine import describe_machine, read_fitness
-    from perftool.measure.worker import DeviceError, resolve_device
     from perftool.records import MachineReport, to_json
     from perftool.report.terminal import render_machine
 

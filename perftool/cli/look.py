@@ -46,8 +46,8 @@ def looking(
     workload: str, device: str, quiet: bool, lock: ExitStack | None
 ) -> Iterator[tuple[Watcher, Fitness | None]]:
     """Where a workload is built for the first time: its errors are the user's to mend. `lock` as for `surveyed`."""
+    from perftool.measure.lab import BaselineFailed
     from perftool.measure.probes.machine import read_fitness
-    from perftool.measure.rounds import BaselineFailed
     from perftool.measure.survey import UnusableError
     from perftool.measure.worktree import RevisionError
     from perftool.store import measuring_lock

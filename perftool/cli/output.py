@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from perftool.measure.rounds import BaselineFailed
+    from perftool.measure.lab import BaselineFailed
     from perftool.records import Session, SideBySide, Summary
 
 REGRESSION = 1

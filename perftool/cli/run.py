@@ -32,8 +32,8 @@ from perftool.cli.progress import Watcher, watching
 from perftool.workload import DEFAULT_WORKLOAD
 
 if TYPE_CHECKING:
+    from perftool.measure.lab import BaselineFailed, Lab
     from perftool.measure.messages import Described
-    from perftool.measure.rounds import BaselineFailed, Lab
     from perftool.records import Check, Command, Fitness, Goal, Record, Session, Settings, Side, StoredBaseline, Summary
     from perftool.scenario import Context, Scenarios
     from perftool.store import SessionStore
@@ -290,7 +290,7 @@ class Run:
         """Measure; the exit code so far. Ends the program where nothing was measured."""
         from msgspec.structs import replace
 
-        from perftool.measure.rounds import BaselineFailed
+        from perftool.measure.lab import BaselineFailed
         from perftool.store import StoreError
 
         code = 0
@@ -324,6 +324,7 @@ class Run:
         return code
 
     def _measure(self, measure: Measure, watcher: Watcher) -> None:
+        from perftool.measure.ledger import Ledger
         from perftool.measure.survey import open_lab
         from perftool.store import StoreError
 
@@ -336,20 +337,19 @@ class Run:
                     self.unwritten = str(error)
 
         with self.lock:
-            append(self.session)
+            ledger = Ledger(self.session, append)
             opened = open_lab(
-                self.session,
+                ledger,
                 self.scenarios,
                 scenario_files=self.scenario_files,
                 launch_bytes=self.launch_bytes,
-                append=append,
                 watcher=watcher,
             )
             with opened as lab:
                 try:
                     measure(lab, self.scenarios, self.context)
                 finally:
-                    self.session = lab.session
+                    self.session = ledger.session
 
     def _write(self, summary: Summary) -> None:
         """What others read: the session, the summary, and what is recommended."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from perftool.analysis.search import Standing
 from perftool.measure import messages
+from perftool.measure.lab import Lab
 from perftool.measure.launch import LaunchFailed
-from perftool.measure.rounds import Lab
+from perftool.measure.ledger import Ledger
 from perftool.records import (
     FORWARD,
     BatchFit,
@@ -28,6 +29,8 @@ from perftool.records import (
     WatchedBlock,
     WorkloadFacts,
 )
+
+R = TypeVar("R")
 
 MACHINE = Machine(
     system="Linux",
@@ -150,9 +153,13 @@ class ScriptedLaunch:
     def __init__(self, script: Script, spec: messages.LaunchSpec) -> None:
         self.script, self.spec = script, spec
 
-    def ask(self, request: messages.Request, limit_s: float) -> messages.Reply:
+    def ask(self, request: messages.Ask[R], limit_s: float) -> R:
+        self.script.limits.append((type(request), limit_s))
+        reply: R = self.answer(request)
+        return reply
+
+    def answer(self, request: messages.Ask[Any]) -> Any:
         script, spec = self.script, self.spec
-        script.limits.append((type(request), limit_s))
         self.fail_where_scripted(request)
         step_s = script.step_s(spec.settings)
         match request:
@@ -216,11 +223,11 @@ class ScriptedLaunch:
                     modules=list(script.modules),
                 )
             case messages.Limit():
-                return messages.Limited(limits=LIMITS)
+                return LIMITS
             case messages.Weigh():
-                return messages.Weighed(parts=PARTS)
+                return PARTS
             case messages.Fit():
-                return messages.Fitted(fit=FIT)
+                return FIT
             case messages.Finish():
                 return messages.Finished(
                     last_loss=0.5,
@@ -230,7 +237,7 @@ class ScriptedLaunch:
                 )
         raise LaunchFailed("died", "not scripted")
 
-    def fail_where_scripted(self, request: messages.Request) -> None:
+    def fail_where_scripted(self, request: messages.Ask[Any]) -> None:
         for setting in self.spec.settings.items():
             failure = self.script.failures.get(("=".join(setting), type(request)))
             if failure is not None:
@@ -266,15 +273,17 @@ class Silent:
         self.shown = list(standings)
 
 
-def make_lab(script: Script, session: Session, *, live_limit: int = 64) -> tuple[Lab, list[Record]]:
+def make_lab(
+    script: Script, session: Session, *, live_limit: int = 64, even_steps: bool = False
+) -> tuple[Lab, list[Record]]:
     """A lab on the script, and what it appends to disk."""
     appended: list[Record] = []
     lab = Lab(
-        session,
+        Ledger(session, appended.append),
         start=script.start,
-        append=appended.append,
         environment=lambda settings: {},
         live_limit=live_limit,
+        even_steps=even_steps,
         caches=Path("never-written"),
         watcher=Silent(),
         clock=lambda: script.now_s,
