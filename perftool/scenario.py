@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -174,6 +175,11 @@ class Scenario:
     @property
     def name(self) -> str:
         return self.label or self.module.rpartition(".")[2]
+
+    @property
+    def file(self) -> str:
+        """Where it is written: a script's own process, which need not have perftool installed, loads it from there."""
+        return inspect.getfile(self.apply)
 
     @property
     def summary(self) -> str:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -23,7 +23,7 @@ from perftool.measure import messages
 from perftool.measure.kept import Kept, NotStarted
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.probes import memory
-from perftool.records import Block
+from perftool.records import Block, Record
 from perftool.script.boot import SEEN, TORCH, TROUBLE
 from perftool.script.boot import environment as hooked
 
@@ -31,6 +31,7 @@ HIDDEN_BY = ("-I", "-E", "-S")  # options of Python with which it does not come 
 LAST_WORDS = 300  # characters of the last line that the command printed
 ENDING_S = 10.0  # that a command may take to end once its script has
 
+R = TypeVar("R", bound=Record)
 StartKept = Callable[[Mapping[str, str]], Kept]
 """Starts the launch's command with these variables beyond the usual ones."""
 
@@ -71,7 +72,7 @@ class ScriptLaunch:
 
     # -------------------------------------------------------------------------------------------------------- asking
 
-    def ask(self, request: messages.Ask[Any], limit_s: float) -> Any:
+    def ask(self, request: messages.Ask[R], limit_s: float) -> R:
         deadline_s = monotonic() + limit_s
         if isinstance(request, messages.Train):  # each from the beginning, with its own seed
             self._stop_all()
@@ -94,8 +95,7 @@ class ScriptLaunch:
         except TimeoutError as error:
             self.close()
             raise LaunchFailed("time", f"it did not stop between its blocks: {error}") from error
-        replies = [messages.decode_reply_to(request, line) for line in lines]
-        return self._of_ranks(replies)
+        return _of_ranks([messages.decode_reply(line, request) for line in lines])
 
     def _line(self, rank: Rank, deadline_s: float) -> bytes:
         """What a rank replies. Raises LaunchFailed where it fails, ends, or does not reply in time."""
@@ -115,25 +115,12 @@ class ScriptLaunch:
         if not line.endswith(b"\n"):
             raise self._gone()
         told = json.loads(line)
+        if told["type"] == "ended":
+            raise self._over(int(told["steps"]))
         if told["type"] == "failed":
             self.close()
             raise LaunchFailed(told["kind"], told["reason"])
-        if told["type"] == "ended":
-            raise self._over(int(told["steps"]))
         return bytes(line)
-
-    @staticmethod
-    def _of_ranks(replies: Sequence[Any]) -> Any:
-        """One reply for all ranks: those of a block go as the slowest, and learn from the samples of all."""
-        first = replies[0]
-        if len(replies) == 1 or not isinstance(first, Block):
-            return first
-        slowest = max(replies, key=lambda block: block.wall_ns)
-        return replace(
-            slowest,
-            samples=sum(block.samples for block in replies),
-            alone_ns=[ns for block in replies for ns in block.alone_ns],
-        )
 
     # ------------------------------------------------------------------------------------------------------ starting
 
@@ -271,3 +258,14 @@ class ScriptLaunch:
 def _told(code: int) -> str:
     """How a command ended."""
     return f"its command was ended by signal {-code}" if code < 0 else f"its command ended with exit code {code}"
+
+
+def _of_ranks(replies: Sequence[R | messages.Failed]) -> R:
+    """One reply for all ranks: those of a block go as the slowest, and learn from the samples of all."""
+    told = [reply for reply in replies if not isinstance(reply, messages.Failed)]
+    blocks = [reply for reply in told if isinstance(reply, Block)]
+    if len(blocks) < 2:
+        return told[0]
+    slowest = max(blocks, key=lambda block: block.wall_ns)
+    samples = sum(block.samples for block in blocks)
+    return replace(slowest, samples=samples, alone_ns=[ns for block in blocks for ns in block.alone_ns])  # type: ignore[return-value]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from perftool.measure import messages
 from perftool.measure.kept import Kept
-from perftool.measure.lab import Lab
 from perftool.measure.launch import LaunchFailed, LiveLaunch
+from perftool.measure.ledger import Ledger
 from perftool.measure.probes.machine import describe_machine
-from perftool.measure.rounds import BaselineFailed, Watcher
+from perftool.measure.lab import BaselineFailed, Lab, Watcher
 from perftool.measure.script_launch import ScriptLaunch
 from perftool.measure.survey import (
     GROWTH,
@@ -26,7 +28,7 @@ from perftool.measure.survey import (
     UNTOLD_LAUNCH_BYTES,
     UnusableError,
 )
-from perftool.records import Machine, Record, ScriptFacts, Session, Settings, WorkloadFacts
+from perftool.records import Machine, ScriptFacts, WorkloadFacts
 from perftool.scenario import Scenario, Scenarios, environment_of
 from perftool.target import Script, name_of
 from perftool.vary import command_with
@@ -46,7 +48,7 @@ def survey(
     )
     launch = start(spec, {}, script, {}, None)
     try:
-        facts = launch.ask(messages.Describe(), max(SURVEY_LIMIT_S, budget_s))
+        facts = launch.ask(messages.Look(), max(SURVEY_LIMIT_S, budget_s))
         launch_bytes = launch.host_bytes() or UNTOLD_LAUNCH_BYTES
     except LaunchFailed as failed:
         if failed.kind == "reference":
@@ -105,6 +107,7 @@ def workload_of(script: Script, facts: ScriptFacts) -> WorkloadFacts:
         search_path=script.folder,
         python_objects=facts.python_objects,
         denormal_values=facts.denormal_values,
+        loader_options={"num_workers": loader.workers, "pin_memory": loader.pinned} if loader else {},
         script=facts,
     )
 
@@ -122,12 +125,13 @@ def start(
     facts: what is known of it; None while it is being found out.
     """
     command, variables = command_with(script, spec.settings)
-    used = {name: one for name, one in scenarios.items() if name in spec.settings}
+    own = {vary.name for vary in script.vary}
     hook = {
         "launch": spec.launch,
         "settings": spec.settings,
-        "scenarios": {name: one.file for name, one in used.items()},
-        "rule": None if facts is None or facts.rule is None else _plain(facts.rule),
+        "scenarios": {name: scenarios[name].file for name in spec.settings if name not in own},
+        "script": asdict(script),
+        "rule": None if facts is None or facts.rule is None else to_builtins(facts.rule),
         "training_loaders": None if facts is None else facts.training_loaders,
         "device": spec.device if facts is None else facts.device,
         "seed": spec.seed,
@@ -143,3 +147,33 @@ def start(
         )
 
     return ScriptLaunch(spec, command, kept, hook)
+
+
+@contextmanager
+def open_lab(
+    ledger: Ledger,
+    scenarios: Scenarios,
+    *,
+    scenario_files: Sequence[Path],
+    launch_bytes: int,
+    watcher: Watcher,
+    script: Script,
+) -> Iterator[Lab]:
+    """A lab whose launches run the script; see `survey.open_lab`."""
+    machine, facts = ledger.session.machine, ledger.session.workload.script
+
+    def launched(spec: messages.LaunchSpec, environment: dict[str, str]) -> LiveLaunch:
+        return start(spec, environment, script, scenarios, facts)
+
+    with TemporaryDirectory(prefix="perftool-", ignore_cleanup_errors=True) as caches:
+        yield Lab(
+            ledger,
+            start=launched,
+            environment=lambda settings: environment_of(settings, scenarios),
+            scenario_files=[str(file.resolve()) for file in scenario_files],
+            parallel_starts=max(1, min(machine.usable_cores, PARALLEL_STARTS_MOST)),
+            live_limit=int(SHARE_OF_MEMORY * machine.memory_available_bytes / (GROWTH * launch_bytes)),
+            even_steps=True,
+            caches=Path(caches),
+            watcher=watcher,
+        )

@@ -47,7 +47,7 @@ class Answers:
     def to(self, request: Mapping[str, Any]) -> Answer:
         """The answer to a request."""
         answers: dict[str, Callable[[Mapping[str, Any]], Answer]] = {
-            "describe": self._describe,
+            "look": self._look,
             "start": self._start,
             "warm": self._warm,
             "prove": self._prove,
@@ -63,7 +63,7 @@ class Answers:
         }
         return answers[request["type"]](request)
 
-    def _describe(self, _: Mapping[str, Any]) -> Answer:
+    def _look(self, _: Mapping[str, Any]) -> Answer:
         from perftool.script.facts import facts_of
 
         loop = self.loop
@@ -114,8 +114,7 @@ class Answers:
         self.realised.prepare()  # the script may have set something else since
         proofs = []
         for name, value in sorted(self.spec["settings"].items()):
-            if name in self.scenarios:
-                proofs.append((name, (yield from self._proof(self.scenarios[name].proof(training, value)))))
+            proofs.append((name, (yield from self._proof(self.scenarios[name].proof(training, value)))))
         gc.collect()
         from perftool.measure.probes.device import reset_peaks
 
