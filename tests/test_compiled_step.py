@@ -206,8 +206,9 @@ def test_what_cannot_be_compiled_says_why(changes: dict[str, Any], words: str | 
 
 
 def test_what_is_known_beforehand_is_refused() -> None:
-    plain = training_of(workload(lambda parameters: torch.optim.Adam(parameters)), "off")
-    facts = describe_workload(Loaded(workload=plain.plan.workload, reference="mine.py:mine"), plain, plain.fetch())
+    adam = workload(lambda parameters: torch.optim.Adam(parameters))
+    plain = training_of(adam, "off")
+    facts = describe_workload(Loaded(workload=adam, reference="mine.py:mine"), plain, plain.fetch())
     running = replace(facts, changes_buffers=True)
     here = Context(machine=MACHINE, workload=facts)
     assert SCENARIO.available(here) == ["off", "1", "10"]
