@@ -276,6 +276,15 @@ def test_a_launch_that_fails_is_the_baselines_failure(
     assert not script.alive
 
 
+def test_a_script_that_is_over_before_is_told() -> None:
+    script = Tracing(last_step=lambda settings: 150)
+    lab = lab_of(script)
+    with pytest.raises(BaselineFailed, match="over before its steps could be traced; let it run for more steps"):
+        trace.trace(lab)
+    assert [launch.status for launch in lab.session.launches] == ["measured"]
+    assert not script.alive
+
+
 # -------------------------------------------------------------------------------------------------------------- files
 
 

@@ -175,13 +175,13 @@ class Finish(Ask[Finished], frozen=True, kw_only=True, tag="finish"):
     """Say the last figures, then end."""
 
 
-FailureKind = Literal["reference", "device", "setting", "memory", "training", "tree"]
+FailureKind = Literal["reference", "device", "setting", "memory", "training", "tree", "ended"]
 
 
 class Failed(Record, frozen=True, kw_only=True, tag="failed"):
     """The request could not be met; the worker ends. `reason` is a sentence for the user."""
 
-    kind: FailureKind
+    kind: FailureKind  # "ended": the user's script is over
     reason: str
 
 

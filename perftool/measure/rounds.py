@@ -56,15 +56,8 @@ def generation(
         try:
             # One by one, so that those started are known, and ended, when the next cannot be.
             for variant in [0, *variants_of_group]:
-                group.live.append(
-                    spawn(
-                        lab,
-                        stages.get(variant, stage),
-                        variant,
-                        own_caches=own_caches,
-                        phases_named=afterwards is not None,
-                    )
-                )
+                purpose, named = stages.get(variant, stage), afterwards is not None
+                group.live.append(spawn(lab, purpose, variant, own_caches=own_caches, phases_named=named))
             group.start()
             group.each(lambda running: running.warm_up(drift_limit_s))
             if lab.even_steps:

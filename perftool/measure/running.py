@@ -183,13 +183,7 @@ class Running:
 
 
 def spawn(
-    lab: Lab,
-    stage: str,
-    variant: int,
-    *,
-    own_caches: bool,
-    watched: bool = False,
-    phases_named: bool = False,
+    lab: Lab, stage: str, variant: int, *, own_caches: bool, watched: bool = False, phases_named: bool = False
 ) -> Running:
     """A launch of the present generation, not yet asked for anything.
 

@@ -129,6 +129,8 @@ class Script:
     start_of: Callable[[Settings], float] | None = None  # in place of `start_s`
     steps_per_call: int = 1
     queued_batches: int = 0
+    queued_of: Callable[[Settings], int] | None = None  # in place of `queued_batches`
+    last_step: Callable[[Settings], int | None] = lambda settings: None  # after which the script is over
     now_s: float = 0.0
     running: int = 0
     most_alive: int = 0
@@ -136,6 +138,7 @@ class Script:
     started: list[Settings] = field(default_factory=list)
     environments: list[dict[str, str]] = field(default_factory=list)  # of each launch started
     ran: list[tuple[int, int]] = field(default_factory=list)  # (round, launch) in the order run
+    covered: dict[tuple[int, int], range] = field(default_factory=dict)  # (round, launch) to the steps of the block
     limits: list[tuple[type[Any], float]] = field(default_factory=list)  # of each request, in seconds
     dropped: set[int] = field(default_factory=set)  # calls before a block
 
@@ -152,6 +155,7 @@ class ScriptedLaunch:
 
     def __init__(self, script: Script, spec: messages.LaunchSpec) -> None:
         self.script, self.spec = script, spec
+        self.steps = 0  # done so far
 
     def ask(self, request: messages.Ask[R], limit_s: float) -> R:
         self.script.limits.append((type(request), limit_s))
@@ -165,21 +169,25 @@ class ScriptedLaunch:
         match request:
             case messages.Start():
                 script.now_s += script.start_of(spec.settings) if script.start_of else script.start_s
+                self.step(1)
                 return messages.Started(
                     started_ns=round(script.now_s * 1e9),
-                    queued_batches=script.queued_batches,
+                    queued_batches=script.queued_of(spec.settings) if script.queued_of else script.queued_batches,
                     steps_per_call=script.steps_per_call,
                 )
             case messages.Warm(steps=steps, limit_s=within_s):
                 steps = max(1, min(steps, int(within_s / step_s)))
                 script.now_s += steps * step_s
+                self.step(steps)
                 return messages.Warmed(step_ns=[round(step_s * 1e9)] * steps, steps_since_event=None)
             case messages.Prove():
                 ok = script.engaged(spec.settings)
                 return messages.Proved(engaged=Engaged(ok=ok, evidence="scripted"))
             case messages.Run():
                 script.now_s += (request.drop + request.steps) * step_s
+                self.step(request.drop + request.steps)
                 script.ran.append((request.round, spec.launch))
+                script.covered[request.round, spec.launch] = range(self.steps - request.steps, self.steps)
                 script.dropped.add(request.drop)
                 return Block(
                     launch=spec.launch,
@@ -236,6 +244,12 @@ class ScriptedLaunch:
                     peak_device_nvml_bytes=None,
                 )
         raise LaunchFailed("died", "not scripted")
+
+    def step(self, steps: int) -> None:
+        last_step = self.script.last_step(self.spec.settings)
+        if last_step is not None and self.steps + steps > last_step:
+            raise LaunchFailed("ended", f"its script was over after {last_step} steps")
+        self.steps += steps
 
     def fail_where_scripted(self, request: messages.Ask[Any]) -> None:
         for setting in self.spec.settings.items():
