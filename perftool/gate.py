@@ -5,7 +5,7 @@ What that says is decided in `analysis/gate.py` from the session alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from msgspec.structs import replace
@@ -21,7 +21,7 @@ from perftool.measure.launch import LaunchFailed
 from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
 from perftool.measure.rounds import generation
 from perftool.measure.running import tree_of
-from perftool.measure.survey import UnusableError, survey
+from perftool.measure.survey import UnusableError
 from perftool.measure.worktree import WORKING_TREE
 from perftool.records import CONFIRM, MEASURE, Comparison, Fitness, Session, Settings, Side, StoredBaseline
 from perftool.scenario import Context, ScenarioError, Scenarios, check_settings
@@ -35,12 +35,17 @@ def beside_calibration(reference: str) -> list[Side]:
     ]
 
 
-def described(sides: Sequence[Side], device: str, seed: int) -> tuple[list[messages.Described], int]:
-    """What each side is, and the host memory that a launch takes. Raises UnusableError, which names the side."""
+def described(
+    sides: Sequence[Side], survey: Callable[[Side, messages.Tree | None], tuple[messages.Described, int]]
+) -> tuple[list[messages.Described], int]:
+    """What each side is, and the host memory that a launch takes, by a survey of each.
+
+    Raises UnusableError, which names the side.
+    """
     found, most_bytes = [], 0
     for number, side in enumerate(sides):
         try:
-            one, launch_bytes = survey(side.reference, device, seed, tree=tree_of(sides, number))
+            one, launch_bytes = survey(side, tree_of(sides, number))
         except UnusableError as error:
             raise UnusableError(f"{side.name}: {error}") from error
         except BaselineFailed as error:

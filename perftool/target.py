@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from shlex import join
 from typing import Literal, NamedTuple
@@ -121,6 +121,16 @@ def _runs_others(word: str) -> bool:
 
 def _base(word: str) -> str:
     return PurePath(word).name
+
+
+def moved(script: Script, root: str, tree: str) -> Script:
+    """The script as it stands in another tree of the same files: what it names in the root by an absolute path."""
+
+    def there(word: str) -> str:
+        path = PurePath(word)
+        return str(tree / path.relative_to(root)) if path.is_relative_to(root) else word
+
+    return replace(script, command=tuple(map(there, script.command)), folder=there(script.folder))
 
 
 def own_arguments(command: Sequence[str]) -> Iterator[int]:

@@ -15,10 +15,10 @@ from msgspec.structs import replace
 
 from perftool.measure import messages
 from perftool.measure.kept import Kept
+from perftool.measure.lab import BaselineFailed, Lab, Watcher
 from perftool.measure.launch import LaunchFailed, LiveLaunch
 from perftool.measure.ledger import Ledger
 from perftool.measure.probes.machine import describe_machine
-from perftool.measure.lab import BaselineFailed, Lab, Watcher
 from perftool.measure.script_launch import ScriptLaunch
 from perftool.measure.survey import (
     GROWTH,

@@ -210,9 +210,9 @@ class Answers:
         }
 
     def _finish(self, _: Mapping[str, Any]) -> Answer:
-        from perftool.measure.probes.device import read_peaks
-
         import torch
+
+        from perftool.measure.probes.device import read_peaks
 
         peaks = read_peaks(torch.device(self.device))
         loss = self._loss()

@@ -6,7 +6,6 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from perftool.script.loop import Loop
-from perftool.script.realise import Realised
 
 Answer = Generator[None, None, dict[str, Any]]
 TRACE_WARM_STEPS = 2  # with the profiler on, before what is kept: its own first calls are slow

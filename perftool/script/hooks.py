@@ -16,7 +16,7 @@ from perftool.script.loop import CHECKPOINT, EVALUATION, Loop
 from perftool.script.steps import BACKWARD
 from perftool.words import BACKWARD as BACKWARD_PHASE
 from perftool.words import OPTIMIZER as OPTIMIZER_PHASE
-from perftool.words import FORWARD, REST, WAIT
+from perftool.words import WAIT
 
 if TYPE_CHECKING:
     from perftool.script.realise import Realised

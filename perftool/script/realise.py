@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from perftool.script.loop import EVALUATION, Loop
 from perftool.script.sites import own_site
-from perftool.words import FORWARD, REST
+from perftool.words import FORWARD
 
 if TYPE_CHECKING:
-    import torch
 
     from perftool.plan import Plan
 

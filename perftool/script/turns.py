@@ -4,8 +4,6 @@ answer needs."""
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
 
 from perftool.plan import SettingError
 from perftool.script.answers import Answer, Answers, Reply
