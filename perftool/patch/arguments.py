@@ -12,13 +12,14 @@ from perftool.patch.work import Wish, Work
 
 LOADER = (
     "dataset", "batch_size", "shuffle", "sampler", "batch_sampler", "num_workers", "collate_fn", "pin_memory",
-    "drop_last", "timeout", "worker_init_fn",
+    "drop_last", "timeout", "worker_init_fn", "multiprocessing_context", "generator",
 )  # fmt: skip
 """The positional arguments of torch.utils.data.DataLoader."""
 
 Wanted = Mapping[str, cst.BaseExpression | None]
 """Keyword to its value; None where it is to go."""
 
+_LONGEST = 100  # characters of a call on one line
 _NO_SPACE = cst.AssignEqual(whitespace_before=cst.SimpleWhitespace(""), whitespace_after=cst.SimpleWhitespace(""))
 
 
@@ -36,27 +37,27 @@ def _lay(
     wanted: dict[str, cst.BaseExpression | None] = {}
     for wish in wishes:
         wanted |= dict.fromkeys(wish.gone.get(place, ())) | keywords(wish.lines.get(place, ""))
-    for draft, call in builders(kind, work):
+    for call, draft in builders(kind, work).items():
         change_arguments(draft, call, wanted, positions)
 
 
-def builders(kind: Literal["loader", "optimizer"], work: Work) -> list[tuple[Draft, cst.Call]]:
-    """The calls that build the loaders, or optimizers, of a training.
+def builders(kind: Literal["loader", "optimizer"], work: Work) -> dict[cst.Call, Draft]:
+    """The calls that build the loaders, or optimizers, of a training, with the drafts of their files.
 
     A framework may build another from the user's own; it is in none of the user's files. Raises Refused where the
     framework alone builds one, and for a call that cannot be found.
     """
-    found = []
+    found: dict[cst.Call, Draft] = {}
     refusal: Refused | None = None
-    for site in work.used(kind, "DataLoader" if kind == "loader" else "optimizer"):
+    what = "DataLoader" if kind == "loader" else "optimizer"
+    for site in work.used(kind, what):
         try:
             draft = work.draft(site.file)
-            found.append((draft, draft.source.call(site)))
-        except Refused as reason:
+            found[draft.source.call(site)] = draft
+        except Refused:
             if not site.framework:
                 raise
-            refusal = Refused(f"{site.framework} builds it")
-            refusal.__cause__ = reason
+            refusal = Refused(f"{site.framework} builds the {what}")
     if refusal and not found:
         raise refusal
     return found
@@ -73,7 +74,7 @@ def change_arguments(draft: Draft, call: cst.Call, wanted: Wanted, positions: Se
     """Let a call have these keyword arguments. Raises Refused for one that may have them in `*` or `**`."""
     check_plain(draft.source, call)
     if not put(call, wanted, positions).deep_equals(call):
-        draft.change_call(call, lambda updated: put(updated, wanted, positions))
+        draft.change_call(call, lambda updated: fitted(draft.source, put(updated, wanted, positions)))
 
 
 def check_plain(source: Source, call: cst.Call) -> None:
@@ -103,6 +104,18 @@ def put(call: cst.Call, wanted: Wanted, positions: Sequence[str]) -> cst.Call:
     if last is None or not (added or kept[-1:] != [last]):
         return call.with_changes(args=[*kept, *added])
     return call.with_changes(args=_joined(call, kept, added, last))
+
+
+def fitted(source: Source, call: cst.Call) -> cst.Call:
+    """The call with an argument on each line where it is too long for one."""
+    code = source.code(call)
+    if len(code) <= _LONGEST or "\n" in code:
+        return call
+    inner = cst.ParenthesizedWhitespace(indent=True, last_line=cst.SimpleWhitespace(source.module.default_indent))
+    outer = cst.ParenthesizedWhitespace(indent=True)
+    ends = [inner] * (len(call.args) - 1) + [outer]
+    args = [arg.with_changes(comma=cst.Comma(whitespace_after=end)) for arg, end in zip(call.args, ends, strict=True)]
+    return call.with_changes(whitespace_before_args=inner, args=args)
 
 
 def name_of(index: int, arg: cst.Arg, positions: Sequence[str]) -> str | None:

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 import libcst as cst
 
 from perftool.patch.sites import CodeSite
-from perftool.patch.source import Draft, Refused, Source, Statement, before, led_by
+from perftool.patch.source import Draft, Refused, Source, Statement, before, bound, is_start, led_by
 from perftool.patch.work import Wish, Work
 
 
 def lay_contexts(wishes: Sequence[Wish], work: Work) -> None:
-    contexts = [wish.lines["loss_context"] for wish in wishes if "loss_context" in wish.lines]
+    contexts = [wish.lines["loss_context"] for wish in wishes]
     found: dict[cst.SimpleStatementLine, tuple[Draft, CodeSite, list[str], list[cst.Call]]] = {}
     for site in work.by_hand("model_call", "call of a model with gradients"):
         draft = work.draft(site.file)
@@ -71,11 +71,10 @@ def _lay(
             place = f"{draft.source.path}:{draft.source.line(calls[0])}"
             notes.append(
                 f"{place}: the whole statement runs under {context}, and its outputs are not cast to float32, since "
-                "they are more than single tensors with names"
+                "they are not tensors with a name each"
             )
     else:
-        for call in calls:
-            _take_out(draft, line, context, call)
+        _take_out(draft, line, context, calls)
 
 
 def _bound(statement: cst.BaseSmallStatement, call: cst.Call) -> list[str]:
@@ -96,32 +95,32 @@ def _wrapped(source: Source, context: str, lines: Sequence[Statement], cast: Seq
     return [led_by(block, first.leading_lines), *after]
 
 
-def _take_out(draft: Draft, line: cst.SimpleStatementLine, context: str, call: cst.Call) -> None:
+def _take_out(draft: Draft, line: cst.SimpleStatementLine, context: str, calls: Sequence[cst.Call]) -> None:
     """`y = f(model(x))` as `output = model(x)` under the context, and `y = f(output.float())`."""
-    name = _receiver(draft.source, line.body[0], call) or draft.fresh("output")
-    taken: list[cst.Call] = []
+    receiver = _receiver(line.body[0], calls[0]) if len(calls) == 1 else None
+    taken: dict[str, cst.Call] = {}
 
-    def replaced(updated: cst.Call) -> cst.BaseExpression:
-        taken.append(updated)
-        return cst.parse_expression(f"{name}.float()")
+    def take(call: cst.Call, name: str) -> None:
+        def replaced(updated: cst.Call) -> cst.BaseExpression:
+            taken[name] = updated
+            return cst.parse_expression(f"{name}.float()")
+
+        draft.change_call(call, replaced)
 
     def led(lines: list[Statement]) -> list[Statement]:
-        assign = cst.SimpleStatementLine([cst.Assign([cst.AssignTarget(cst.Name(name))], taken[0])])
-        return before([_under(draft.source, context, [assign])], lines)
+        return before([_under(draft.source, context, [bound(*one) for one in taken.items()])], lines)
 
-    draft.change_call(call, replaced)
+    for call, name in zip(calls, [receiver] if receiver else draft.source.fresh("output", len(calls)), strict=True):
+        take(call, name)
     draft.change_lines(line, led)
 
 
-def _receiver(source: Source, statement: cst.BaseSmallStatement, call: cst.Call) -> str | None:
+def _receiver(statement: cst.BaseSmallStatement, call: cst.Call) -> str | None:
     """`y` of `y = model(x).view(-1)`, which needs no further name, where `y` stands nowhere else in it."""
     if not isinstance(statement, cst.Assign) or len(statement.targets) != 1:
         return None
     target = statement.targets[0].target
-    node = statement.value
-    while node is not call and isinstance(node, cst.Call | cst.Attribute | cst.Subscript):
-        node = node.func if isinstance(node, cst.Call) else node.value
-    if node is not call or not isinstance(target, cst.Name):
+    if not isinstance(target, cst.Name) or not is_start(call, statement.value):
         return None
     rest = _Names()
     statement.value.visit(rest)

@@ -7,23 +7,28 @@ from collections.abc import Sequence
 import libcst as cst
 
 from perftool.patch.arguments import change_arguments, keywords
-from perftool.patch.source import Refused
+from perftool.patch.sites import CodeSite
+from perftool.patch.source import Draft, Refused
 from perftool.patch.work import Wish, Work
 
 
 def lay_copy_arguments(wishes: Sequence[Wish], work: Work) -> None:
     """In the copies of what a loop over batches binds, within that loop."""
     wanted = keywords(", ".join(wish.lines["copy_arguments"] for wish in wishes))
-    loops = {}
-    for site in work.used("model_call", "call of a model with gradients"):
+    loops: dict[cst.CSTNode | None, tuple[Draft, CodeSite]] = {}
+    for site in work.by_hand("model_call", "call of a model with gradients"):
         draft = work.draft(site.file)
         for call in draft.source.calls(site):
-            loop = next((up for _, up in draft.source.parents(call) if isinstance(up, cst.For | cst.FunctionDef)), None)
+            loop: cst.CSTNode | None = next(
+                (up for _, up in draft.source.parents(call) if isinstance(up, cst.For | cst.FunctionDef)), None
+            )
             loops[loop] = draft, site
     for loop, (draft, site) in loops.items():
         copies = _copies(loop) if isinstance(loop, cst.For) else []
         if not copies:
-            raise Refused(f"no copy of a batch to the device is seen in the loop around {site.file}:{site.line}")
+            raise Refused(
+                f"no copy of a batch to the device is seen in the loop around {draft.source.path}:{site.line}"
+            )
         for call in copies:
             change_arguments(draft, call, wanted, ())
 

@@ -19,9 +19,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "optimizer_kernel=for-loop": "in configure_optimizers: torch.optim.Adam(..., foreach=False, fused=False)",
         "torch_compile=default": "trainer.fit(torch.compile(module), ...)",
         "torch_compile": 'trainer.fit(torch.compile(module, mode="{value}"), ...)',
-        "dataloader_workers": (
-            "in train_dataloader: DataLoader(..., num_workers={value}, persistent_workers=True, prefetch_factor=4)"
-        ),
+        "dataloader_workers": "in train_dataloader: DataLoader(..., num_workers={value}, persistent_workers=True)",
         "dataloader_workers=0": "in train_dataloader: DataLoader(...) without num_workers",
         "pinned_memory=on": f"in train_dataloader: {_PINNED}",
     },
@@ -32,10 +30,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "optimizer_kernel=for-loop": f'{_TRAINING}(optim="adamw_torch")',
         "torch_compile=default": f"{_TRAINING}(torch_compile=True)",
         "torch_compile": f'{_TRAINING}(torch_compile=True, torch_compile_mode="{{value}}")',
-        "dataloader_workers": (
-            f"{_TRAINING}(dataloader_num_workers={{value}}, dataloader_persistent_workers=True, "
-            "dataloader_prefetch_factor=4)"
-        ),
+        "dataloader_workers": f"{_TRAINING}(dataloader_num_workers={{value}}, dataloader_persistent_workers=True)",
         "dataloader_workers=0": f"{_TRAINING}(dataloader_num_workers=0)",
         "pinned_memory=on": f'{_TRAINING}(dataloader_pin_memory=True, accelerator_config={{"non_blocking": True}})',
     },

@@ -25,9 +25,9 @@ def lay_setup(wishes: Sequence[Wish], work: Work) -> None:
     if main is None:
         raise Refused("the file of the script is not known")
     draft = work.draft(main.file)
-    present = {bare(line) for one in draft.source.module.body for line in _lines(one)}
+    present = {bare(one) for one in draft.source.module.body}
     for wish in wishes:
-        lines = statements(wish.lines.get("setup", ""))
+        lines = statements(wish.lines["setup"])
         work.imports += [bare(one) for one in lines if _names(one)]
         new = [one for one in lines if not _names(one) and bare(one) not in present]
         text = cst.Module(new).code.strip("\n")
@@ -72,7 +72,7 @@ def _anchors(body: Sequence[Statement]) -> tuple[int, int]:
 def _missing(known: Sequence[Name], texts: Sequence[str], above: Sequence[Statement]) -> list[Name]:
     """What the texts use of the known names that no statement above imports."""
     text = re.sub(r'"[^"]*"|#.*', "", "\n".join(texts))
-    held = {name for one in above for name in _names(one)}
+    held = {name for one in above if not isinstance(one, cst.If) for name in _names(one)}
     return [name for name in dict.fromkeys(known) if name not in held and re.search(rf"\b{name[1]}\b", text)]
 
 
@@ -148,13 +148,6 @@ def _imported(line: cst.Import | cst.ImportFrom) -> Iterator[Name]:
             yield module, name
             if not module and "." in name:  # `import torch.nn` binds torch
                 yield module, name.partition(".")[0]
-
-
-def _lines(statement: Statement) -> Iterator[Statement]:
-    """The statement, and the lines within it where it is an `if` of the head, such as `if __name__ == "__main__"`."""
-    yield statement
-    if isinstance(statement, cst.If):
-        yield from (one for one in statement.body.body if isinstance(one, Statement))
 
 
 def _is_text(statement: Statement) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from perftool.analysis.handover import Codes, to_paste
-from perftool.patch.frameworks import words
+from perftool.analysis.handover import Codes
+from perftool.patch.lines import advice
 from perftool.patch.sites import CodeSite
 from perftool.patch.texts import diff_of, encoded, encoded_diff
 from perftool.records import Record, Settings
@@ -66,8 +66,8 @@ def make(settings: Settings, codes: Codes, sites: Sequence[CodeSite], read: Call
             lay([wish], alone)
             lay([*chosen, wish], Work(script))
         except Refused as reason:
-            advice = _advice(name, value, codes, sites)
-            unwritten.append(Unwritten(setting=f"{name}={value}", reason=str(reason), advice=advice))
+            instead = advice(codes, name, value, sites)
+            unwritten.append(Unwritten(setting=f"{name}={value}", reason=str(reason), advice=instead))
         else:
             (already if alone.is_empty else written).append(name)
             chosen.append(wish)
@@ -76,21 +76,6 @@ def make(settings: Settings, codes: Codes, sites: Sequence[CodeSite], read: Call
     files = texts(work)
     diff = "".join(diff_of(path, script.source(path).text, text) for path, text in files.items())
     return Patch(diff=diff, files=files, written=written, already=already, unwritten=unwritten, notes=work.notes)
-
-
-def _advice(name: str, value: str, codes: Codes, sites: Sequence[CodeSite]) -> str:
-    lines = codes.get(name, {}).get(value, {})
-    if "command" in lines:
-        return f"add {lines['command']} to the command"
-    if "environment" in lines:
-        return f"put {lines['environment']} in front of the command"
-    framework = next((site.framework for site in sites if site.framework), None)
-    own = words(framework, name, value) if framework else None
-    if own is not None:
-        return own
-    if not lines:
-        return "take out what your script says about it"
-    return to_paste({name: {value: lines}}, {name: value}, {})
 
 
 def write(patch: Patch, folder: Path) -> None:

@@ -6,22 +6,29 @@ from collections.abc import Sequence
 
 import libcst as cst
 
-from perftool.patch.source import Draft, Refused, Statement, bare, led_by, named
+from perftool.patch.source import Draft, Refused, Statement, bare, bound, is_start, led_by, named
 from perftool.patch.work import Wish, Work
 
 
 def lay_models(wishes: Sequence[Wish], work: Work) -> None:
     """`net = Net()` gets `net.compile()` after it; `return Net()` gets a name first."""
-    lines = "\n".join(wish.lines["model"] for wish in wishes if "model" in wish.lines)
+    lines = "\n".join(wish.lines["model"] for wish in wishes)
+    seen: set[cst.SimpleStatementLine] = set()
     for site in work.by_hand("model", "construction of a model"):
         draft = work.draft(site.file)
-        line = draft.source.statement(draft.source.call(site))
+        call = draft.source.call(site)
+        line = draft.source.statement(call)
+        if line in seen:
+            continue
+        seen.add(line)
         statement = line.body[0]
-        if isinstance(statement, cst.Return) and statement.value is not None:
-            name = draft.fresh("model")
+        if isinstance(statement, cst.Return) and statement.value is not None and is_start(call, statement.value):
+            (name,) = draft.source.fresh("model")
             _after_return(draft, line, name, _written(draft, lines, name))
             continue
-        target = statement.targets[0].target if isinstance(statement, cst.Assign) else None
+        target = None
+        if isinstance(statement, cst.Assign) and is_start(call, statement.value):
+            target = statement.targets[0].target
         if not isinstance(target, cst.Name | cst.Attribute):
             raise Refused(f"the model that {draft.source.path}:{site.line} builds gets no name there")
         new = _written(draft, lines, draft.source.code(target))
@@ -55,8 +62,7 @@ def _after_return(draft: Draft, line: cst.SimpleStatementLine, name: str, new: S
         statement = old.body[0]
         assert isinstance(statement, cst.Return)
         assert statement.value is not None
-        bound = cst.SimpleStatementLine([cst.Assign([cst.AssignTarget(cst.Name(name))], statement.value)])
         returned = old.with_changes(body=[statement.with_changes(value=cst.Name(name))])
-        return [led_by(bound, old.leading_lines), *new, led_by(returned, ())]
+        return [led_by(bound(name, statement.value), old.leading_lines), *new, led_by(returned, ())]
 
     draft.change_lines(line, change)

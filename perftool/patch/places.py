@@ -9,6 +9,7 @@ from perftool.patch.arguments import keywords, lay_loader_arguments, lay_optimiz
 from perftool.patch.contexts import lay_contexts
 from perftool.patch.copies import lay_copy_arguments
 from perftool.patch.head import lay_setup, with_head
+from perftool.patch.lines import lines_of
 from perftool.patch.models import lay_models
 from perftool.patch.rows import lay_datasets
 from perftool.patch.source import Refused
@@ -24,16 +25,15 @@ WRITERS: Mapping[str, Callable[[Sequence[Wish], Work], None]] = {
     "loss_context": lay_contexts,
 }
 _WITH_OTHERS = {"imports", "dataset"}  # written where what needs them is
-_INSTEAD = {"batches": "sampling", "batch_calls": "loader_arguments"}  # of a script without a DataLoader
 _ARGUMENTS = ("loader_arguments", "optimizer_arguments")
 
 
 def wish_of(codes: Codes, name: str, value: str) -> Wish:
     """What a setting writes. Raises Refused where that is nothing, or cannot be written into a script."""
     values = codes.get(name, {})
-    if value not in values:
+    lines = lines_of(codes, name, value)
+    if lines is None:
         raise Refused("no lines are known for it")
-    lines = {place: text for place, text in values[value].items() if _INSTEAD.get(place) not in values[value]}
     variables = [one.partition("=")[0] for one in lines.get("environment", "").split()]
     if variables and all(one in lines.get("setup", "") for one in variables):
         del lines["environment"]  # the script sets them itself, early enough
@@ -41,7 +41,7 @@ def wish_of(codes: Codes, name: str, value: str) -> Wish:
     if not wish.places:
         raise Refused("it is what a script does that says nothing about it")
     for place in wish.places - _WITH_OTHERS - set(WRITERS):
-        raise Refused(_REASONS.get(place) or f"it goes {TITLES[place]}, which is not found in a script of your own")
+        raise Refused(_REASONS.get(place) or f"it goes {TITLES[place]}, and where that is in your script is not known")
     return wish
 
 

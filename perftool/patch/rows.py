@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import libcst as cst
 
-from perftool.patch.arguments import LOADER, builders, check_plain, keywords, name_of, put, with_names
-from perftool.patch.source import Draft, Refused, Statement, bare, before, named, statements
+from perftool.patch.arguments import LOADER, builders, check_plain, fitted, keywords, name_of, put, with_names
+from perftool.patch.source import Draft, Refused, bare, before, bound, named, statements
 from perftool.patch.work import Wish, Work
 
 _OWN_ORDER = ("sampler", "batch_sampler", "generator", "collate_fn")
@@ -16,8 +16,10 @@ _REPLACED = ("shuffle", "drop_last")
 
 def lay_datasets(wishes: Sequence[Wish], work: Work) -> None:
     """The definitions go to the head of the file, the dataset's expression and the sampling into the call."""
-    (lines,) = (wish.lines for wish in wishes if "sampling" in wish.lines)
-    for draft, call in builders("loader", work):
+    if len(wishes) > 1:
+        raise Refused("another setting puts its own dataset there")
+    lines = wishes[0].lines
+    for call, draft in builders("loader", work).items():
         source = draft.source
         *definitions, last = statements(lines["dataset"])
         assert isinstance(last, cst.SimpleStatementLine)
@@ -57,10 +59,8 @@ def _named_dataset(draft: Draft, call: cst.Call, dataset: cst.BaseExpression) ->
         plain = plain.value
     if isinstance(plain, cst.Name):
         return draft.source.code(dataset)
-    name = draft.fresh("dataset")
-    bound = cst.SimpleStatementLine([cst.Assign([cst.AssignTarget(cst.Name(name))], dataset)])
-    new: list[Statement] = [bound]
-    draft.change_lines(draft.source.statement(call), lambda lines: before(new, lines))
+    (name,) = draft.source.fresh("dataset")
+    draft.change_lines(draft.source.statement(call), lambda lines: before([bound(name, dataset)], lines))
     return name
 
 
@@ -68,4 +68,4 @@ def _change(draft: Draft, call: cst.Call, made: cst.BaseExpression, dataset: str
     renamed = named(cst.SimpleStatementLine([cst.Expr(made)]), {"dataset": dataset})
     rows = keywords(f"dataset={bare(renamed)}")
     wanted = {**rows, **dict.fromkeys(_REPLACED), **keywords(sampling)}
-    draft.change_call(call, lambda updated: put(with_names(updated, LOADER), wanted, LOADER))
+    draft.change_call(call, lambda updated: fitted(draft.source, put(with_names(updated, LOADER), wanted, LOADER)))

@@ -18,8 +18,8 @@ class CodeSite(Record, frozen=True, kw_only=True):
         not matter.
     file: absolute; "" where no frame was in a file of the user's.
     line, end_line: as the running interpreter reports the call.
-    callee: the last name of what is called as the source writes it, or the name of the class ("DataLoader", "Adam",
-        "model").
+    callee: the last name of what is called as the source writes it ("net" of `self.net(x)`); of a loader or an
+        optimizer the name of its class does, too, whatever name it was imported by.
     framework: whose loop trains there: "lightning", "transformers", "accelerate", or None.
     uses: how often training used what is made or called there; 0 for a loader that only evaluates, which stays as it
         is.

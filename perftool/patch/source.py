@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,7 +39,7 @@ class Source:
         wrapper = MetadataWrapper(self.module, unsafe_skip_copy=True)
         self._positions: Mapping[cst.CSTNode, CodeRange] = wrapper.resolve(PositionProvider)
         self._parents: Mapping[cst.CSTNode, cst.CSTNode] = wrapper.resolve(ParentNodeProvider)
-        self.names = {node.value for node in self._parents if isinstance(node, cst.Name)}
+        self._names = {node.value for node in self._parents if isinstance(node, cst.Name)}
         self._aliases = _aliases(self._parents)
 
     # ------------------------------------------------------------------------------------------------------- finding
@@ -54,19 +55,14 @@ class Source:
             node = parent
 
     def calls(self, site: CodeSite) -> list[cst.Call]:
-        """The calls of the site's callee that its line belongs to, none within another. Raises Refused for none.
-
-        A callee that has another name in the file is taken where its statement has no other call.
-        """
-        covering = [
+        """The calls of the site's callee that its line belongs to, none within another. Raises Refused for none."""
+        fitting = [
             node
             for node, place in self._positions.items()
             if isinstance(node, cst.Call) and place.start.line <= site.line <= place.end.line
+            if self._is_named(node.func, site.callee)
         ]
-        fitting = [call for call in covering if self._is_named(call.func, site.callee)]
         fitting = [call for call in fitting if self.line(call) == site.line] or fitting
-        if not fitting and len(covering) == 1:
-            fitting = covering
         if not fitting:
             raise Refused(f"no call of {site.callee} is seen at {self.path}:{site.line}")
         inner = {call for call in fitting for _, parent in self.parents(call) if parent in fitting}
@@ -118,6 +114,11 @@ class Source:
 
     # ------------------------------------------------------------------------------------------------------- writing
 
+    def fresh(self, name: str, count: int = 1) -> list[str]:
+        """Names that the file has not; the same at each call, for what is used at once."""
+        candidates = (name if number == 1 else f"{name}_{number}" for number in itertools.count(1))
+        return list(itertools.islice((one for one in candidates if one not in self._names), count))
+
     def statements(self, lines: str) -> list[Statement]:
         """Lines of Python in the file's own indentation and line ends."""
         indent = self.module.default_indent
@@ -130,7 +131,6 @@ class Draft:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.names = set(source.names)
         self.uses: list[str] = []
         self.first: list[str] = []  # statements before torch is imported
         self.setup: list[str] = []  # statements after the imports
@@ -148,15 +148,6 @@ class Draft:
     def change_lines(self, statement: Statement, change: ChangeOfLines) -> None:
         """Change the lines that stand for a statement, once what is in it has been changed."""
         self._lines[statement].append(change)
-
-    def fresh(self, name: str) -> str:
-        """A name that the file has not; it has it from now on."""
-        number, found = 1, name
-        while found in self.names:
-            number += 1
-            found = f"{name}_{number}"
-        self.names.add(found)
-        return found
 
     def applied(self) -> cst.Module:
         """The file with its calls and statements changed, and nothing yet at its head."""
@@ -203,6 +194,18 @@ def before(new: Sequence[Statement], lines: Sequence[Statement]) -> list[Stateme
     first, *rest = lines
     head, *more = new
     return [led_by(head, first.leading_lines), *more, led_by(first, ()), *rest]
+
+
+def is_start(call: cst.Call, node: cst.BaseExpression) -> bool:
+    """Whether an expression is the call, or a chain of methods that starts with it: `model(x).view(-1)`."""
+    while node is not call and isinstance(node, cst.Call | cst.Attribute | cst.Subscript):
+        node = node.func if isinstance(node, cst.Call) else node.value
+    return node is call
+
+
+def bound(name: str, value: cst.BaseExpression) -> cst.SimpleStatementLine:
+    """`name = value`."""
+    return cst.SimpleStatementLine([cst.Assign([cst.AssignTarget(cst.Name(name))], value)])
 
 
 def led_by(statement: Statement, lines: Sequence[cst.EmptyLine]) -> Statement:
