@@ -9,7 +9,7 @@ from shlex import quote
 
 from perftool.measure.devices import take_device
 from perftool.measure.facts import describe_workload
-from perftool.measure.probes.machine import describe_machine
+from perftool.probes.machine import describe_machine
 from perftool.records import RecommendedSettings, SchemaError, Settings, from_json
 from perftool.scenario import (
     Context,

@@ -25,7 +25,7 @@ from perftool.cli.interrupts import interruptible
 from perftool.jobs import look
 from perftool.jobs.front import Silent
 from perftool.measure import devices, survey
-from perftool.measure.probes import machine
+from perftool.probes import machine
 from perftool.records import DeviceFitness, Fitness, Machine, MachineReport, ScenarioReport, from_json, to_json
 from perftool.store import SessionStore, load_session
 from tests.measure.fakes import MACHINE

@@ -123,7 +123,7 @@ def test_what_watches_a_script_needs_torch_alone() -> None:
         [name for name in OURS_ALONE if name != "numpy"],  # which torch takes where it is there
         "from importlib import import_module\n"
         "names = 'causes', 'clock', 'core', 'cgroups', 'marks', 'device', 'watch'\n"
-        "causes, *_, watch = [import_module(f'perftool.measure.probes.{name}') for name in names]\n"
+        "causes, *_, watch = [import_module(f'perftool.probes.{name}') for name in names]\n"
         "watcher = watch.Watcher('cpu')\n"
         "before = causes.read_counters()\n"
         "watcher.begin(); watcher.fetching(); watcher.fetched(); watcher.stepped()\n"

@@ -304,7 +304,7 @@ def machine(
     """What this machine is, and how fit it is for measuring now."""
     from perftool.analysis.fitness import rate
     from perftool.measure.devices import DeviceError, resolve_device
-    from perftool.measure.probes.machine import describe_machine, read_fitness
+    from perftool.probes.machine import describe_machine, read_fitness
     from perftool.records import MachineReport, to_json
     from perftool.report.terminal import render_machine
 

@@ -19,7 +19,7 @@ from perftool.measure import survey as workloads
 from perftool.measure.lab import Lab, Watcher
 from perftool.measure.ledger import Ledger
 from perftool.measure.messages import Described, Tree
-from perftool.measure.probes.machine import read_fitness
+from perftool.probes.machine import read_fitness
 from perftool.records import Fitness, Machine, Side
 from perftool.scenario import Context, Scenarios, discover
 from perftool.store import measuring_lock
@@ -132,6 +132,4 @@ def opened(
 ) -> AbstractContextManager[Lab]:
     """The lab of a session, whose launches are real processes."""
     open_lab = workloads.open_lab if isinstance(target, str) else partial(scripts.open_lab, script=target)
-    return open_lab(
-        ledger, scenarios, scenario_files=scenario_files, launch_bytes=launch_bytes, watcher=watcher
-    )
+    return open_lab(ledger, scenarios, scenario_files=scenario_files, launch_bytes=launch_bytes, watcher=watcher)

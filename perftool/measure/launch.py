@@ -15,7 +15,7 @@ from time import monotonic, sleep
 from typing import IO, Protocol, TypeVar
 
 from perftool.measure import messages
-from perftool.measure.probes import memory
+from perftool.probes import memory
 
 STOP_LIMIT_S = 5.0
 POLL_S = 0.0002

@@ -22,8 +22,8 @@ from msgspec.structs import replace
 from perftool.measure import messages
 from perftool.measure.kept import Kept, NotStarted
 from perftool.measure.launch import LaunchFailed
-from perftool.measure.probes import memory
-from perftool.records import Block, Record
+from perftool.probes import memory
+from perftool.records import Block
 from perftool.script.boot import SEEN, TORCH, TROUBLE
 from perftool.script.boot import environment as hooked
 
@@ -31,7 +31,7 @@ HIDDEN_BY = ("-I", "-E", "-S")  # options of Python with which it does not come 
 LAST_WORDS = 300  # characters of the last line that the command printed
 ENDING_S = 10.0  # that a command may take to end once its script has
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R")
 StartKept = Callable[[Mapping[str, str]], Kept]
 """Starts the launch's command with these variables beyond the usual ones."""
 
@@ -95,13 +95,20 @@ class ScriptLaunch:
         except TimeoutError as error:
             self.close()
             raise LaunchFailed("time", f"it did not stop between its blocks: {error}") from error
-        return _of_ranks([messages.decode_reply(line, request) for line in lines])
+        replies: list[R] = []
+        for line in lines:
+            reply = messages.decode_reply(line, request)
+            if isinstance(reply, messages.Failed):
+                self.close()
+                raise LaunchFailed(reply.kind, reply.reason)
+            replies.append(reply)
+        return _of_ranks(replies)
 
     def _line(self, rank: Rank, deadline_s: float) -> bytes:
         """What a rank replies. Raises LaunchFailed where it fails, ends, or does not reply in time."""
         assert self._kept is not None
         while True:
-            ready, _, _ = select.select([rank.socket, self._kept], [], [], max(0.0, deadline_s - monotonic()))
+            ready = _ready([rank.socket, self._kept], max(0.0, deadline_s - monotonic()))
             if rank.socket in ready:
                 break
             if ready:
@@ -117,9 +124,6 @@ class ScriptLaunch:
         told = json.loads(line)
         if told["type"] == "ended":
             raise self._over(int(told["steps"]))
-        if told["type"] == "failed":
-            self.close()
-            raise LaunchFailed(told["kind"], told["reason"])
         return bytes(line)
 
     # ------------------------------------------------------------------------------------------------------ starting
@@ -138,7 +142,7 @@ class ScriptLaunch:
             self.close()
             raise LaunchFailed("reference", str(error)) from error
         while not self._ranks or len(self._ranks) < self._ranks[0].world_size:
-            ready, _, _ = select.select([self._listener, self._kept], [], [], max(0.0, deadline_s - monotonic()))
+            ready = _ready([self._listener, self._kept], max(0.0, deadline_s - monotonic()))
             if self._listener in ready:
                 connection, _ = self._listener.accept()
                 self._ranks.append(Rank(connection))
@@ -260,12 +264,17 @@ def _told(code: int) -> str:
     return f"its command was ended by signal {-code}" if code < 0 else f"its command ended with exit code {code}"
 
 
-def _of_ranks(replies: Sequence[R | messages.Failed]) -> R:
+def _of_ranks(replies: Sequence[R]) -> R:
     """One reply for all ranks: those of a block go as the slowest, and learn from the samples of all."""
-    told = [reply for reply in replies if not isinstance(reply, messages.Failed)]
-    blocks = [reply for reply in told if isinstance(reply, Block)]
-    if len(blocks) < 2:
-        return told[0]
+    first = replies[0]
+    if not isinstance(first, Block):
+        return first
+    blocks = [block for block in replies if isinstance(block, Block)]
     slowest = max(blocks, key=lambda block: block.wall_ns)
     samples = sum(block.samples for block in blocks)
-    return replace(slowest, samples=samples, alone_ns=[ns for block in blocks for ns in block.alone_ns])  # type: ignore[return-value]
+    return replace(slowest, samples=samples, alone_ns=[ns for block in blocks for ns in block.alone_ns])
+
+
+def _ready(channels: Sequence[socket.socket | Kept], limit_s: float) -> list[socket.socket | Kept]:
+    """Those of which there is something to read within the limit."""
+    return select.select(channels, [], [], limit_s)[0]

@@ -18,7 +18,7 @@ from perftool.measure.kept import Kept
 from perftool.measure.lab import BaselineFailed, Lab, Watcher
 from perftool.measure.launch import LaunchFailed, LiveLaunch
 from perftool.measure.ledger import Ledger
-from perftool.measure.probes.machine import describe_machine
+from perftool.probes.machine import describe_machine
 from perftool.measure.script_launch import ScriptLaunch
 from perftool.measure.survey import (
     GROWTH,
@@ -36,9 +36,7 @@ from perftool.vary import command_with
 FEW_STEPS = 10  # with fewer there is nothing to measure
 
 
-def survey(
-    script: Script, device: str, seed: int, budget_s: float = SURVEY_LIMIT_S
-) -> tuple[messages.Described, int]:
+def survey(script: Script, device: str, seed: int, budget_s: float = SURVEY_LIMIT_S) -> tuple[messages.Described, int]:
     """Run the command until its steps are known, then end it: what it trains and on what, and the host memory of it.
 
     Raises UnusableError for a command that cannot be started, BaselineFailed for one that cannot be measured.

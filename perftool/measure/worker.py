@@ -27,7 +27,7 @@ from perftool.measure.facts import count_denormal, describe_workload
 from perftool.records import WAIT, BatchFit, Block, BlockLabels, Counters, Limits, MemoryParts, WatchedBlock, known
 
 if TYPE_CHECKING:
-    from perftool.measure.probes.watch import Watcher
+    from perftool.probes.watch import Watcher
     from perftool.scenario import Scenarios
     from perftool.training import Plan, Training
     from perftool.workload import Loaded
@@ -107,9 +107,9 @@ class Worker:
     def describe(self) -> messages.Described:
         import torch
 
-        from perftool.measure.probes.device import read_peaks
-        from perftool.measure.probes.machine import describe_machine
-        from perftool.measure.probes.memory import high_water_bytes
+        from perftool.probes.device import read_peaks
+        from perftool.probes.machine import describe_machine
+        from perftool.probes.memory import high_water_bytes
         from perftool.training import Training, tensors_of
 
         threads = torch.get_num_threads()
@@ -143,12 +143,12 @@ class Worker:
 
         plan = self._load()
         if self.spec.watched:
-            from perftool.measure.probes.watch import Watcher, with_marks
+            from perftool.probes.watch import Watcher, with_marks
 
             self.watcher = Watcher(self.device)
             plan = with_marks(plan, self.watcher.marks)
         if self.spec.phases_named:
-            from perftool.measure.probes.marks import with_forward_named
+            from perftool.probes.marks import with_forward_named
 
             plan = with_forward_named(plan)
         self.training = Training(plan)
@@ -160,7 +160,7 @@ class Worker:
         )
 
     def warm(self, request: messages.Warm) -> messages.Warmed:
-        from perftool.measure.probes.clock import step_clock
+        from perftool.probes.clock import step_clock
 
         training = self._live()
         clock = step_clock(training.device)
@@ -179,7 +179,7 @@ class Worker:
         return messages.Warmed(step_ns=step_ns, steps_since_event=since)
 
     def prove(self) -> messages.Proved:
-        from perftool.measure.probes.device import reset_peaks
+        from perftool.probes.device import reset_peaks
         from perftool.records import Engaged
         from perftool.training import run_proof
 
@@ -201,8 +201,8 @@ class Worker:
         return messages.Proved(engaged=engaged)
 
     def run(self, request: messages.Run) -> Block:
-        from perftool.measure.probes.causes import labels, read_counters
-        from perftool.measure.probes.clock import step_clock
+        from perftool.probes.causes import labels, read_counters
+        from perftool.probes.clock import step_clock
         from perftool.training import count_samples
 
         training = self._live()
@@ -243,7 +243,7 @@ class Worker:
         )
 
     def watch(self, request: messages.Watch) -> WatchedBlock:
-        from perftool.measure.probes.watch import watch_training
+        from perftool.probes.watch import watch_training
 
         assert self.watcher is not None, "only a watched launch can be watched"
         self._steps(request.drop)
@@ -254,7 +254,7 @@ class Worker:
         return block
 
     def count(self, request: messages.Count) -> Counters:
-        from perftool.measure.probes.work import count_operations, count_work
+        from perftool.probes.work import count_operations, count_work
 
         training = self._live()
         self._steps(request.calls)
@@ -307,24 +307,24 @@ class Worker:
         )
 
     def limit(self) -> Limits:
-        from perftool.measure.probes.ceilings import limits
+        from perftool.probes.ceilings import limits
 
         return limits(self._live())
 
     def weigh(self) -> MemoryParts:
-        from perftool.measure.probes.weights import weigh
+        from perftool.probes.weights import weigh
 
         return weigh(self._live())
 
     def fit(self) -> BatchFit:
-        from perftool.measure.probes.weights import fit_batch
+        from perftool.probes.weights import fit_batch
 
         return fit_batch(self._live())
 
     def trace(self, request: messages.Trace) -> messages.Traced:
         from torch.profiler import profile, record_function, schedule, supported_activities
 
-        from perftool.measure.probes.marks import phases_named
+        from perftool.probes.marks import phases_named
 
         training = self._live()
         self._steps(request.drop)
@@ -344,7 +344,7 @@ class Worker:
         return messages.Traced(calls=request.calls)
 
     def finish(self) -> messages.Finished:
-        from perftool.measure.probes.device import read_peaks
+        from perftool.probes.device import read_peaks
 
         self._own_modules()  # what was imported late
         loss = None if self.last_loss is None else self._loss()
@@ -388,7 +388,7 @@ class Worker:
 
     def _note_events(self) -> None:
         """Remember the last step in which something was compiled, captured or retried."""
-        from perftool.measure.probes.device import allocator_retries
+        from perftool.probes.device import allocator_retries
 
         dynamo = sys.modules.get("torch._dynamo.utils")
         compiled = sum(dynamo.counters["frames"].values()) if dynamo else 0

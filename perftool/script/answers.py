@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from perftool.script import explain
 from perftool.script.loop import Loop
 from perftool.script.realise import Realised
-from perftool.script.sites import place
 
 if TYPE_CHECKING:
     from perftool.scenario import Scenario
@@ -78,7 +77,7 @@ class Answers:
     def _start(self, _: Mapping[str, Any]) -> Answer:
         started_ns = monotonic_ns()
         if self.spec.get("watched"):
-            from perftool.measure.probes.watch import Watcher
+            from perftool.probes.watch import Watcher
 
             self._watcher = Watcher(self.device)
         return {"type": "started", "started_ns": started_ns, "queued_batches": self._queued(), "steps_per_call": 1}
@@ -86,10 +85,7 @@ class Answers:
 
     def _queued(self) -> int:
         """Batches that loader workers hold ready."""
-        training = self.loop.training_loaders
-        loaders = [one for one, _ in self.realised.loaders if id(one) in training] or [
-            one for one, _ in self.realised.loaders
-        ]
+        loaders = self.realised.loaders_in_use()
         return max((one.num_workers * (one.prefetch_factor or 2) for one in loaders if one.num_workers), default=0)
 
     def _warm(self, request: Mapping[str, Any]) -> Answer:
@@ -116,7 +112,7 @@ class Answers:
         for name, value in sorted(self.spec["settings"].items()):
             proofs.append((name, (yield from self._proof(self.scenarios[name].proof(training, value)))))
         gc.collect()
-        from perftool.measure.probes.device import reset_peaks
+        from perftool.probes.device import reset_peaks
 
         reset_peaks(training.device)
         evidence = [f"{name}: {one.evidence}" for name, one in proofs if not one.ok or all(p.ok for _, p in proofs)]
@@ -140,7 +136,7 @@ class Answers:
             self.loop.batch = None
 
     def _run(self, request: Mapping[str, Any]) -> Answer:
-        from perftool.measure.probes.causes import labels, read_counters
+        from perftool.probes.causes import labels, read_counters
 
         loop = self.loop
         for _ in range(request["drop"]):
@@ -161,7 +157,7 @@ class Answers:
             wait_ns.append(interval.wait_ns)
             alone_ns.append(interval.alone_ns or 0)
             samples.append(interval.samples or 1)
-            asides.append(None if interval.aside is None else _told(interval.asides[interval.aside]))
+            asides.append(interval.aside)
         _, step_ns = clock.finish()
         counted = labels(before, read_counters())
         self._check_loss()
@@ -212,7 +208,7 @@ class Answers:
     def _finish(self, _: Mapping[str, Any]) -> Answer:
         import torch
 
-        from perftool.measure.probes.device import read_peaks
+        from perftool.probes.device import read_peaks
 
         peaks = read_peaks(torch.device(self.device))
         loss = self._loss()
@@ -228,7 +224,8 @@ class Answers:
     # ------------------------------------------------------------------------------------------------ explanations
 
     def _watch(self, request: Mapping[str, Any]) -> Answer:
-        return explain.watched(self._watcher, self.loop, request, launch=self.spec["launch"])
+        workers = max((one.num_workers for one in self.realised.loaders_in_use()), default=0)
+        return explain.watched(self._watcher, self.loop, request, launch=self.spec["launch"], workers=workers)
 
     def _trace(self, request: Mapping[str, Any]) -> Answer:
         return explain.traced(self.loop, request)
@@ -250,7 +247,7 @@ class Answers:
     def _clock(self) -> Any:
         import torch
 
-        from perftool.measure.probes.clock import step_clock
+        from perftool.probes.clock import step_clock
 
         return step_clock(torch.device(self.device))
 
@@ -267,7 +264,7 @@ class Answers:
         """Remember the last step in which something was compiled, captured or retried."""
         import torch
 
-        from perftool.measure.probes.device import allocator_retries
+        from perftool.probes.device import allocator_retries
 
         dynamo = sys.modules.get("torch._dynamo.utils")
         compiled = sum(dynamo.counters["frames"].values()) if dynamo else 0
@@ -284,14 +281,6 @@ class Answers:
         loss = self._loss()
         if loss is not None and not math.isfinite(loss):
             raise FloatingPointError(f"the loss became {loss} within {self.loop.steps} steps")
-
-
-def _told(site: Mapping[str, Any] | None) -> str:
-    """ "evaluation at train.py:88"."""
-    if site is None:
-        return "elsewhere"
-    where = place(dict(site))
-    return f"{site['kind']} at {where}" if where else str(site["kind"])
 
 
 def _mean(values: list[float]) -> float | None:

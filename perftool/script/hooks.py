@@ -16,12 +16,11 @@ from perftool.script.loop import CHECKPOINT, EVALUATION, Loop
 from perftool.script.steps import BACKWARD
 from perftool.words import BACKWARD as BACKWARD_PHASE
 from perftool.words import OPTIMIZER as OPTIMIZER_PHASE
+from perftool.words import REST
 from perftool.words import WAIT
 
 if TYPE_CHECKING:
     from perftool.script.realise import Realised
-
-Undo = Callable[[], None]
 
 
 def install(loop: Loop, realised: Realised) -> None:
@@ -35,13 +34,12 @@ def install(loop: Loop, realised: Realised) -> None:
     realised.follow_calls()
 
 
-def replaced(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Undo:
-    """Put what `make` makes of a function in its place; returns what undoes that."""
+def replaced(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Put what `make` makes of a function in its place."""
     plain = inspect.getattr_static(owner, name)
     function = getattr(owner, name)
     made = functools.wraps(function)(make(function))
     setattr(owner, name, staticmethod(made) if isinstance(plain, staticmethod) else made)
-    return lambda: setattr(owner, name, plain)
 
 
 def _around_optimizers(loop: Loop, realised: Realised) -> None:
@@ -59,16 +57,16 @@ def _around_optimizers(loop: Loop, realised: Realised) -> None:
                     return plain(*arguments, **options)
                 optimizer = arguments[0]
                 realised.configure(optimizer)
-                marks = loop.marks
+                watcher = loop.watcher
                 loop.in_update = True
-                if marks is not None:
-                    marks.push(OPTIMIZER_PHASE)
+                if watcher is not None:
+                    watcher.marks.push(OPTIMIZER_PHASE)
                 try:
                     found = plain(*arguments, **options)
                 finally:
                     loop.in_update = False
-                    if marks is not None:
-                        marks.pop()
+                    if watcher is not None:
+                        watcher.marks.pop(REST)
                 loop.updated(optimizer)
                 return found
 
@@ -94,13 +92,13 @@ def _around_backward(loop: Loop) -> None:
     def around(backward: Callable[..., Any]) -> Callable[..., Any]:
         def call(tensors: Any, *arguments: Any, **options: Any) -> Any:
             loop.backward_began(tensors if isinstance(tensors, torch.Tensor) else None)
-            marks = loop.marks
-            if marks is None:
+            watcher = loop.watcher
+            if watcher is None:
                 found = backward(tensors, *arguments, **options)
             else:
-                marks.push(BACKWARD_PHASE)
+                watcher.marks.push(BACKWARD_PHASE)
                 found = backward(tensors, *arguments, **options)
-                marks.pop()
+                watcher.marks.pop(REST)
             if not loop.in_update:  # a closure's backward is part of the optimizer's step
                 loop.ended(BACKWARD)
             return found
@@ -181,15 +179,15 @@ def _around_loaders(loop: Loop, realised: Realised) -> None:
 
 def fetched(loop: Loop, epoch: Epoch, fetch: Callable[[], Any]) -> Any:
     """A batch; the time that it took is told to the loop."""
-    marks = loop.marks
+    watcher = loop.watcher
     asked_ns = perf_counter_ns()
-    if marks is not None:
-        marks.push(WAIT)
+    if watcher is not None:
+        watcher.fetching()
     try:
         batch = fetch()
     finally:
-        if marks is not None:
-            marks.pop()
+        if watcher is not None:
+            watcher.fetched()
     loop.fetched(epoch.loader, perf_counter_ns() - asked_ns, epoch.next_samples(), batch)
     return batch
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from time import monotonic, perf_counter_ns
 from typing import Any
 
-from perftool.script.sites import own_site
+from perftool.script.sites import own_site, place
 from perftool.script.steps import BACKWARD, MARK, OPTIMIZER, Counter, Event, Rule, find_rule, seen_enough
 
 EVALUATION, CHECKPOINT = "evaluation", "checkpoint"
@@ -30,14 +30,14 @@ class Interval:
         self.batches = 0
         self.alone_ns: int | None = None  # until its first backward pass, in which ranks wait for each other
         self.samples: int | None = None  # None: nobody said
-        self.asides: dict[str, dict[str, Any] | None] = {}  # sign of something that is no step -> where
+        self.asides: dict[str, str] = {}  # sign of something that is no step -> "evaluation at train.py:88"
         self.signs: set[str] = set()  # all of them, those that come with many steps, too
         self.losses: list[Any] = []  # scalars that backward began with, where they are kept
 
     @property
     def aside(self) -> str | None:
-        """A sign that not all of it was a step."""
-        return next(iter(self.asides), None)
+        """What it was besides a step, and where; None for nothing but a step."""
+        return next(iter(self.asides.values()), None)
 
 
 class Loop:
@@ -59,7 +59,7 @@ class Loop:
         self.optimizers: list[Any] = []  # in the order of their first steps
         self.training_loaders: set[int] = set()  # identities of datasets' loaders
         self.last_loss: Any = None
-        self.marks: Any = None  # of the phases, while they are wanted
+        self.watcher: Any = None  # of phases and of what disturbs them, while they are wanted
         self.seeded = False
         self.in_update = False
         self.has_optimizer = False
@@ -156,7 +156,8 @@ class Loop:
         interval.signs.add(sign)
         self._signs[sign] += 1
         if self._signs[sign] <= max(SEEN_LEAST, COMMON_SHARE * self.steps):
-            interval.asides[sign] = own_site(kind=kind)
+            site = own_site()
+            interval.asides[sign] = f"{kind} at {place(site)}" if site else kind
 
     def backward_began(self, loss: Any) -> None:
         if self.interval.alone_ns is None:

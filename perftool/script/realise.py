@@ -16,7 +16,6 @@ from perftool.script.sites import own_site
 from perftool.words import FORWARD
 
 if TYPE_CHECKING:
-
     from perftool.plan import Plan
 
 SITES_MOST = 64
@@ -84,6 +83,11 @@ class Realised:
         if len(self.loaders) < SITES_MOST:
             self.loaders.append((loader, own_site(callee=type(loader).__name__)))
 
+    def loaders_in_use(self) -> list[Any]:
+        """Those whose batches went into backward passes; all, while there are none."""
+        made = [loader for loader, _ in self.loaders]
+        return [one for one in made if id(one) in self.loop.training_loaders] or made
+
     def epoch(self, loader: Any) -> Iterator[Any] | None:
         """The batches of an epoch, where the Plan has its own way to come by them."""
         return None if self.plan.epoch is None else self.plan.epoch(loader)
@@ -108,7 +112,7 @@ class Realised:
             finally:
                 realised._depth -= 1
 
-        Module.__call__ = outermost  # type: ignore[method-assign, assignment]
+        Module.__call__ = outermost  # type: ignore[method-assign]
 
         def restore() -> None:
             Module.__call__ = plain  # type: ignore[method-assign]
@@ -149,7 +153,8 @@ class Realised:
         model: Any = Inner(module, inner)
         for transform in self.plan.model:
             model = transform(model)
-        return model
+        called: Callable[..., Any] = model
+        return called
 
     def _call_of(self, module: Any, inner: Callable[..., Any]) -> Callable[..., Any]:
         import torch
@@ -164,9 +169,9 @@ class Realised:
             if not is_grad_enabled():
                 loop.noticed("no gradients", EVALUATION)
                 return inner(*arguments, **options)
-            marks = loop.marks
-            if marks is not None:
-                marks.begin(FORWARD)
+            watcher = loop.watcher
+            if watcher is not None:
+                watcher.marks.begin(FORWARD)
             if not reduces or self._is_within_root:
                 return inner(*arguments, **options)
             self._is_within_root = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+from collections.abc import Mapping
 from types import CodeType, FrameType
 from typing import Any
 
@@ -17,9 +18,9 @@ FRAMEWORKS = {
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _LIBRARIES = tuple(
     {
-        os.path.realpath(place) + os.sep
+        os.path.realpath(path) + os.sep
         for key in ("stdlib", "platstdlib", "purelib", "platlib")
-        if (place := sysconfig.get_paths().get(key))
+        if (path := sysconfig.get_paths().get(key))
     }
     | {_OWN + os.sep}
 )
@@ -60,6 +61,6 @@ def is_own(code: CodeType) -> bool:
     return known
 
 
-def place(site: dict[str, Any] | None) -> str:
-    """ "train.py:88", or "" for a site that is not known."""
-    return f"{os.path.basename(site['file'])}:{site['line']}" if site else ""
+def place(site: Mapping[str, Any]) -> str:
+    """ "train.py:88"."""
+    return f"{os.path.basename(site['file'])}:{site['line']}"

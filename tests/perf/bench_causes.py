@@ -16,7 +16,7 @@ import numpy as np
 
 from perftool.analysis.slow_steps import slow_steps, watched
 from perftool.measure import messages
-from perftool.measure.probes.watch import COPYING_CALLS
+from perftool.probes.watch import COPYING_CALLS
 from perftool.measure.worker import Worker
 from perftool.records import (
     LOADER,

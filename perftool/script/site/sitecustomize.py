@@ -10,7 +10,7 @@ import sys
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-def _chain():
+def _chain() -> None:
     """The sitecustomize that would have run without this one."""
     import importlib.util
 
@@ -26,7 +26,7 @@ def _chain():
         spec.loader.exec_module(module)
 
 
-def _boot():
+def _boot() -> None:
     path = os.environ.get("PERFTOOL_SCRIPT")
     if not path or not os.path.isfile(path):  # a process that outlived perftool
         return
@@ -34,6 +34,8 @@ def _boot():
 
     file = os.path.join(os.path.dirname(_HERE), "boot.py")
     spec = importlib.util.spec_from_file_location("_perftool_boot", file)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.boot(path)

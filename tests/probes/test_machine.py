@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from perftool.measure.probes import cgroups, machine
-from perftool.measure.probes.cgroups import MemoryLimit, memory_limit, quota_cores, throttled_periods
-from perftool.measure.probes.machine import describe_machine, read_fitness, usable_cores
+from perftool.probes import cgroups, machine
+from perftool.probes.cgroups import MemoryLimit, memory_limit, quota_cores, throttled_periods
+from perftool.probes.machine import describe_machine, read_fitness, usable_cores
 from perftool.records import Machine, from_json, to_json
 
 MIB = 2**20

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from perftool.measure.probes import cgroups
-from perftool.measure.probes.clock import step_clock
-from perftool.measure.probes.memory import free_host_bytes
-from perftool.measure.probes.work import count_work
+from perftool.probes import cgroups
+from perftool.probes.clock import step_clock
+from perftool.probes.memory import free_host_bytes
+from perftool.probes.work import count_work
 from perftool.records import Ceiling, Limits, StepWork
 from perftool.workload import where
 

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import psutil
 
 from perftool import __version__
-from perftool.measure.probes import cgroups, nvml
-from perftool.measure.probes.cgroups import read_words
-from perftool.measure.probes.memory import free_host_bytes
+from perftool.probes import cgroups, nvml
+from perftool.probes.cgroups import read_words
+from perftool.probes.memory import free_host_bytes
 from perftool.records import SAVING_GOVERNORS, BusyProcess, Fitness, Machine
 
 TELLING = ("OMP_", "KMP_", "MKL_", "GOMP_", "MALLOC_", "TORCH", "PYTORCH_", "CUDA_", "THP_", "LD_PRELOAD")

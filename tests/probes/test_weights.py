@@ -14,9 +14,9 @@ from torch import nn
 from perftool.analysis.memory import growth
 from perftool.measure import messages
 from perftool.measure.launch import ProcessLaunch
-from perftool.measure.probes import weights
-from perftool.measure.probes.memory import resident_bytes
-from perftool.measure.probes.weights import fit_batch, weigh
+from perftool.probes import weights
+from perftool.probes.memory import resident_bytes
+from perftool.probes.weights import fit_batch, weigh
 from perftool.records import MemorySample
 from perftool.training import Plan, Training
 from perftool.workload import Workload
@@ -187,7 +187,7 @@ def test_rows_come_again_where_a_larger_batch_needs_them() -> None:
 
 @pytest.mark.process
 def test_a_worker_weighs_its_training_and_ends_as_ever() -> None:
-    workloads = Path(__file__).with_name("workloads.py")
+    workloads = Path(__file__).parents[1] / "measure" / "workloads.py"
     spec = messages.LaunchSpec(
         launch=0, reference=f"{workloads}:rows", scenario_files=[], settings={}, device="cpu", seed=0
     )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from perftool.measure import messages
-from perftool.measure.probes.work import count_work
+from perftool.probes.work import count_work
 from perftool.measure.worker import Worker
 from perftool.training import Plan, Training
 from perftool.workload import Workload
@@ -249,9 +249,9 @@ def test_operations_that_cannot_be_counted_are_told_with_the_reason(monkeypatch:
     def fail(_: Training) -> int:
         raise RuntimeError("no dispatch here")
 
-    monkeypatch.setattr("perftool.measure.probes.work.count_operations", fail)
+    monkeypatch.setattr("perftool.probes.work.count_operations", fail)
     monkeypatch.setattr("perftool.measure.worker._compiled", lambda: (0, 0))  # other tests compile in this process
-    workload = Path(__file__).parent / "workloads.py"
+    workload = Path(__file__).parents[1] / "measure" / "workloads.py"
     spec = messages.LaunchSpec(
         launch=0, reference=f"{workload}:good", scenario_files=[], settings={}, device="cpu", seed=0
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from perftool.measure.probes import cgroups
+from perftool.probes import cgroups
 
 
 def high_water_bytes(pid: int) -> int | None:

@@ -22,10 +22,10 @@ from statistics import median
 from time import monotonic_ns, perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from perftool.measure.probes import device as device_probe
-from perftool.measure.probes.causes import steal_ticks_by_core
-from perftool.measure.probes.cgroups import throttled_periods
-from perftool.measure.probes.core import fixed_work_ns
+from perftool.probes import device as device_probe
+from perftool.probes.causes import steal_ticks_by_core
+from perftool.probes.cgroups import throttled_periods
+from perftool.probes.core import fixed_work_ns
 from perftool.words import (
     BACKWARD,
     COMPILATION,

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from perftool.measure.probes import nvml
+from perftool.probes import nvml
 
 if TYPE_CHECKING:
     import torch

@@ -15,9 +15,9 @@ import torch
 from msgspec.structs import replace
 
 from perftool.analysis.memory import largest_batch
-from perftool.measure.probes.device import available_bytes as available_on
-from perftool.measure.probes.device import read_use
-from perftool.measure.probes.memory import free_host_bytes, high_water_bytes, reset_high_water, resident_bytes
+from perftool.probes.device import available_bytes as available_on
+from perftool.probes.device import read_use
+from perftool.probes.memory import free_host_bytes, high_water_bytes, reset_high_water, resident_bytes
 from perftool.records import BatchFit, BatchPoint, MemoryParts
 from perftool.training import copied, count_samples, leaves_of, map_tensors, tensors_of
 from perftool.workload import where

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from perftool.measure.probes import device as device_probe
-from perftool.measure.probes import machine, nvml
+from perftool.probes import device as device_probe
+from perftool.probes import machine, nvml
 from perftool.records import DEVICE_HEAT, HARDWARE_SLOWDOWN, POWER_BRAKE, POWER_LIMIT, DeviceFitness
 
 A, B = "GPU-aaaa1111", "GPU-bbbb2222"

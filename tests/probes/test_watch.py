@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from perftool.measure.probes.watch import Marks, Watcher, _with_forks, fault_ns, watch_training, with_marks
+from perftool.probes.watch import Marks, Watcher, _with_forks, fault_ns, watch_training, with_marks
 from perftool.records import (
     BACKWARD,
     FAULTS,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from perftool.measure.probes import ceilings
-from perftool.measure.probes.ceilings import (
+from perftool.probes import ceilings
+from perftool.probes.ceilings import (
     cache_bytes,
     convolution_mode,
     measure_ceilings,
