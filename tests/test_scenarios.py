@@ -25,9 +25,11 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from perftool.measure.probes.machine import describe_machine
 from perftool.measure.worker import describe_workload
+from perftool.plan import Plan
 from perftool.records import DATA_WAIT, FULL_PRECISION, SLOW_TYPE, DatasetKind, Engaged, Settings, WorkloadFacts
 from perftool.scenario import DOCUMENTED, Context, check_settings, clashes, cures_of, discover, environment_of, plan_of
-from perftool.training import SettingError, Training
+from perftool.training import SettingError, Training, configure
+from perftool.words import FETCH, Proving, Wanted
 from perftool.workload import Loaded, Workload, load, load_workload
 from tests.measure.fakes import MACHINE, WORKLOAD
 from tests.proofs import proved
@@ -285,9 +287,11 @@ def test_what_hooks_of_the_optimizers_step_do_is_not_taken_for_the_update(value:
     training = trained({"optimizer_kernel": value})
     parameters = list(training.module.parameters())
     averages = [part.detach().clone() for part in parameters]
-    training.optimizer.register_step_pre_hook(
-        lambda *_: nn.utils.clip_grad_norm_(parameters, 1.0, foreach=foreach) and None
-    )
+
+    def clip(*_: Any) -> None:
+        nn.utils.clip_grad_norm_(parameters, 1.0, foreach=foreach)
+
+    training.optimizer.register_step_pre_hook(clip)
     training.optimizer.register_step_post_hook(
         lambda *_: torch._foreach_lerp_(averages, [part.detach() for part in parameters], 0.1)
     )
@@ -474,8 +478,8 @@ def test_a_scripts_epochs_are_its_loaders_own_and_so_is_the_random_state_after_t
 ) -> None:
     def epochs(take: Any) -> tuple[list[list[torch.Tensor]], torch.Tensor]:
         torch.manual_seed(3)
-        generator = {"generator": torch.Generator().manual_seed(5)} if seeded else {}
-        loader = DataLoader(TensorDataset(ROWS, ROWS[:, 0]), **arguments, **generator)
+        generator = torch.Generator().manual_seed(5) if seeded else None
+        loader = DataLoader(TensorDataset(ROWS, ROWS[:, 0]), generator=generator, **arguments)
         batches = []
         for _ in range(3):
             taken = take(loader)
@@ -499,6 +503,71 @@ def test_only_what_fits_is_gathered() -> None:
         DataLoader(plain, batch_size=4, collate_fn=lambda rows: rows),
     ):
         assert isinstance(epoch_of(loader), _BaseDataLoaderIter)
+
+
+@dataclasses.dataclass
+class Own:
+    """A training whose loop is not perftool's, with a plan laid over it by hand."""
+
+    plan: Plan
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def model(self) -> nn.Module:
+        return self.module
+
+    def prove(self, proving: Proving | Engaged) -> Engaged:
+        """Go on with the loop until the proof ends, and resume it at the borders that it asked for."""
+        assert not isinstance(proving, Engaged)
+        loss: Any = lambda model, batch: model(*batch).square().mean()  # noqa: E731
+        for wrap in self.plan.loss:
+            loss = wrap(loss)
+        loader = DataLoader(TensorDataset(torch.ones(64, 8)), batch_size=4)
+        wanted: Wanted | None = next(proving)
+        try:
+            for batch in iter(loader) if self.plan.epoch is None else self.plan.epoch(loader):
+                if wanted == FETCH:
+                    wanted = proving.send(batch)
+                self.optimizer.zero_grad()
+                loss(self.module, batch).backward()
+                self.optimizer.step()
+                if wanted != FETCH:
+                    wanted = next(proving)
+        except StopIteration as ended:
+            engaged: Engaged = ended.value
+            return engaged
+        raise AssertionError("the loop ended before the proof")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("amp", "off"),
+        ("amp", "bf16"),
+        ("batch_gather", "off"),
+        ("batch_gather", "on"),
+        ("optimizer_kernel", "for-loop"),
+        ("optimizer_kernel", "fused"),
+        ("dataloader_workers", "0"),
+        ("torch_compile", "off"),
+    ],
+)
+def test_a_proof_can_be_run_in_a_loop_that_it_does_not_drive(name: str, value: str) -> None:
+    module = nn.Linear(8, 8)
+    optimizer = torch.optim.Adam(module.parameters())
+    plan = plan_of(None, {name: value}, SCENARIOS, device="cpu", seed=0)
+    configure(optimizer, plan.optimizer)
+    live = Own(plan=plan, module=module, optimizer=optimizer)
+    proof = live.prove(SCENARIOS[name].proof(live, value))
+    assert proof.ok, proof.evidence
+    if value not in ("off", "0", "for-loop"):
+        bare = dataclasses.replace(live, plan=Plan(workload=None), optimizer=torch.optim.Adam(module.parameters()))
+        assert not bare.prove(SCENARIOS[name].proof(bare, value)).ok
 
 
 @pytest.mark.process
