@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -19,13 +20,16 @@ import pytest
 import torch
 from msgspec.structs import replace
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from perftool.measure.facts import describe_workload
+from perftool.plan import Plan
 from perftool.probes.machine import describe_machine
 from perftool.records import DATA_WAIT, FULL_PRECISION, SLOW_TYPE, DatasetKind, Engaged, Settings, WorkloadFacts
 from perftool.scenario import DOCUMENTED, Context, check_settings, clashes, cures_of, discover, environment_of, plan_of
-from perftool.training import SettingError, Training
+from perftool.training import SettingError, Training, configure
+from perftool.words import FETCH, Proving, Wanted
 from perftool.workload import Loaded, Workload, load, load_workload
 from tests.measure.fakes import MACHINE, WORKLOAD
 from tests.proofs import proved
@@ -278,6 +282,54 @@ def test_the_models_own_fused_kernels_are_not_taken_for_the_optimizers() -> None
         assert proved(SCENARIOS["optimizer_kernel"], one, "for-loop").ok
 
 
+@pytest.mark.parametrize(("value", "foreach"), [("for-loop", True), ("foreach", False), ("fused", True)])
+def test_what_hooks_of_the_optimizers_step_do_is_not_taken_for_the_update(value: str, foreach: bool) -> None:
+    training = trained({"optimizer_kernel": value})
+    parameters = list(training.module.parameters())
+    averages = [part.detach().clone() for part in parameters]
+
+    def clip(*_: Any) -> None:
+        nn.utils.clip_grad_norm_(parameters, 1.0, foreach=foreach)
+
+    training.optimizer.register_step_pre_hook(clip)
+    training.optimizer.register_step_post_hook(
+        lambda *_: torch._foreach_lerp_(averages, [part.detach() for part in parameters], 0.1)
+    )
+    for other in ("for-loop", "foreach", "fused"):
+        proof = proved(SCENARIOS["optimizer_kernel"], training, other)
+        assert proof.ok == (other == value), proof.evidence
+        assert proof.evidence == f"the update of one step ran as {value}"
+
+
+def test_an_optimizer_without_the_option_is_nothing_to_act_on() -> None:
+    workload = dataclasses.replace(
+        load_workload(REFERENCE), optimizer=lambda parameters: torch.optim.Rprop(parameters, lr=0.01)
+    )
+    training = Training(plan_of(workload, {}, SCENARIOS, device="cpu", seed=0))
+    proof = proved(SCENARIOS["optimizer_kernel"], training, "fused")
+    assert (proof.ok, proof.evidence) == (False, "there is nothing to act on: Rprop has no option 'fused'")
+
+
+def test_an_update_that_never_comes_is_no_effect() -> None:
+    training = trained({})
+    training.bare_step = lambda: torch.zeros(())  # type: ignore[method-assign]
+    proof = proved(SCENARIOS["optimizer_kernel"], training, "for-loop")
+    assert (proof.ok, proof.evidence) == (False, "no update was seen in 3 steps")
+
+
+@pytest.mark.usefixtures("torch_as_before")
+def test_the_precision_of_matmuls_is_what_torch_says_and_its_effect_what_is_seen() -> None:
+    training = trained({"matmul_precision": "medium"})
+    differing = proved(SCENARIOS["matmul_precision"], training, "medium")
+    assert differing.ok
+    assert torch.get_float32_matmul_precision() == "medium", "the proof leaves it as it was"
+    assert re.search(r"of \d+ products .* differ|no effect seen on these shapes", differing.evidence)
+    assert not proved(SCENARIOS["matmul_precision"], training, "highest").ok
+    torch.set_float32_matmul_precision("highest")  # as a script may, too
+    lost = proved(SCENARIOS["matmul_precision"], training, "medium")
+    assert (lost.ok, lost.evidence) == (False, "torch's precision is 'highest'")
+
+
 @pytest.mark.process
 def test_children_of_the_workload_are_not_taken_for_loader_processes() -> None:
     training = trained({"dataloader_workers": "1"})
@@ -395,6 +447,136 @@ def test_gathering_in_worker_processes_gives_the_same_batches() -> None:
                            for one in ({}, settings))  # fmt: skip
     for _ in range(10):
         assert torch.equal(alone.fetch()[0], with_workers.fetch()[0])
+
+
+def epoch_of(loader: DataLoader[Any]) -> Iterator[Any]:
+    """As a script's driver has it."""
+    plan = plan_of(None, {"batch_gather": "on"}, SCENARIOS, device="cpu", seed=0)
+    assert plan.epoch is not None
+    return plan.epoch(loader)
+
+
+ROWS = torch.arange(22.0).reshape(11, 2)
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"batch_size": 4, "shuffle": True},
+        {"batch_size": 4, "shuffle": True, "drop_last": True},
+        {"batch_size": 4},
+        {"batch_sampler": [[3, 1], [2], [0, 10, 5]]},
+        {"batch_size": 3, "sampler": torch.utils.data.WeightedRandomSampler([1.0] * 11, 20)},
+        # What does not fit comes by the loader's own iterator.
+        {"batch_size": 4, "shuffle": True, "collate_fn": lambda rows: [torch.stack(one) for one in zip(*rows)]},  # noqa: B905
+        {"batch_size": None, "shuffle": True},
+    ],
+)
+def test_a_scripts_epochs_are_its_loaders_own_and_so_is_the_random_state_after_them(
+    arguments: dict[str, Any], seeded: bool
+) -> None:
+    def epochs(take: Any) -> tuple[list[list[torch.Tensor]], torch.Tensor]:
+        torch.manual_seed(3)
+        generator = torch.Generator().manual_seed(5) if seeded else None
+        loader = DataLoader(TensorDataset(ROWS, ROWS[:, 0]), generator=generator, **arguments)
+        batches = []
+        for _ in range(3):
+            taken = take(loader)
+            batches += [list(batch) for batch in taken]
+            batches.append([torch.rand(2)])
+        return batches, torch.get_rng_state()
+
+    (own, state), (gathered, after) = epochs(iter), epochs(epoch_of)
+    assert torch.equal(state, after)
+    assert len(own) == len(gathered)
+    for one, other in zip(own, gathered, strict=True):
+        assert all(torch.equal(part, theirs) for part, theirs in zip(one, other, strict=True))
+
+
+def test_only_what_fits_is_gathered() -> None:
+    plain = TensorDataset(ROWS)
+    assert not isinstance(epoch_of(DataLoader(plain, batch_size=4)), _BaseDataLoaderIter)
+    for loader in (
+        DataLoader(Scaled(ROWS), batch_size=4),
+        DataLoader(plain, batch_size=None),
+        DataLoader(plain, batch_size=4, collate_fn=lambda rows: rows),
+    ):
+        assert isinstance(epoch_of(loader), _BaseDataLoaderIter)
+
+
+@dataclasses.dataclass
+class Own:
+    """A training whose loop is not perftool's, with a plan laid over it by hand."""
+
+    plan: Plan
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def model(self) -> nn.Module:
+        return self.module
+
+    def prove(self, proving: Proving | Engaged) -> Engaged:
+        """Go on with the loop until the proof ends, and resume it at the borders that it asked for."""
+        assert not isinstance(proving, Engaged)
+        loss: Any = lambda model, batch: model(*batch).square().mean()  # noqa: E731
+        for wrap in self.plan.loss:
+            loss = wrap(loss)
+        loader = DataLoader(TensorDataset(torch.ones(64, 8)), batch_size=4)
+        wanted: Wanted | None = next(proving)
+        try:
+            for batch in iter(loader) if self.plan.epoch is None else self.plan.epoch(loader):
+                if wanted == FETCH:
+                    wanted = proving.send(batch)
+                self.optimizer.zero_grad()
+                loss(self.module, batch).backward()
+                self.optimizer.step()
+                if wanted != FETCH:
+                    wanted = next(proving)
+        except StopIteration as ended:
+            engaged: Engaged = ended.value
+            return engaged
+        raise AssertionError("the loop ended before the proof")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("amp", "off"),
+        ("amp", "bf16"),
+        ("batch_gather", "off"),
+        ("batch_gather", "on"),
+        ("optimizer_kernel", "for-loop"),
+        ("optimizer_kernel", "fused"),
+        ("dataloader_workers", "0"),
+        ("torch_compile", "off"),
+    ],
+)
+def test_a_proof_can_be_run_in_a_loop_that_it_does_not_drive(name: str, value: str) -> None:
+    module = nn.Linear(8, 8)
+    optimizer = torch.optim.Adam(module.parameters())
+    plan = plan_of(None, {name: value}, SCENARIOS, device="cpu", seed=0)
+    configure(optimizer, plan.optimizer)
+    live = Own(plan=plan, module=module, optimizer=optimizer)
+    proof = live.prove(SCENARIOS[name].proof(live, value))
+    assert proof.ok, proof.evidence
+    if value not in ("off", "0", "for-loop"):
+        bare = dataclasses.replace(live, plan=Plan(workload=None), optimizer=torch.optim.Adam(module.parameters()))
+        assert not bare.prove(SCENARIOS[name].proof(bare, value)).ok
+
+
+@pytest.mark.process
+def test_a_scripts_workers_stay_its_own() -> None:
+    loader = DataLoader(TensorDataset(ROWS), batch_size=4, num_workers=1, persistent_workers=True)
+    first = epoch_of(loader)
+    assert [len(batch[0]) for batch in first] == [4, 4, 3]
+    assert epoch_of(loader) is first, "persistent workers go on"
+    assert [len(batch[0]) for batch in first] == [4, 4, 3]
 
 
 def test_kernels_of_the_optimizer_train_alike() -> None:

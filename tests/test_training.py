@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from perftool.plan import Looped
+from perftool.plan import WARM_CALLS, Looped
 from perftool.training import (
     EpochOrder,
     Plan,
@@ -30,8 +30,10 @@ from perftool.training import (
     count_samples,
     leaves_of,
     map_tensors,
+    run_proof,
     tensors_of,
 )
+from perftool.words import BARE_STEP, FETCH, STEP, Engaged, Proving
 from perftool.workload import Batch, Workload, WorkloadError
 
 ROWS = torch.arange(10, dtype=torch.float32).reshape(10, 1)
@@ -175,6 +177,73 @@ def test_several_steps_in_one_call_get_so_many_batches() -> None:
     losses = [single.step(single.fetch()).item() for _ in range(7)]
     assert grouped.step(grouped.fetch()).tolist() + grouped.step(grouped.fetch()).tolist() == losses[:6]
     assert grouped.bare_step().item() == losses[6]
+
+
+def test_what_comes_after_the_warm_up_is_done_once() -> None:
+    done: list[int] = []
+    calls = 0
+
+    def counting(_: Looped, step: Any) -> Any:
+        def counted(batch: Batch) -> Any:
+            nonlocal calls
+            calls += 1
+            return step(batch)
+
+        return counted
+
+    training = Training(replace(plan(), step=(counting,), warmed_up=(lambda: done.append(calls),)))
+    step = training.step  # as a loop holds it
+    for _ in range(WARM_CALLS + 2):
+        step(training.fetch())
+    training.bare_step()
+    assert (done, calls) == ([WARM_CALLS], WARM_CALLS + 2)
+
+
+# ------------------------------------------------------------------------------------------------------------- proofs
+
+
+def test_a_proof_sees_happen_what_it_asks_for_and_steps_take_the_batch_that_it_fetched() -> None:
+    stepped: list[Any] = []
+
+    def noting(_: Looped, step: Any) -> Any:
+        def noted(batch: Batch) -> Any:
+            stepped.append(batch)
+            return step(batch)
+
+        return noted
+
+    def proof() -> Proving:
+        batch = yield FETCH
+        assert stepped == []
+        yield STEP
+        assert stepped == [batch]
+        nothing = yield BARE_STEP
+        assert (nothing, len(stepped)) == (None, 1)
+        yield STEP
+        return Engaged(ok=len(stepped) == 2, evidence="all of it")
+
+    training = Training(replace(plan(), step=(noting,)))
+    assert run_proof(training, proof()) == Engaged(ok=True, evidence="all of it")
+    at_once = Engaged(ok=False, evidence="nothing to see")
+    assert run_proof(training, at_once) is at_once
+
+
+def test_what_a_proof_has_opened_is_closed_when_the_step_it_asked_for_fails() -> None:
+    closed: list[bool] = []
+
+    def fail(model: nn.Module, batch: Batch) -> torch.Tensor:
+        raise RuntimeError("in the loss")
+
+    def proof() -> Proving:
+        try:
+            yield STEP
+        finally:
+            closed.append(True)
+        raise AssertionError("a failed step is not resumed after")
+
+    with pytest.raises(RuntimeError, match="in the loss"):
+        run_proof(Training(plan(loss=fail)), proof())
+    assert closed == [True]
 
 
 # --------------------------------------------------------------------------------------------------------- optimizers
