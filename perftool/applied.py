@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 
+from perftool.measure.devices import take_device
+from perftool.measure.facts import describe_workload
 from perftool.measure.probes.machine import describe_machine
-from perftool.measure.worker import describe_workload, take_device
 from perftool.records import RecommendedSettings, SchemaError, Settings, from_json
 from perftool.scenario import (
     Context,

@@ -24,7 +24,7 @@ from perftool.cli import app, main
 from perftool.cli.interrupts import interruptible
 from perftool.jobs import look
 from perftool.jobs.front import Silent
-from perftool.measure import survey, worker
+from perftool.measure import devices, survey
 from perftool.measure.probes import machine
 from perftool.records import DeviceFitness, Fitness, Machine, MachineReport, ScenarioReport, from_json, to_json
 from perftool.store import SessionStore, load_session
@@ -236,9 +236,9 @@ def test_a_gpu_is_looked_at_unless_auto_turns_out_to_be_the_cpu(
     monkeypatch.setattr(look, "measuring_lock", lambda _: nullcontext())
     monkeypatch.setattr(survey, "survey", lambda *_: (described, 1))
     with ExitStack() as lock:
-        found = look.looked(f"{WORKLOADS}:good", "auto", 0, 1.0, Silent(), lock)
+        seen = look.looked(f"{WORKLOADS}:good", "auto", 0, 1.0, Silent(), lock)
     assert looked == ["auto"]
-    assert found.fitness == replace(ON_A_GPU, device=kept)
+    assert seen.fitness == replace(ON_A_GPU, device=kept)
 
 
 def test_machine_rates_the_gpu_and_looks_before_it_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +252,7 @@ def test_machine_rates_the_gpu_and_looks_before_it_uses_it(monkeypatch: pytest.M
         seen.append(f"described {device}")
         return replace(MACHINE, device=device, device_name="NVIDIA H100")
 
-    monkeypatch.setattr(worker, "resolve_device", lambda _: "cuda:0")
+    monkeypatch.setattr(devices, "resolve_device", lambda _: "cuda:0")
     monkeypatch.setattr(machine, "read_fitness", read)
     monkeypatch.setattr(machine, "describe_machine", describe)
     done = CliRunner().invoke(app, ["machine", "--device", "cuda"])

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from torch import nn
 
 from perftool.analysis.handover import script
-from perftool.measure.worker import describe_workload
+from perftool.measure.facts import describe_workload
 from perftool.scenario import Context, clashes, discover, plan_of
 from perftool.training import SettingError, Training
 from perftool.workload import Loaded, Workload, load, load_workload

@@ -19,7 +19,7 @@ import torch
 from msgspec.structs import replace
 
 from perftool.analysis.handover import lines_to_change, script, to_paste
-from perftool.measure.worker import describe_workload
+from perftool.measure.facts import describe_workload
 from perftool.records import Settings
 from perftool.scenario import Context, discover, plan_of
 from perftool.training import SettingError, Training, tensors_of

@@ -21,8 +21,8 @@ from msgspec.structs import replace
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from perftool.measure.facts import describe_workload
 from perftool.measure.probes.machine import describe_machine
-from perftool.measure.worker import describe_workload
 from perftool.records import DATA_WAIT, FULL_PRECISION, SLOW_TYPE, DatasetKind, Engaged, Settings, WorkloadFacts
 from perftool.scenario import DOCUMENTED, Context, check_settings, clashes, cures_of, discover, environment_of, plan_of
 from perftool.training import SettingError, Training

@@ -20,9 +20,9 @@ from perftool import tensorboard, trace, training
 from perftool.analysis.recommend import conclude
 from perftool.analysis.traces import SIZE_MOST_BYTES, TRACED_CALLS_MOST, facts_of
 from perftool.measure import messages
+from perftool.measure.lab import BaselineFailed, Lab
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.probes.marks import phases_named, with_forward_named
-from perftool.measure.rounds import BaselineFailed, Lab
 from perftool.measure.worker import Worker
 from perftool.records import TraceFacts, TraceReport, from_json
 from perftool.report.profiles import trace_warnings
@@ -153,11 +153,11 @@ class Tracing(Script):
 
 
 class TracingLaunch(ScriptedLaunch):
-    def ask(self, request: messages.Request, limit_s: float) -> messages.Reply:
+    def answer(self, request: messages.Ask[Any]) -> Any:
         script = self.script
         assert isinstance(script, Tracing)
         if not isinstance(request, messages.Trace):
-            return super().ask(request, limit_s)
+            return super().answer(request)
         script.asked.append(request)
         self.fail_where_scripted(request)
         step_us = 1e6 * script.step_s(self.spec.settings)
@@ -272,6 +272,15 @@ def test_a_launch_that_fails_is_the_baselines_failure(
         trace.trace(lab)
     assert bool(lab.session.blocks) == blocks  # a death while being traced comes after the plain blocks
     assert calls_of(script) == ([1] if blocks else [])
+    assert not script.alive
+
+
+def test_a_script_that_is_over_before_is_told() -> None:
+    script = Tracing(last_step=lambda settings: 150)
+    lab = lab_of(script)
+    with pytest.raises(BaselineFailed, match="over before its steps could be traced; let it run for more steps"):
+        trace.trace(lab)
+    assert [launch.status for launch in lab.session.launches] == ["measured"]
     assert not script.alive
 
 

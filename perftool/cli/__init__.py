@@ -303,8 +303,8 @@ def machine(
 ) -> None:
     """What this machine is, and how fit it is for measuring now."""
     from perftool.analysis.fitness import rate
+    from perftool.measure.devices import DeviceError, resolve_device
     from perftool.measure.probes.machine import describe_machine, read_fitness
-    from perftool.measure.worker import DeviceError, resolve_device
     from perftool.records import MachineReport, to_json
     from perftool.report.terminal import render_machine
 

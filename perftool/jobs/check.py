@@ -18,7 +18,7 @@ from perftool.jobs.front import Front
 from perftool.jobs.job import Bench, Job, Ready
 from perftool.jobs.look import looking, of_device, side_surveyed
 from perftool.jobs.options import RESULTS, Options
-from perftool.measure.rounds import BaselineFailed, Lab
+from perftool.measure.lab import BaselineFailed, Lab
 from perftool.measure.worktree import both_sides
 from perftool.records import Session, Side, StoredBaseline, Summary
 from perftool.scenario import Context

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from perftool.analysis.summary import all_decided
 from perftool.jobs.job import Bench, Job, Ready
+from perftool.measure.lab import Lab
 from perftool.measure.repeat import measure_repeatedly
-from perftool.measure.rounds import Lab
 from perftool.records import MEASURE, Settings
 from perftool.scenario import names_in, variants_of
 

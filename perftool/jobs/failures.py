@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from perftool.errors import BadInput, NotMeasured, NotWritten, PerftoolError
-from perftool.measure.rounds import BaselineFailed
+from perftool.measure.lab import BaselineFailed
 from perftool.measure.survey import UnusableError
 from perftool.measure.worktree import RevisionError
 from perftool.scenario import ScenarioError

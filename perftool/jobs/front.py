@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from perftool.analysis.search import Standing
-    from perftool.measure.rounds import Watcher
+    from perftool.measure.lab import Watcher
     from perftool.records import Session, Summary, TraceReport
 
 

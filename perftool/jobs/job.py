@@ -16,7 +16,7 @@ from perftool.jobs.front import Front, Measured
 from perftool.jobs.look import looked
 from perftool.jobs.options import Options
 from perftool.jobs.results import Results
-from perftool.measure.rounds import BaselineFailed, Lab
+from perftool.measure.lab import BaselineFailed, Lab
 from perftool.measure.survey import new_session
 from perftool.records import Command, Goal, Session, Summary
 from perftool.scenario import Context, Scenarios

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +17,11 @@ from msgspec.structs import replace
 from perftool.errors import BadInput
 from perftool.jobs.front import Front
 from perftool.measure import survey as workloads
+from perftool.measure.lab import Lab, Watcher
+from perftool.measure.ledger import Ledger
 from perftool.measure.messages import Described, Tree
 from perftool.measure.probes.machine import read_fitness
-from perftool.measure.rounds import Lab, Watcher
-from perftool.records import Fitness, Machine, Record, Session, Side
+from perftool.records import Fitness, Machine, Side
 from perftool.scenario import Context, Scenarios, discover
 from perftool.store import measuring_lock
 from perftool.target import Script, Target, reference_of
@@ -129,22 +130,20 @@ def side_surveyed(target: Target, device: str, seed: int, side: Side, tree: Tree
 
 def opened(
     target: Target,
-    session: Session,
+    ledger: Ledger,
     scenarios: Scenarios,
     *,
     scenario_files: Sequence[Path],
     launch_bytes: int,
-    append: Callable[[Record], None],
     watcher: Watcher,
 ) -> AbstractContextManager[Lab]:
     """The lab of a session, whose launches are real processes."""
     open_lab = workloads.open_lab if isinstance(target, str) else partial(_scripts().open_lab, script=target)
     lab: AbstractContextManager[Lab] = open_lab(
-        session,
+        ledger,
         scenarios,
         scenario_files=scenario_files,
         launch_bytes=launch_bytes,
-        append=append,
         watcher=watcher,
     )
     return lab

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from perftool.jobs.job import Job, Ready
 from perftool.measure.explain import PLAIN_ROUNDS, SHARE, explain
+from perftool.measure.lab import Lab
 from perftool.measure.repeat import measure_repeatedly
-from perftool.measure.rounds import Lab
 from perftool.records import MEASURE
 
 

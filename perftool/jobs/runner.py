@@ -14,7 +14,8 @@ from perftool.jobs.front import Front, Silent
 from perftool.jobs.job import Bench, Done, Job, Made, Outcome, Ready
 from perftool.jobs.look import check_target, offered, opened
 from perftool.jobs.results import Results
-from perftool.measure.rounds import BaselineFailed
+from perftool.measure.lab import BaselineFailed
+from perftool.measure.ledger import Ledger
 from perftool.records import Session
 from perftool.scenario import check_names
 from perftool.store import StoreError
@@ -64,21 +65,20 @@ def _measured(job: Job[Made], ready: Ready, results: Results, front: Front) -> D
     code = 0
     try:
         with front.watching() as watcher:
-            results.append(session)
+            ledger = Ledger(session, results.append)
             lab_of = opened(
                 job.options.target,
-                session,
+                ledger,
                 ready.scenarios,
                 scenario_files=job.options.scenario_files,
                 launch_bytes=ready.launch_bytes,
-                append=results.append,
                 watcher=watcher,
             )
             with lab_of as lab:
                 try:
                     made = job.measure(lab, ready)
                 finally:
-                    session = lab.session
+                    session = ledger.session
     except KeyboardInterrupt:
         code = INTERRUPTED
         session = replace(session, interrupted=True)

@@ -9,7 +9,7 @@ from perftool.errors import NotMeasured, NotWritten
 from perftool.jobs.front import Front
 from perftool.jobs.job import Done, Job, Outcome, Ready
 from perftool.jobs.results import Results
-from perftool.measure.rounds import Lab
+from perftool.measure.lab import Lab
 from perftool.trace import Taken, save, trace
 
 

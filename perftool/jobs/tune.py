@@ -14,7 +14,7 @@ from perftool.jobs.job import Bench, Job, Ready
 from perftool.jobs.look import looked
 from perftool.jobs.options import Options
 from perftool.jobs.results import Results
-from perftool.measure.rounds import Lab
+from perftool.measure.lab import Lab
 from perftool.records import Goal, Session
 from perftool.scenario import check_names
 from perftool.search import offer_of, tune
