@@ -10,12 +10,12 @@ from functools import partial
 from shlex import join
 from typing import TYPE_CHECKING
 
-from perftool.records import Engaged, Settings
 from perftool.scenario import Code, Context, Scenario, ScenarioError, refuse_unlisted
 from perftool.target import Script, Vary, VaryKind, entry_of, own_arguments
+from perftool.words import Engaged, Settings
 
 if TYPE_CHECKING:
-    from perftool.training import Plan, Training
+    from perftool.plan import Live, Plan
 
 OWN = "own"  # value of what the command does not say: whatever the script does then
 FLAG = ("off", "on")
@@ -101,7 +101,7 @@ def _scenario(script: Script, vary: Vary) -> Scenario:
     )
 
 
-def _proof(vary: Vary, _training: Training, value: str) -> Engaged:
+def _proof(vary: Vary, _training: Live, value: str) -> Engaged:
     """Whether the process that trains was started with it: what stands between may have dropped it."""
     if vary.kind == "variable":
         found = os.environ.get(vary.name, OWN)

@@ -7,15 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from shlex import split
-from typing import Any
 
 from msgspec.structs import replace
 
 from perftool.errors import BadInput
 from perftool.jobs.front import Front
+from perftool.measure import scripted as scripts
 from perftool.measure import survey as workloads
 from perftool.measure.lab import Lab, Watcher
 from perftool.measure.ledger import Ledger
@@ -107,16 +106,10 @@ def of_device(fitness: Fitness | None, machine: Machine) -> Fitness | None:
 # ------------------------------------------------------------------------------------------------------- two drivers
 
 
-def _scripts() -> Any:
-    """The driver of scripts."""
-    return import_module("perftool.measure.scripted")
-
-
 def _survey(target: Target, device: str, seed: int, budget_s: float) -> tuple[Described, int]:
     if isinstance(target, str):
         return workloads.survey(target, device, seed, budget_s)
-    found: tuple[Described, int] = _scripts().survey(target, device, seed, budget_s)
-    return found
+    return scripts.survey(target, device, seed, budget_s)
 
 
 def side_surveyed(target: Target, device: str, seed: int, side: Side, tree: Tree | None) -> tuple[Described, int]:
@@ -138,12 +131,5 @@ def opened(
     watcher: Watcher,
 ) -> AbstractContextManager[Lab]:
     """The lab of a session, whose launches are real processes."""
-    open_lab = workloads.open_lab if isinstance(target, str) else partial(_scripts().open_lab, script=target)
-    lab: AbstractContextManager[Lab] = open_lab(
-        ledger,
-        scenarios,
-        scenario_files=scenario_files,
-        launch_bytes=launch_bytes,
-        watcher=watcher,
-    )
-    return lab
+    open_lab = workloads.open_lab if isinstance(target, str) else partial(scripts.open_lab, script=target)
+    return open_lab(ledger, scenarios, scenario_files=scenario_files, launch_bytes=launch_bytes, watcher=watcher)

@@ -19,6 +19,7 @@ from perftool.records import (
     Machine,
     MemoryParts,
     Record,
+    ScriptFacts,
     Settings,
     WatchedBlock,
     WorkloadFacts,
@@ -59,6 +60,10 @@ class Described(Record, frozen=True, kw_only=True, tag="described"):
     peak_host_bytes: int | None  # of this process, building and first step included
     peak_device_reserved_bytes: int | None
     step_ns: int | None = None  # of one of the first steps: for plans, not for verdicts
+
+
+class Look(Ask[ScriptFacts], frozen=True, kw_only=True, tag="look"):
+    """Of a script, which has a loop of its own: run until it is known what a step is, and say what it trains."""
 
 
 class Describe(Ask[Described], frozen=True, kw_only=True, tag="describe"):
@@ -210,7 +215,7 @@ def _decoder_of(request: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(answer | Failed)
 
 
-_DECODERS = {request: _decoder_of(request) for request in get_args(Request)}
+_DECODERS = {request: _decoder_of(request) for request in (Look, *get_args(Request))}
 
 
 def decode_reply(line: bytes, request: Ask[R]) -> R | Failed:

@@ -24,7 +24,7 @@ from msgspec.structs import replace as replace_fields
 from perftool.measure import messages, trees
 from perftool.measure.devices import DeviceError, take_device
 from perftool.measure.facts import count_denormal, describe_workload
-from perftool.records import WAIT, BatchFit, Block, Counters, Limits, MemoryParts, WatchedBlock, known
+from perftool.records import WAIT, BatchFit, Block, BlockLabels, Counters, Limits, MemoryParts, WatchedBlock, known
 
 if TYPE_CHECKING:
     from perftool.measure.probes.watch import Watcher
@@ -181,10 +181,12 @@ class Worker:
     def prove(self) -> messages.Proved:
         from perftool.measure.probes.device import reset_peaks
         from perftool.records import Engaged
+        from perftool.training import run_proof
 
         training = self._live()
         proofs = [
-            (name, self.scenarios[name].proof(training, value)) for name, value in sorted(self.spec.settings.items())
+            (name, run_proof(training, self.scenarios[name].proof(training, value)))
+            for name, value in sorted(self.spec.settings.items())
         ]
         self._synchronise()
         gc.collect()  # what the proofs left behind is not the training's
@@ -237,20 +239,18 @@ class Worker:
             step_ns=step_ns if single else [],
             wait_ns=wait_ns if single else [],
             waited_ns=sum(wait_ns),
-            labels=labels(before, after),
+            labels=BlockLabels(**labels(before, after)),
         )
 
     def watch(self, request: messages.Watch) -> WatchedBlock:
+        from perftool.measure.probes.watch import watch_training
+
         assert self.watcher is not None, "only a watched launch can be watched"
         self._steps(request.drop)
-        block = self.watcher.watch(
-            self._live(),
-            launch=self.spec.launch,
-            round_=request.round,
-            steps=request.steps,
-            calls_done=self.calls_done,
-        )
-        self.calls_done = block.first_call + request.steps
+        fields = watch_training(self.watcher, self._live(), request.steps)
+        self.calls_done += fields["syncs"] is not None  # counted in a call of its own
+        block = WatchedBlock(launch=self.spec.launch, round=request.round, first_call=self.calls_done, **fields)
+        self.calls_done += request.steps
         return block
 
     def count(self, request: messages.Count) -> Counters:

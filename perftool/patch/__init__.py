@@ -1,0 +1,1 @@
+"""From measured settings to a unified diff of the user's own files."""
