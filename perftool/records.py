@@ -309,9 +309,7 @@ class Block(Record, frozen=True, kw_only=True, tag="block"):
     step_ns: list[int] = []  # one per step, end to end; empty where several steps run in one call
     wait_ns: list[int] = []  # one per step: waiting for the next batch, part of step_ns
     waited_ns: int | None = None  # in all, for batches; part of wall_ns
-    aside_ns: dict[
-        str, int
-    ] = {}  # beside wall_ns: what else the loop of a script did, such as an evaluation, and where
+    aside_ns: dict[str, int] = {}  # beside wall_ns: what else the loop of a script did, such as an evaluation, and where
     alone_ns: list[int] = []  # by rank: what a step took before its first backward pass, in all
     labels: BlockLabels = BlockLabels()
 

@@ -36,7 +36,9 @@ from perftool.vary import command_with
 FEW_STEPS = 10  # with fewer there is nothing to measure
 
 
-def survey(script: Script, device: str, seed: int, budget_s: float = SURVEY_LIMIT_S) -> tuple[messages.Described, int]:
+def survey(
+    script: Script, device: str, seed: int, budget_s: float = SURVEY_LIMIT_S
+) -> tuple[messages.Described, int]:
     """Run the command until its steps are known, then end it: what it trains and on what, and the host memory of it.
 
     Raises UnusableError for a command that cannot be started, BaselineFailed for one that cannot be measured.

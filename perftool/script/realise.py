@@ -16,6 +16,7 @@ from perftool.script.sites import own_site
 from perftool.words import FORWARD
 
 if TYPE_CHECKING:
+
     from perftool.plan import Plan
 
 SITES_MOST = 64

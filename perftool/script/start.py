@@ -30,9 +30,7 @@ def begin(spec: Mapping[str, Any]) -> None:
     """
     settings = spec["settings"]
     scenarios = {name: _load(name, file) for name, file in spec["scenarios"].items()}
-    plan = plan_of(
-        None, {name: settings[name] for name in scenarios}, scenarios, device=spec["device"], seed=spec["seed"]
-    )
+    plan = plan_of(None, {name: settings[name] for name in scenarios}, scenarios, device=spec["device"], seed=spec["seed"])
     scenarios |= scenarios_of(script_of(spec["script"]))
     loop = Loop(Rule.from_json(spec["rule"]) if spec.get("rule") else None)
     loop.keeps_losses = bool(spec.get("keeps_losses"))

@@ -53,9 +53,7 @@ def test_steps_are_counted_once_per_pattern(pattern: list[int], times: int) -> N
     assert steps == times * len(pattern) // shortest
 
 
-@given(
-    boundary=st.sampled_from([MARK, OPTIMIZER, BACKWARD]), last=st.none() | st.integers(0, 9), every=st.integers(1, 64)
-)
+@given(boundary=st.sampled_from([MARK, OPTIMIZER, BACKWARD]), last=st.none() | st.integers(0, 9), every=st.integers(1, 64))
 def test_a_rule_travels_as_json(boundary: str, last: int | None, every: int) -> None:
     rule = Rule(boundary, last=last, every=every)
     assert Rule.from_json(rule.as_json()) == rule
