@@ -236,9 +236,9 @@ def test_a_gpu_is_looked_at_unless_auto_turns_out_to_be_the_cpu(
     monkeypatch.setattr(look, "measuring_lock", lambda _: nullcontext())
     monkeypatch.setattr(survey, "survey", lambda *_: (described, 1))
     with ExitStack() as lock:
-        found = look.looked(f"{WORKLOADS}:good", "auto", 0, 1.0, Silent(), lock)
+        seen = look.looked(f"{WORKLOADS}:good", "auto", 0, 1.0, Silent(), lock)
     assert looked == ["auto"]
-    assert found.fitness == replace(ON_A_GPU, device=kept)
+    assert seen.fitness == replace(ON_A_GPU, device=kept)
 
 
 def test_machine_rates_the_gpu_and_looks_before_it_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:

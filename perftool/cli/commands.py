@@ -48,10 +48,10 @@ class Commands(TyperGroup):
 class Plain(TyperCommand):
     """A command that takes none of the user's."""
 
-    def invoke(self, ctx: Any) -> Any:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if ctx.obj is not None:
             fail(f"perftool {self.name} takes no command after --", BAD_INPUT)
-        return super().invoke(ctx)
+        return super().parse_args(ctx, args)
 
 
 class Measuring(TyperCommand):

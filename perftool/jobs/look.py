@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from shlex import split
 
 from msgspec.structs import replace
 
+from perftool import scenario
 from perftool.errors import BadInput
 from perftool.jobs.front import Front
 from perftool.measure import scripted as scripts
@@ -21,7 +22,7 @@ from perftool.measure.ledger import Ledger
 from perftool.measure.messages import Described, Tree
 from perftool.probes.machine import read_fitness
 from perftool.records import Fitness, Machine, Side
-from perftool.scenario import Context, Scenarios, discover
+from perftool.scenario import Context, ScenarioError, Scenarios, discover
 from perftool.store import measuring_lock
 from perftool.target import Script, Target, reference_of
 from perftool.vary import scenarios_of
@@ -76,6 +77,18 @@ def looked(
         watcher.update(f"building {reference_of(target)}", 0.0, 0.0)
         described, launch_bytes = _survey(target, device, seed, budget_s)
         return Look(described=described, launch_bytes=launch_bytes, fitness=of_device(fitness, described.machine))
+
+
+def check_names(names: Iterable[str], scenarios: Scenarios, target: Target) -> None:
+    """Raise ScenarioError, with the remedy, for the first name that is no setting of the target."""
+    unknown = [name for name in names if name not in scenarios]
+    if unknown and isinstance(target, Script):
+        [name, *_] = unknown
+        raise ScenarioError(
+            f"there is no setting '{name}' of this command; make it one by --vary '{name}=VALUE', or name one of "
+            f"{', '.join(scenarios)}"
+        )
+    scenario.check_names(unknown, scenarios)
 
 
 @contextmanager

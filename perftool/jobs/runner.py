@@ -12,12 +12,11 @@ from perftool.errors import INTERRUPTED, BadInput, PerftoolError
 from perftool.jobs.failures import not_measured, told
 from perftool.jobs.front import Front, Silent
 from perftool.jobs.job import Bench, Done, Job, Made, Outcome, Ready
-from perftool.jobs.look import check_target, offered, opened
+from perftool.jobs.look import check_names, check_target, offered, opened
 from perftool.jobs.results import Results
 from perftool.measure.lab import BaselineFailed
 from perftool.measure.ledger import Ledger
 from perftool.records import Session
-from perftool.scenario import check_names
 from perftool.store import StoreError
 
 
@@ -32,7 +31,7 @@ def run(job: Job[Made], front: Front | None = None) -> Outcome:
         # What needs no folder to be found wrong is found before there is one.
         check_target(options.target)
         scenarios = offered(options.target, options.scenario_files)
-        check_names(job.names, scenarios)
+        check_names(job.names, scenarios, options.target)
         out = options.out or Path(kept.enter_context(TemporaryDirectory(prefix="perftool-")))
         results = job.open(out)
         with ExitStack() as held:

@@ -102,6 +102,11 @@ def resumed(path: Path, target: Target | None, more_s: float, kept: Sequence[str
     own = session.workload.reference
     if session.command != "tune":
         raise BadInput(f"--resume {path}: that is a session of `perftool {session.command}`, not of a search")
+    if target is None and session.workload.driver == "script":
+        raise BadInput(
+            f"--resume {path}: that is a session of a command; give it again, and each --vary: "
+            f"perftool tune --resume {path} -- {own}"
+        )
     if target is not None and reference_of(target) != own:
         raise BadInput(f"--resume {path}: that is a session of {own}, not of {reference_of(target)}")
     options = Options(
