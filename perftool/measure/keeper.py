@@ -106,8 +106,10 @@ def main(control: socket.socket) -> None:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        with contextlib.suppress(TimeoutError):  # what cannot be killed is not waited for
+        with contextlib.suppress(TimeoutError, ChildProcessError):  # what cannot be killed is not waited for
             tree.kill()
+            while True:  # not every first process of a container waits for what it is left with
+                os.waitpid(-1, 0)
         for folder in spec.scratch + (spec.leftovers if _gone(control) else []):
             remove(folder)
 

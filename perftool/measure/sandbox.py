@@ -7,6 +7,7 @@ and an environment in which trackers are offline. What cannot be had is said bef
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import getpass
 import itertools
 import json
@@ -21,6 +22,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import IO
 
 from perftool.measure import view as views
 from perftool.measure.kept import Kept
@@ -143,6 +145,7 @@ class Sandbox:
     watched: list[Path]  # folders whose fingerprint is taken
     ignored: list[Path]  # within them, what is not looked at
     before: dict[str, tuple[int, int]]
+    lock: IO[str]  # held while perftool lives
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @classmethod
@@ -156,8 +159,9 @@ class Sandbox:
         folder = folder.resolve()
         wanted = places(command, folder)
         caches = _caches(environment)
-        root, view, refused = _tried(wanted, caches)
         unwatched = [*ignored, *caches]
+        before = fingerprint(wanted, unwatched)
+        root, view, refused = _tried(wanted, caches)
         return cls(
             command=list(command),
             folder=folder,
@@ -168,7 +172,8 @@ class Sandbox:
             view=view,
             watched=wanted,
             ignored=unwatched,
-            before=fingerprint(wanted, unwatched),
+            before=before,
+            lock=_locked(root),
         )
 
     def launch(
@@ -230,6 +235,7 @@ class Sandbox:
     def close(self) -> None:
         """Remove everything temporary. May be called again."""
         remove(self.root)
+        self.lock.close()
 
     def _beneath(self) -> dict[str, list[str]]:
         layers = sorted((self.root / "downloads").glob("*"))
@@ -325,6 +331,7 @@ def _tried(wanted: Sequence[Path], caches: Sequence[Path]) -> tuple[Path, View, 
     shared = [str(cache) for cache in caches if any(cache.is_relative_to(place) for place in wanted)]
     refused: dict[str, str] = {}
     for base, in_memory in _bases(wanted):
+        _sweep(Path(base))
         root = Path(tempfile.mkdtemp(prefix="perftool-", dir=base))
         attempt = View(places=covered, store=str(root / "trial"), in_memory=in_memory, shared=shared)
         (root / "trial").mkdir()
@@ -335,6 +342,22 @@ def _tried(wanted: Sequence[Path], caches: Sequence[Path]) -> tuple[Path, View, 
             return root, replace(attempt, places=works), refused
         remove(root)
     return Path(tempfile.mkdtemp(prefix="perftool-")), View(places=[], store=""), refused
+
+
+def _locked(root: Path) -> IO[str]:
+    """A lock that goes with its holder, by whatever death."""
+    file = (root / "lock.new").open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    (root / "lock.new").rename(root / "lock")
+    return file
+
+
+def _sweep(base: Path) -> None:
+    """Remove what a perftool has left that was killed while none of its launches, which see to that, was alive."""
+    for lock in base.glob("perftool-*/lock"):
+        with contextlib.suppress(OSError), lock.open() as file:  # BlockingIOError: its holder lives
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(lock.parent)
 
 
 def _bases(wanted: Sequence[Path]) -> list[tuple[str, bool]]:

@@ -235,6 +235,21 @@ def test_each_launch_has_a_temporary_folder_and_a_port_of_its_own(sandbox: Sandb
 
 
 @pytest.mark.process
+def test_what_a_killed_perftool_left_is_removed_by_the_next(sandbox: Sandbox, project: Path) -> None:
+    source = (
+        "import os, sys; from pathlib import Path; from perftool.measure.sandbox import Sandbox;"
+        "opened = Sandbox.open(['sh'], Path(sys.argv[1]), os.environ); print(opened.root, flush=True);"
+        "os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", source, project], stdout=subprocess.PIPE, text=True)
+    left = Path(killed.stdout.strip())
+    assert left.exists()
+    Sandbox.open([sys.executable], project, os.environ).close()
+    assert not left.exists()
+    assert sandbox.root.exists()
+
+
+@pytest.mark.process
 def test_what_changes_in_the_folder_meanwhile_is_found(sandbox: Sandbox, project: Path) -> None:
     (project / "old").write_text("changed")
     assert sandbox.changed() == [str(project / "old")]
