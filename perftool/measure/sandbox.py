@@ -84,7 +84,7 @@ def places(command: Sequence[str], folder: Path) -> list[Path]:
 
 def uncovered(command: Sequence[str], folder: Path) -> list[Path]:
     """What the command may write to, though the folder that it is in is not to be covered: sorted."""
-    named = [path for path in _named(command, folder) if path.is_dir() or not path.exists()]
+    named = [path for path in _named(command, folder) if os.path.isdir(path) or not os.path.exists(path)]
     return sorted(path for path in {folder.resolve(), *named} if _off_limits(_folder(path)) and _writable(path))
 
 
@@ -110,7 +110,7 @@ def _named(command: Sequence[str], folder: Path) -> set[Path]:
 
 def _folder(path: Path) -> Path:
     """The folder that is there already, in which a path is or would be."""
-    return next(parent for parent in [path, *path.parents] if parent.is_dir())
+    return next(parent for parent in [path, *path.parents] if os.path.isdir(parent))
 
 
 def _writable(path: Path) -> bool:
@@ -122,7 +122,7 @@ def _top(folder: Path) -> Path:
     for path in [folder, *folder.parents]:
         if path == Path.home() or _off_limits(path):
             break
-        if (path / ".git").exists():
+        if os.path.exists(path / ".git"):
             return path
     return folder
 
@@ -228,7 +228,7 @@ class Sandbox:
         """The user's files that are not as they were when the sandbox was opened, whoever changed them."""
         after = fingerprint(self.watched, self.ignored)
         paths = self.before.keys() | after.keys()
-        if max(len(self.before), len(after)) == ENTRIES:  # then a file may be missing because another is there
+        if max(len(self.before), len(after)) == ENTRIES:  # then one may be missing because there are more of others
             paths = self.before.keys() & after.keys()
         return sorted(path for path in paths if self.before.get(path) != after.get(path))
 
@@ -248,19 +248,32 @@ class Sandbox:
 def fingerprint(folders: Sequence[Path], ignored: Sequence[Path] = ()) -> dict[str, tuple[int, int]]:
     """Size and time of change (ns) of files, by path; of the first 100,000 of them. Left out are compiled modules and
     what repositories keep for themselves."""
-    found: dict[str, tuple[int, int]] = {}
-    for top in folders:
-        for folder, names, files in os.walk(top):
-            names[:] = sorted(
-                name for name in names if name not in (".git", "__pycache__") and Path(folder, name) not in ignored
-            )
-            for path in (os.path.join(folder, name) for name in sorted(files)):
-                if len(found) == ENTRIES:
-                    return found
-                with contextlib.suppress(OSError):
-                    status = os.lstat(path)
-                    found[path] = (status.st_size, status.st_mtime_ns)
-    return found
+    files = (
+        (path, (status.st_size, status.st_mtime_ns))
+        for folder in folders
+        for path, status in _entries(folder, ignored)
+        if not stat.S_ISDIR(status.st_mode)
+    )
+    return dict(itertools.islice(files, ENTRIES))
+
+
+def _entries(folder: Path, ignored: Sequence[Path]) -> Iterator[tuple[str, os.stat_result]]:
+    """A folder and everything in it, always in the same order."""
+    left_out = {str(path) for path in ignored}
+    for parent, names, files in os.walk(folder):
+        names[:] = sorted(
+            name for name in names if name not in (".git", "__pycache__") and os.path.join(parent, name) not in left_out
+        )
+        for path in (parent, *(os.path.join(parent, name) for name in sorted(files))):
+            if (status := _status(path)) is not None:
+                yield path, status
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except OSError:
+        return None
 
 
 def downloads(written: Path) -> list[str]:
@@ -287,7 +300,7 @@ def _link(source: Path, copy: Path, seen: Path) -> None:
         copy.mkdir(parents=True, exist_ok=True)
         for child in source.iterdir():
             _link(child, copy / child.name, seen / child.name)
-    elif not seen.exists() and (source.is_file() or source.is_symlink()) and not copy.exists():
+    elif not os.path.lexists(seen) and (source.is_file() or source.is_symlink()) and not copy.exists():
         copy.parent.mkdir(parents=True, exist_ok=True)
         os.link(source, copy, follow_symlinks=False)
 
@@ -302,13 +315,13 @@ def _offline(environment: Mapping[str, str]) -> dict[str, str]:
 def _caches(environment: Mapping[str, str]) -> list[Path]:
     home = Path(environment.get("HOME") or Path.home())
     named = [Path(environment[name]) for name in CACHES if environment.get(name)]
-    return sorted({path.resolve() for path in [*named, *(home / name for name in HOME_CACHES)] if path.is_dir()})
+    return sorted({path.resolve() for path in [*named, *(home / name for name in HOME_CACHES)] if os.path.isdir(path)})
 
 
 def _has_token(environment: Mapping[str, str]) -> bool:
     home = Path(environment.get("HF_HOME") or Path.home() / ".cache/huggingface")
     kept = Path(environment.get("HF_TOKEN_PATH") or home / "token")
-    return any(environment.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")) or kept.exists()
+    return any(environment.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")) or os.path.exists(kept)
 
 
 def _unprotected(
@@ -337,11 +350,34 @@ def _tried(wanted: Sequence[Path], caches: Sequence[Path]) -> tuple[Path, View, 
         (root / "trial").mkdir()
         refused = _trial(attempt)
         remove(attempt.store)
+        if not _may_mount():
+            foreign = {str(place): _foreign(place, caches) for place in wanted}
+            refused |= {place: f"{path} has another owner or group" for place, path in foreign.items() if path}
         works = [place for place in covered if place not in refused]
         if works or not covered:
             return root, replace(attempt, places=works), refused
         remove(root)
     return Path(tempfile.mkdtemp(prefix="perftool-")), View(places=[], store=""), refused
+
+
+def _may_mount() -> bool:
+    """Whether this process needs no user namespace for a view: it has CAP_SYS_ADMIN."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff:")]
+    return bool(int(line.split()[1], 16) >> 21 & 1)
+
+
+def _foreign(folder: Path, ignored: Sequence[Path]) -> str | None:
+    """Something in a folder that this user may change without being its owner, or as one of another group. In a user
+    namespace only what belongs to the user and the first group can be changed (EOVERFLOW)."""
+    own = (os.geteuid(), os.getegid())
+    return next(
+        (
+            path
+            for path, status in itertools.islice(_entries(folder, ignored), ENTRIES)
+            if (status.st_uid, status.st_gid) != own and os.access(path, os.W_OK)
+        ),
+        None,
+    )
 
 
 def _locked(root: Path) -> IO[str]:
@@ -385,9 +421,11 @@ def _trial(attempt: View) -> dict[str, str]:
     command = [sys.executable, "-P", "-m", views.__name__, json.dumps(asdict(attempt))]
     try:
         tried = subprocess.run(command, capture_output=True, text=True, timeout=TRIAL_LIMIT_S)
-        refused: dict[str, str] = json.loads(tried.stdout)
-    except (subprocess.TimeoutExpired, json.JSONDecodeError) as error:
-        return dict.fromkeys(attempt.places, str(error))
+    except subprocess.TimeoutExpired:
+        return dict.fromkeys(attempt.places, f"no answer within {TRIAL_LIMIT_S:g} s")
+    if tried.returncode != 0:
+        return dict.fromkeys(attempt.places, (tried.stderr.strip() or "killed").splitlines()[-1])
+    refused: dict[str, str] = json.loads(tried.stdout)
     return refused
 
 

@@ -269,6 +269,20 @@ def test_without_views_commands_run_all_the_same_and_it_is_said(project: Path, m
 
 
 @pytest.mark.process
+def test_in_a_user_namespace_what_has_another_owner_is_not_covered(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could not be changed there, and the command would fail."""
+    (project / "shared").touch()
+    monkeypatch.setattr(module, "_may_mount", lambda: False)
+    monkeypatch.setattr(os, "getegid", lambda: os.stat(project).st_gid + 1)
+    opened = Sandbox.open([sys.executable], project, os.environ)
+    opened.close()
+    assert opened.protected == []
+    assert any("another owner or group" in sentence for sentence in opened.unprotected)
+
+
+@pytest.mark.process
 def test_what_is_mounted_within_a_covered_folder_is_covered_too(project: Path) -> None:
     """In a mount namespace of this test's own, in which there is a second file system."""
     (project / "data").mkdir()
