@@ -157,8 +157,12 @@ class Sandbox:
         environment: the user's. ignored: where perftool itself writes meanwhile.
         """
         folder = folder.resolve()
-        wanted = places(command, folder)
         caches = _caches(environment)
+        wanted = [
+            place
+            for place in places(command, folder)
+            if folder.is_relative_to(place) or not any(place.is_relative_to(cache) for cache in caches)
+        ]
         unwatched = [*ignored, *caches]
         before = fingerprint(wanted, unwatched)
         root, view, refused = _tried(wanted, caches)
@@ -307,7 +311,10 @@ def _link(source: Path, copy: Path, seen: Path) -> None:
 
 def _offline(environment: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in environment.items() if name not in HIDDEN}
-    user = re.sub(r'[\\/:*?"<>|]', "_", getpass.getuser())
+    try:
+        user = re.sub(r'[\\/:*?"<>|]', "_", getpass.getuser())
+    except (KeyError, OSError):  # nobody in the list of users, as in containers
+        user = str(os.getuid())
     compiled = os.path.join(tempfile.gettempdir(), f"torchinductor_{user}")  # where torch has it, but for our TMPDIR
     return {"TORCHINDUCTOR_CACHE_DIR": compiled, **kept, **OFFLINE}
 
@@ -398,13 +405,13 @@ def _sweep(base: Path) -> None:
 
 def _bases(wanted: Sequence[Path]) -> list[tuple[str, bool]]:
     """Folders to write in, the best first, and whether by a file system in memory."""
-    temporary = tempfile.gettempdir()
+    temporary = os.path.realpath(tempfile.gettempdir())
     bases = [
         (folder, False)
-        for folder in dict.fromkeys([temporary, "/var/tmp"])
+        for folder in dict.fromkeys([temporary, os.path.realpath("/var/tmp")])
         if os.access(folder, os.W_OK)
         and shutil.disk_usage(folder).free >= FREE_BYTES
-        and not any(Path(folder).resolve().is_relative_to(place) for place in wanted)
+        and not any(Path(folder).is_relative_to(place) for place in wanted)
     ]
     on_disk = [base for base in bases if file_system(Path(base[0])) != "tmpfs"]
     return [*on_disk, *[base for base in bases if base not in on_disk], (temporary, True)]

@@ -160,9 +160,9 @@ def covered(sandbox: Sandbox) -> Sandbox:
     return sandbox
 
 
-def printed(sandbox: Sandbox, source: str) -> str:
+def printed(sandbox: Sandbox, source: str, *arguments: Path) -> str:
     """What a launch of some Python prints until it ends."""
-    launch = sandbox.launch([sys.executable, "-c", source])
+    launch = sandbox.launch([sys.executable, "-c", source, *map(str, arguments)])
     ended = launch.ended(LIMIT_S)
     text = launch.printed()
     launch.close()
@@ -190,13 +190,17 @@ def test_each_launch_begins_with_what_the_user_has(covered: Sandbox) -> None:
 
 
 @pytest.mark.process
-def test_caches_within_a_covered_folder_are_shared(tmp_path: Path, project: Path) -> None:
-    cache = project / "cache"
-    cache.mkdir()
-    opened = Sandbox.open([sys.executable], project, {**os.environ, "HF_HOME": str(cache)})
+def test_caches_within_a_covered_folder_or_named_are_shared(tmp_path: Path, project: Path) -> None:
+    caches = [project / "cache", tmp_path / "home" / ".cache" / "sets"]
+    for cache in caches:
+        cache.mkdir(parents=True)
+    command = [sys.executable, "train.py", "--cache", str(caches[1])]
+    opened = Sandbox.open(command, project, {**os.environ, "HF_HOME": str(caches[0])})
     try:
-        printed(opened, "open('cache/model', 'w').write('downloaded')")
-        assert (cache / "model").read_text() == "downloaded"
+        printed(
+            opened, "import sys; [open(f'{path}/model', 'w').write('downloaded') for path in sys.argv[1:]]", *caches
+        )
+        assert [(path / "model").read_text() for path in caches] == ["downloaded"] * 2
         assert opened.changed() == []
     finally:
         opened.close()
