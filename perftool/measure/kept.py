@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import IO
 
 from perftool.measure import keeper
-from perftool.measure.tree import ProcessTree
+from perftool.measure.tree import KILL_LIMIT_S, ProcessTree
+from perftool.measure.view import View
 
 START_LIMIT_S = 30.0
-END_LIMIT_S = keeper.KILL_LIMIT_S + 5.0
+END_LIMIT_S = KILL_LIMIT_S + 5.0
 MARK = "PERFTOOL_LAUNCH"  # in the environment of every process of a command: which launch it belongs to
 
 
@@ -43,29 +44,32 @@ class Kept:
         *,
         folder: Path,
         environment: Mapping[str, str],
+        view: View | None = None,
         scratch: Sequence[Path] = (),
         leftovers: Sequence[Path] = (),
         show_output: bool = False,
     ) -> None:
-        """environment: all of the command's. scratch: folders that the keeper removes at the end. leftovers: more of
-        them, which it removes if perftool is killed. show_output: let what the command prints appear on stderr; else
-        its first and last megabyte are kept. Raises NotStarted.
+        """environment: all of the command's. view: how it sees folders. scratch: folders that the keeper removes at
+        the end. leftovers: more of them, which it removes if perftool is killed. show_output: let what the command
+        prints appear on stderr; else its first and last megabyte are kept. Raises NotStarted.
         """
         launch = uuid.uuid4().hex
         self._output: IO[bytes] | None = None if show_output else _appended()
         self._ended: keeper.Ended | None = None
+        self.view = view
         spec = keeper.Spec(
             command=list(command),
             environment={**environment, MARK: launch},
             folder=str(folder),
             output=None if self._output is None else self._output.fileno(),
+            view=None if view is None else asdict(view),
             scratch=[str(path) for path in scratch],
             leftovers=[str(path) for path in leftovers],
         )
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._keeper = subprocess.Popen(
-                [sys.executable, "-I", keeper.__file__, str(theirs.fileno())],
+                [sys.executable, "-P", "-m", keeper.__name__, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), *([] if spec.output is None else [spec.output])],

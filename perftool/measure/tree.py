@@ -12,14 +12,38 @@ import os
 import signal
 from collections.abc import Iterable
 from time import monotonic, sleep
-
-from perftool.measure.keeper import Stat, read_stat
+from typing import NamedTuple
 
 STOP_LIMIT_S = 5.0
 KILL_LIMIT_S = 10.0
 POLL_S = 0.0002
 REUSE_S = 1.0  # no process number comes back so soon: all the others have their turn first
 AT_REST = "TtDZX"  # D: in the kernel; a stop signal that waits for it there takes it before its next instruction
+
+
+class Stat(NamedTuple):
+    """What /proc says of a process."""
+
+    state: str
+    parent: int
+    start: int  # clock ticks since boot: with the pid, the identity of a process
+    caught: int  # a bit for each signal up to 31 that it handles itself
+
+
+def read_stat(pid: int) -> Stat | None:
+    """None for a process that is gone."""
+    try:
+        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        text = os.read(file, 4096)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    fields = text[text.rindex(b")") + 2 :].split()  # the name before it may hold anything
+    return Stat(fields[0].decode(), int(fields[1]), int(fields[19]), int(fields[31]))
 
 
 class ProcessTree:

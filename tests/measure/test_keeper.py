@@ -14,6 +14,8 @@ import pytest
 
 from perftool.measure import keeper
 from perftool.measure.kept import Kept, NotStarted
+from perftool.measure.tree import read_stat
+from perftool.measure.view import View
 from tests.measure.test_tree import alive, eventually
 
 pytestmark = pytest.mark.process
@@ -78,6 +80,13 @@ def test_a_command_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
         Kept(["no-such-command"], folder=tmp_path, environment=os.environ)
 
 
+def test_a_view_that_cannot_be_had_starts_nothing(start: Start, tmp_path: Path) -> None:
+    view = View(places=[str(tmp_path / "missing")], store=str(tmp_path))
+    with pytest.raises(NotStarted, match=r"could not be started: .*(cannot be covered|namespace)"):
+        start("open('started', 'w')", view=view)
+    assert not (tmp_path / "started").exists()
+
+
 def test_kills_and_counts_what_the_command_leaves_behind(start: Start, tmp_path: Path) -> None:
     assert start(DAEMON).ended(LIMIT_S) == keeper.Ended(code=0, left=1)
     assert not alive(daemon(tmp_path))
@@ -87,7 +96,7 @@ def test_orphans_are_stopped_and_resumed_with_the_rest(start: Start, tmp_path: P
     kept = start(DAEMON + "time.sleep(1000)")
     tree = [kept.pid, daemon(tmp_path)]
     kept.tree.stop()
-    stats = [keeper.read_stat(pid) for pid in tree]
+    stats = [read_stat(pid) for pid in tree]
     assert [stat.state for stat in stats if stat] == ["T", "T"]
     kept.tree.resume()
     kept.close()
@@ -99,7 +108,7 @@ def test_close_kills_a_stopped_tree(start: Start, tmp_path: Path) -> None:
     tree = [kept.pid, daemon(tmp_path)]
     kept.tree.stop()
     kept.close()
-    assert not any(alive(pid) for pid in tree)
+    assert [read_stat(pid) for pid in tree] == [None, None]  # not even zombies
 
 
 def test_kill_ends_the_wait_of_another_thread(start: Start) -> None:
@@ -114,7 +123,7 @@ def test_kill_ends_the_wait_of_another_thread(start: Start) -> None:
 def test_nothing_survives_a_signal_to_the_keeper(start: Start, tmp_path: Path, number: signal.Signals) -> None:
     kept = start(DAEMON + "time.sleep(1000)")
     tree = [kept.pid, daemon(tmp_path)]
-    stat = keeper.read_stat(kept.pid)
+    stat = read_stat(kept.pid)
     assert stat is not None
     os.kill(stat.parent, number)
     ended = kept.ended(LIMIT_S)

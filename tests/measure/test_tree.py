@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from perftool.measure.keeper import read_stat
-from perftool.measure.tree import ProcessTree
+from perftool.measure.tree import ProcessTree, read_stat
 
 pytestmark = pytest.mark.process
 
