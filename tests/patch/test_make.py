@@ -118,6 +118,12 @@ def applied(old: str, diff: str) -> str:
             "DataLoader(\n    rows,  # all\n    batch_size=4,  # few\n    num_workers=2,\n"
             "    persistent_workers=True,\n    prefetch_factor=2\n)",
         ),
+        (
+            "2",
+            "DataLoader(\n    row for row in rows  # all\n)",
+            "DataLoader(\n    (row for row in rows),  # all\n    num_workers=2,\n"
+            "    persistent_workers=True,\n    prefetch_factor=2\n)",
+        ),
         ("0", "DataLoader(rows, num_workers=2, batch_size=4)", "DataLoader(rows, batch_size=4)"),
         ("0", "DataLoader(rows, 4, num_workers=2, prefetch_factor=8)", "DataLoader(rows, 4)"),
         ("0", "DataLoader(\n    rows,\n    num_workers=2,\n)", "DataLoader(\n    rows,\n)"),
@@ -143,6 +149,7 @@ def test_arguments_keep_the_style_of_a_call(setting: str, before: str, after: st
         ("DataLoader(*more)", r"takes \*more"),
         ("DataLoader(rows), DataLoader(others)", "several times"),
         ("make(rows)", "no call of DataLoader"),
+        ("f'{DataLoader(rows)}'", "within a string"),
     ],
 )
 def test_a_call_that_cannot_be_told_is_left(before: str, reason: str) -> None:
