@@ -1,41 +1,41 @@
-"""Measured tuning advice for PyTorch training."""
+"""Measured tuning advice for PyTorch training.
+
+Every name is imported when somebody first asks for it, so that `import perftool` costs a script nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from perftool.training import Training
+    from perftool.applied import apply
+    from perftool.errors import PerftoolError
+    from perftool.jobs.calls import compare, profile, tune
+    from perftool.scenario import Scenario
     from perftool.workload import Workload
 
 __version__ = "0.1.0"
+__all__ = ["PerftoolError", "Scenario", "Workload", "apply", "compare", "profile", "tune"]
+
+_PLACES = {
+    "PerftoolError": "errors",
+    "Scenario": "scenario",
+    "Workload": "workload",
+    "apply": "applied",
+    "compare": "jobs.calls",
+    "profile": "jobs.calls",
+    "tune": "jobs.calls",
+}
 
 
-def apply(
-    settings: Mapping[str, str | int | bool] | str | Path,
-    workload: Workload | str,
-    *,
-    device: str = "auto",
-    seed: int = 0,
-    scenario_files: Sequence[str | Path] = (),
-) -> Training:
-    """The very training that perftool measures under these settings: `training.step(training.fetch())` is a step.
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'perftool' has no attribute '{name}'")
+    found: object = getattr(import_module(f"perftool.{_PLACES[name]}"), name)
+    globals()[name] = found  # asked for once: what a training calls at every step must not pay for it
+    return found
 
-    settings: scenario name to value, or the path of a recommended.json; the workload's own settings are added.
-    workload: a Workload, or what names one (`train.py:mine`).
-    device: auto, cpu, cuda or cuda:N; a GPU becomes the current device.
-    seed: of the initial weights and the order of the data.
-    scenario_files: scenarios of your own, as for `--scenario`.
 
-    Settings of the process (threads, precision, allocator) are in force from then on. Raises ValueError, with the
-    remedy, for settings that cannot be had here or need another environment, and for a device that is not there.
-    """
-    # By name, so that neither torch nor the measuring is imported before somebody asks for it.
-    training: Training = import_module("perftool.applied").apply(
-        settings, workload, device=device, seed=seed, scenario_files=scenario_files
-    )
-    return training
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 
+from perftool.measure.devices import take_device
+from perftool.measure.facts import describe_workload
 from perftool.measure.probes.machine import describe_machine
-from perftool.measure.worker import describe_workload, take_device
 from perftool.records import RecommendedSettings, SchemaError, Settings, from_json
 from perftool.scenario import (
     Context,
@@ -32,7 +33,17 @@ def apply(
     seed: int = 0,
     scenario_files: Sequence[str | Path] = (),
 ) -> Training:
-    """See `perftool.apply`."""
+    """The very training that perftool measures under these settings: `training.step(training.fetch())` is a step.
+
+    settings: scenario name to value, or the path of a recommended.json; the workload's own settings are added.
+    workload: a Workload, or what names one (`train.py:mine`).
+    device: auto, cpu, cuda or cuda:N; a GPU becomes the current device.
+    seed: of the initial weights and the order of the data.
+    scenario_files: scenarios of your own, as for `--scenario`.
+
+    Settings of the process (threads, precision, allocator) are in force from then on. Raises ValueError, with the
+    remedy, for settings that cannot be had here or need another environment, and for a device that is not there.
+    """
     chosen = _read(settings) if isinstance(settings, (str, Path)) else normalised(settings)
     scenarios = discover([Path(file) for file in scenario_files])
     loaded = load(workload) if isinstance(workload, str) else Loaded(workload=workload, reference=workload.name or "")

@@ -5,7 +5,7 @@ What that says is decided in `analysis/gate.py` from the session alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from msgspec.structs import replace
@@ -14,11 +14,14 @@ from perftool.analysis.baseline import unlike
 from perftool.analysis.gate import TIMES_THE_PAIRS, all_decided, first_look, is_check, suspects
 from perftool.analysis.verdict import LOOKS
 from perftool.measure import messages
+from perftool.measure.aside import count
 from perftool.measure.calibration import CALIBRATION
+from perftool.measure.lab import BaselineFailed, Lab
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
-from perftool.measure.rounds import BaselineFailed, Lab, tree_of
-from perftool.measure.survey import UnusableError, survey
+from perftool.measure.rounds import generation
+from perftool.measure.running import tree_of
+from perftool.measure.survey import UnusableError
 from perftool.measure.worktree import WORKING_TREE
 from perftool.records import CONFIRM, MEASURE, Comparison, Fitness, Session, Settings, Side, StoredBaseline
 from perftool.scenario import Context, ScenarioError, Scenarios, check_settings
@@ -32,12 +35,17 @@ def beside_calibration(reference: str) -> list[Side]:
     ]
 
 
-def described(sides: Sequence[Side], device: str, seed: int) -> tuple[list[messages.Described], int]:
-    """What each side is, and the host memory that a launch takes. Raises UnusableError, which names the side."""
+def described(
+    sides: Sequence[Side], survey: Callable[[Side, messages.Tree | None], tuple[messages.Described, int]]
+) -> tuple[list[messages.Described], int]:
+    """What each side is, and the host memory that a launch takes, by a survey of each.
+
+    Raises UnusableError, which names the side.
+    """
     found, most_bytes = [], 0
     for number, side in enumerate(sides):
         try:
-            one, launch_bytes = survey(side.reference, device, seed, tree=tree_of(sides, number))
+            one, launch_bytes = survey(side, tree_of(sides, number))
         except UnusableError as error:
             raise UnusableError(f"{side.name}: {error}") from error
         except BaselineFailed as error:
@@ -147,23 +155,23 @@ def _count_both(lab: Lab) -> None:
         if side.reference == CALIBRATION:
             continue
         try:
-            lab.count(number, calls)
+            count(lab, number, calls)
         except LaunchFailed as failed:
             raise BaselineFailed(f"{side.name}: {failed.reason}", failed.kind) from failed
 
 
 def _measure_both(lab: Lab) -> None:
     """The first look, then what it asks for. Ends early where side 1 is lost; raises BaselineFailed for side 0."""
-    session = lab.session
+    session = lab.session  # for what does not grow
     if session.expected is not None and unlike(session.expected, session.machine) is not None:
         return  # its times would be measured only to be refused
     looks: dict[int, dict[str, Comparison]] = {}
 
     def looked() -> dict[str, Comparison]:
         """Comparing takes a moment, so the same launches are compared once."""
-        launches = len(session.launches)
+        launches = len(lab.session.launches)
         if launches not in looks:
-            looks[launches] = first_look(session)
+            looks[launches] = first_look(lab.session)
         return looks[launches]
 
     def decided() -> bool:
@@ -182,6 +190,6 @@ def _confirm(lab: Lab, generations: int, look_s: float) -> None:
     for to_come in range(generations, 0, -1):
         lab.launches_to_come = 2 * to_come
         lab.planned_s = look_s * to_come
-        lab.generation(CONFIRM, [1], budget_s=lab.left_s / to_come, rounds=GENERATION_ROUNDS)
+        generation(lab, CONFIRM, [1], budget_s=lab.left_s / to_come, rounds=GENERATION_ROUNDS)
         if lab.is_over:
             return

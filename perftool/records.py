@@ -12,7 +12,10 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-SCHEMA_VERSION = "1.5"
+from perftool.words import *  # noqa: F403 (by their old names: scenarios of users' own import them from here)
+from perftool.words import Engaged, Settings
+
+SCHEMA_VERSION = "1.6"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
 # 1.1  goals of a search, losses of training runs, time to loss, unsteady comparisons, how batches are drawn and where
@@ -25,14 +28,13 @@ SCHEMA_VERSION = "1.5"
 #      heat, and what the device was doing, in the fitness of the machine
 # 1.5  the settings of a check in its history, and its workload from the root of the repository; whether a check was
 #      made against what was stored, and why it could not be made to the end
-
-Settings = dict[str, str]
-"""Scenario name to value: all that differs from the workload's own defaults."""
+# 1.6  of a workload: whether a script of the user's own drives it, what its DataLoader does already, and that it may
+#      make its batches without one
 
 Command = Literal["tune", "compare", "profile", "trace", "check"]
 Status = Literal["measured", "skipped", "failed"]
 VerdictWord = Literal["better", "worse", "same", "undecided"]
-DatasetKind = Literal["tensors", "map", "iterable"]
+DatasetKind = Literal["tensors", "map", "iterable", "own"]  # own: a script makes its batches, with no DataLoader
 BatchForm = Literal["tensor", "list", "tuple", "dict", "nested"]
 WarmupClass = Literal["flat", "warm-up", "slowdown", "no steady state"]
 
@@ -43,46 +45,6 @@ LEAVE_ONE_OUT, PARITY = "leave one out", "loss parity"
 """Stages of a search. `TOGETHER` is followed by the number of the pass."""
 EXPLAIN = "explain"
 """The stage whose launch is watched: its blocks explain, and count for no verdict."""
-
-GARBAGE, LOADER, WORKER_START = "garbage collection", "waiting for data", "starting loader workers"
-FAULTS, RUN_QUEUE, STEAL = "page faults", "waiting for a core", "time taken by the host"
-SLOWER_CORE, COMPILATION, RETRY, UNKNOWN = "slower core", "compilation", "allocator retry", "unknown"
-CAUSES = (GARBAGE, LOADER, WORKER_START, FAULTS, RUN_QUEUE, STEAL, SLOWER_CORE, COMPILATION, RETRY)
-"""What may make a step slow. The last is counted, the others are measured in time."""
-
-WAIT, COPY, FORWARD, BACKWARD, OPTIMIZER = "data wait", "copy to device", "forward", "backward", "optimizer"
-WHOLE, REST = "whole step", "the rest"
-"""Phases of a step; `WHOLE` where forward, backward and optimizer are one piece."""
-
-ROW_BY_ROW = "row-by-row loading"
-DATA_WAIT = "waiting for data"
-WORKER_RESTARTS = "loader workers start anew"
-SLOW_COPY = "copy to the device"
-SLOW_OPTIMIZER = "slow optimizer"
-FAULT_CHURN = "page-fault churn"
-NO_CORE = "waiting for a core"
-STOLEN = "the host takes time"
-SLOWED = "slower core"
-COLLECTIONS = "garbage collection"
-RECOMPILING = "recompilation"
-RETRIES = "allocator retries"
-LAUNCH_BOUND = "launch-bound"
-FULL_PRECISION = "full-precision arithmetic"
-DOUBLE_PRECISION = "float64 arithmetic"
-SLOW_TYPE = "slow data type"
-RAGGED_BATCH = "a last batch of another shape"
-DENORMALS = "denormal numbers"
-THROTTLED = "throttled clock"
-LEAK = "memory leak"
-HOST_SYNCS = "the host waits for the device"
-FRAGMENTATION = "fragmented device memory"
-"""Findings. A scenario names those that it cures."""
-
-SAVING_GOVERNORS = ("powersave", "ondemand", "conservative", "schedutil")
-"""Governors of a clock that follows the load."""
-
-POWER_LIMIT, HARDWARE_SLOWDOWN, DEVICE_HEAT, POWER_BRAKE = "power limit", "hardware slowdown", "heat", "power brake"
-"""What may hold the clock of a device down."""
 
 Objective = Literal["throughput", "step-time", "jitter", "memory", "time-to-loss"]
 
@@ -182,6 +144,92 @@ class FitnessRating(Record, frozen=True, kw_only=True):
     reasons: list[str]  # each with what would help
 
 
+class Site(Record, frozen=True, kw_only=True):
+    """A place in the user's own files."""
+
+    file: str  # absolute
+    line: int  # that the interpreter was at
+    function: str = ""
+    callee: str = ""  # what was called there
+    framework: str | None = None  # that made the call on behalf of that place
+
+
+class StepRule(Record, frozen=True, kw_only=True):
+    """Which events of a script end a step; see `perftool.script.steps`."""
+
+    boundary: Literal["mark", "optimizer", "backward"]
+    last: int | None = None
+    every: int = 1
+
+
+class ScriptOptimizer(Record, frozen=True, kw_only=True):
+    """An optimizer that a script has stepped."""
+
+    name: str  # of its class
+    options: dict[str, bool | None]  # those of foreach, fused, capturable, differentiable that it has
+    step_class: str | None  # class of torch.optim whose step it runs; None where the step is its own
+    site: Site | None
+
+
+class ScriptLoader(Record, frozen=True, kw_only=True):
+    """A DataLoader that a script has made."""
+
+    name: str  # of its class
+    dataset: str  # likewise
+    kind: DatasetKind
+    rows: int | None
+    batch_size: int | None
+    workers: int
+    pinned: bool
+    has_collate: bool
+    shuffle: bool
+    drop_last: bool
+    trains: bool  # its batches went into a backward pass
+    site: Site | None
+
+
+class ScriptModel(Record, frozen=True, kw_only=True):
+    """A module that a script calls from outside of any module, with gradients."""
+
+    name: str  # of its class
+    compiled: bool
+    site: Site | None  # of the call
+
+
+class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
+    """A training that a command of the user's makes, as seen in one launch that was thrown away."""
+
+    command: list[str] = []
+    folder: str = ""
+    rule: StepRule | None  # None: no step was seen
+    steps: int  # that were seen
+    step_ns: int
+    device: str
+    python: str  # the interpreter that trains
+    python_version: str
+    torch_version: str
+    torch_threads: int
+    optimizers: list[ScriptOptimizer]
+    loaders: list[ScriptLoader]  # in the order made
+    models: list[ScriptModel]
+    autocast: Literal["bf16", "fp16"] | None  # that the script itself uses
+    parameter_count: int
+    parameter_bytes: int
+    floating_parameters: bool
+    denormal_values: int
+    python_objects: int
+    frameworks: list[str]
+    peak_device_reserved_bytes: int | None = None
+    seeded: bool = False  # it sets a seed
+    main: str | None = None  # the file that Python runs
+    ranks: int = 1
+
+    @property
+    def training_loaders(self) -> list[int]:
+        """By the order made."""
+        return [number for number, one in enumerate(self.loaders) if one.trains]
+
+
 class WorkloadFacts(Record, frozen=True, kw_only=True):
     """What scenarios and reports need to know of a workload, learnt in a worker: the command runs no user code."""
 
@@ -209,6 +257,9 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     changes_buffers: bool = False  # the forward pass does, as BatchNorm its running statistics
     python_objects: int | None = None  # that the garbage collector looks at, after the first step
     denormal_values: int | None = None  # in the first batch and, after its step, in the parameters
+    script: ScriptFacts | None = None  # of a training that is a command of the user's
+    driver: Literal["workload", "script"] = "workload"  # whose loop it is: perftool's, or a script's own
+    loader_options: dict[str, bool | int] = {}  # num_workers and pin_memory of a script's own DataLoader
 
     @property
     def is_gathered_from_memory(self) -> bool:
@@ -258,14 +309,9 @@ class Block(Record, frozen=True, kw_only=True, tag="block"):
     step_ns: list[int] = []  # one per step, end to end; empty where several steps run in one call
     wait_ns: list[int] = []  # one per step: waiting for the next batch, part of step_ns
     waited_ns: int | None = None  # in all, for batches; part of wall_ns
+    aside_ns: dict[str, int] = {}  # beside wall_ns: what else the loop of a script did, such as an evaluation, and where
+    alone_ns: list[int] = []  # by rank: what a step took before its first backward pass, in all
     labels: BlockLabels = BlockLabels()
-
-
-class Engaged(Record, frozen=True, kw_only=True):
-    """Whether a variant's settings took effect, and how that was seen."""
-
-    ok: bool
-    evidence: str
 
 
 class Launch(Record, frozen=True, kw_only=True, tag="launch"):

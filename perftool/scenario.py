@@ -1,7 +1,8 @@
 """The Scenario contract, how scenarios are found, and how settings become a Plan.
 
 A scenario is one file: a docstring, a few functions, and `scenario = Scenario(__name__, __doc__, ...)` at its end.
-Scenario files import torch inside functions only, so that listing them stays fast.
+Scenario files import torch inside functions only, so that listing them stays fast, and nothing else that is not in the
+standard library: they also run inside a user's own script, whose Python need not have more.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,10 +18,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from perftool.records import Engaged, Machine, ScenarioDescription, Settings, WorkloadFacts
+from perftool.plan import Live, Plan, SettingError, needs_own_loop
+from perftool.words import Engaged, Proving, Settings
 
 if TYPE_CHECKING:
-    from perftool.training import Plan, Training
+    from perftool.records import Machine, ScenarioDescription, WorkloadFacts
     from perftool.workload import Workload
 
 ENTRY_POINTS = "perftool.scenarios"
@@ -27,6 +30,9 @@ DOCUMENTED = ("What it changes", "When it helps", "When it hurts", "Source")
 
 Changes = Literal["speed", "numerics", "optimisation"]
 Cures = Mapping[str, Sequence[str]]
+Proof = Callable[[Live, str], Proving | Engaged]
+"""Whether a value took effect on a live training that is warmed up. It drives no training itself: it yields what it
+wants to see happen (BARE_STEP, STEP, `batch = yield FETCH`) and is resumed after it, whoever has the loop."""
 
 
 class ScenarioError(ValueError):
@@ -35,6 +41,7 @@ class ScenarioError(ValueError):
 
 BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # of x86 and, the last, of Arm
 NO_BF16_UNITS = "this CPU has no units for bfloat16 (AMX, AVX-512 BF16, Arm BF16)"
+NO_LOADER = "the script makes its batches itself, without a DataLoader"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,7 @@ class Code:
         `loss_of(model, batch)`, which is the workload's loss within all loss contexts. Returns the detached loss.
     around_step: defines `step` anew from the function `step(batch)`.
     warmed_up: once, after the first few steps.
+    command: words on the command line of a script.
     """
 
     imports: str = ""
@@ -99,6 +107,7 @@ class Code:
     step: str = ""
     around_step: str = ""
     warmed_up: str = ""
+    command: str = ""
 
     def filled(self) -> dict[str, str]:
         """Place to lines, where there are lines."""
@@ -122,16 +131,17 @@ class Scenario:
     """One lever.
 
     module, doc: `__name__` and `__doc__` of its file; the last part of the name is the scenario's.
+    label: its name where it is not its file's.
     default: the value that the workload runs with if nothing is set, on this machine.
     values: those worth trying here, the default among them; unavailable ones may be listed.
-    refusal: why a value cannot be had here, as a sentence, or None. Called for values that are not listed, too.
+    refusal: why a value cannot be had here, as a sentence, or None. Called for values that are not listed, too. What
+        cannot be done to the loop of a script need not be said: it follows from what `apply` changes of the plan.
     discouraged: why a value that can be had is not tried unless somebody asks for it, as a sentence, or None.
         Called only for values that are not refused.
     clash: why a value cannot be had together with the other settings, as a sentence, or None. It is enough that one
         of two scenarios says so.
-    apply: changes a plan for a value. Runs in the worker; may raise SettingError.
-    proof: whether the value took effect on a live training that is warmed up. Runs in the worker, outside of all
-        timing; may do a step.
+    apply: changes a plan for a value, without torch as long as nothing is built. May raise SettingError.
+    proof: whether the value took effect on a live training. Runs where that does, outside of all timing.
     code: what a user pastes to have the same.
     environment: variables of the process that the value needs set before it starts.
     changes: "numerics" (other rounding than the default's), "optimisation" (another training) or just "speed".
@@ -147,7 +157,7 @@ class Scenario:
     values: Callable[[Context], Sequence[str]] = field(kw_only=True)
     refusal: Callable[[str, Context], str | None] = field(kw_only=True)
     apply: Callable[[Plan, str], Plan] = field(kw_only=True)
-    proof: Callable[[Training, str], Engaged] = field(kw_only=True)
+    proof: Proof = field(kw_only=True)
     code: Callable[[str, Context], Code] = field(kw_only=True)
     environment: Callable[[str], Mapping[str, str]] = field(kw_only=True, default=_no_environment)
     discouraged: Callable[[str, Context], str | None] = field(kw_only=True, default=_nothing_against)
@@ -155,6 +165,7 @@ class Scenario:
     changes: Changes = field(kw_only=True, default="speed")
     cures: Cures | Callable[[str, Context], Cures] = field(kw_only=True, default_factory=dict)
     typical_gain: float = field(kw_only=True, default=1.0)
+    label: str | None = field(kw_only=True, default=None)
 
     def __post_init__(self) -> None:
         missing = [heading for heading in DOCUMENTED if f"{heading}:" not in (self.doc or "")]
@@ -163,7 +174,12 @@ class Scenario:
 
     @property
     def name(self) -> str:
-        return self.module.rpartition(".")[2]
+        return self.label or self.module.rpartition(".")[2]
+
+    @property
+    def file(self) -> str:
+        """Where it is written: a script's own process, which need not have perftool installed, loads it from there."""
+        return inspect.getfile(self.apply)
 
     @property
     def summary(self) -> str:
@@ -182,7 +198,19 @@ class Scenario:
 
     def why_not(self, value: str, context: Context) -> str | None:
         """Why a value is not tried here, as a sentence; None where it is."""
-        return self.refusal(value, context) or self.discouraged(value, context)
+        return self.refused(value, context) or self.discouraged(value, context)
+
+    def refused(self, value: str, context: Context) -> str | None:
+        """Why a value cannot be had here, as a sentence, or None: what the scenario says itself, and for a script what
+        the value would have to change of its loop."""
+        own = self.refusal(value, context)
+        if own is not None or context.workload.driver == "workload":
+            return own
+        before = Plan(workload=None, device=context.machine.device, batch_size=context.workload.batch_size)
+        try:
+            return needs_own_loop(before, self.apply(before, value))
+        except SettingError as error:
+            return str(error)
 
     def cures_beyond(self, value: str, context: Context) -> Cures:
         """Finding to the values that may cure it where this value is in force."""
@@ -197,8 +225,10 @@ class Scenario:
 
     def described(self, context: Context) -> ScenarioDescription:
         """Everything that is shown of it, for this workload and machine."""
+        from perftool.records import ScenarioDescription
+
         available = self.available(context)
-        refused = {value: reason for value in self.values(context) if (reason := self.refusal(value, context))}
+        refused = {value: reason for value in self.values(context) if (reason := self.refused(value, context))}
         others = [value for value in self.values(context) if value not in refused]
         return ScenarioDescription(
             name=self.name,
@@ -295,7 +325,7 @@ def check_settings(settings: Settings, scenarios: Scenarios, context: Context) -
     """Raise ScenarioError, with the remedy, for the first setting that cannot be had here, or not with the others."""
     check_names(settings, scenarios)
     for name, value in settings.items():
-        reason = scenarios[name].refusal(value, context)
+        reason = scenarios[name].refused(value, context)
         if reason is not None:
             raise ScenarioError(f"{name}={value}: {reason}")
     clash = clashes(settings, scenarios)
@@ -380,11 +410,10 @@ def environment_of(settings: Settings, scenarios: Scenarios) -> dict[str, str]:
     return {key: text for name, value in settings.items() for key, text in scenarios[name].environment(value).items()}
 
 
-def plan_of(workload: Workload, settings: Settings, scenarios: Scenarios, *, device: str, seed: int) -> Plan:
-    """The workload under these settings. The order of the settings does not matter."""
-    from perftool.training import Plan
-
-    plan = Plan(workload=workload, device=device, seed=seed, batch_size=workload.batch_size)
+def plan_of(workload: Workload | None, settings: Settings, scenarios: Scenarios, *, device: str, seed: int) -> Plan:
+    """The workload, or a script's own training, under these settings. The order of the settings does not matter."""
+    batch_size = None if workload is None else workload.batch_size
+    plan = Plan(workload=workload, device=device, seed=seed, batch_size=batch_size)
     for name in sorted(settings):
         plan = scenarios[name].apply(plan, settings[name])
     return plan

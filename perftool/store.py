@@ -49,13 +49,13 @@ LOG_VALUE_MOST = 50.0  # likewise: e^50 bytes are more than there are
 LOCK = Path("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()) / "perftool.lock"  # one for all users
 
 
-class _Variant(Record, frozen=True, kw_only=True, tag="variant"):
+class NewVariant(Record, frozen=True, kw_only=True, tag="variant"):
     """A journal line: a variant that became known after the header was written."""
 
     settings: Settings
 
 
-class _Warning(Record, frozen=True, kw_only=True, tag="warning"):
+class NewWarning(Record, frozen=True, kw_only=True, tag="warning"):
     """A journal line: a warning that came after the header was written."""
 
     text: str
@@ -72,8 +72,8 @@ _Entry = (
     | Counters
     | TrainingRun
     | Decision
-    | _Variant
-    | _Warning
+    | NewVariant
+    | NewWarning
 )
 
 
@@ -86,38 +86,25 @@ class SessionStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._header: Session | None = None
-        self._variants = self._warnings = 0  # of the header's, in the journal
 
     def append(self, record: Record) -> None:
-        """Add the session's header, first, or one of its records to the journal.
+        """Add the session's header, first, or a line on what it has gained since to the journal.
 
-        Variants and warnings that the header has gained since are written before the record. Raises StoreError on a
-        full disk; what was written before stays readable.
+        Raises StoreError on a full disk; what was written before stays readable.
         """
         if isinstance(record, Session):
             self._begin(record)
             return
-        lines = [*self._gained(), record]
         try:
-            _append(self.folder / JOURNAL, b"".join(to_json(line) + b"\n" for line in lines))
+            _append(self.folder / JOURNAL, to_json(record) + b"\n")
         except OSError as error:
             raise StoreError(_unwritable(self.folder, error)) from error
 
     def _begin(self, session: Session) -> None:
         """A new journal. That of a session which is gone on with begins with all that it holds."""
         self.write(JOURNAL, to_json(session) + b"\n")
-        self._header, self._variants, self._warnings = session, len(session.variants), len(session.warnings)
         with suppress(OSError):
             (self.folder / SESSION).unlink()
-
-    def _gained(self) -> list[Record]:
-        if self._header is None:
-            return []
-        variants, warnings = self._header.variants[self._variants :], self._header.warnings[self._warnings :]
-        self._variants += len(variants)
-        self._warnings += len(warnings)
-        return [*(_Variant(settings=settings) for settings in variants), *(_Warning(text=text) for text in warnings)]
 
     def finish(self, session: Session) -> None:
         """Write the whole session and remove the journal. Raises StoreError where that fails; the journal stays."""
@@ -335,9 +322,9 @@ def _from_journal(content: bytes) -> Session:
                 session.training_runs.append(entry)
             case Decision():
                 session.decisions.append(entry)
-            case _Variant():
+            case NewVariant():
                 session.variants.append(entry.settings)
-            case _Warning():
+            case NewWarning():
                 session.warnings.append(entry.text)
     return replace(session, launches=list(launches.values()))
 

@@ -13,7 +13,9 @@ from typing import Any
 from perftool import tensorboard
 from perftool.analysis.traces import SIZE_MOST_BYTES, calls_that_fit, facts_of
 from perftool.measure import messages
-from perftool.measure.rounds import Lab, Running
+from perftool.measure.lab import BaselineFailed, Lab
+from perftool.measure.rounds import generation
+from perftool.measure.running import Running
 from perftool.records import Session, Summary, TraceFacts, TraceReport
 from perftool.report import profiles
 from perftool.store import SessionStore, StoreError
@@ -50,7 +52,9 @@ def trace(lab: Lab, *, steps: int | None = None) -> Taken:
             taken.append(tracer.that_fits() if steps is None else tracer.of(ceil(steps / running.steps_per_call)))
 
     lab.planned_s = UNTRACED_S + TRACED_S
-    lab.generation("trace", [], budget_s=UNTRACED_S, rounds=UNTRACED_ROUNDS, afterwards=traced)
+    generation(lab, "trace", [], budget_s=UNTRACED_S, rounds=UNTRACED_ROUNDS, afterwards=traced)
+    if not taken:
+        raise BaselineFailed("its script was over before its steps could be traced; let it run for more steps", "ended")
     return taken[-1]
 
 

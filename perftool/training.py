@@ -1,4 +1,4 @@
-"""Plan (what scenarios transform) -> Training (something that can do the next step), and the reference loop.
+"""Plan (see plan.py) -> Training (something that can do the next step), and the reference loop.
 
 The loop has no branch for any scenario: a scenario replaces or wraps a part of the Plan, and `build` puts the parts
 together in one order whatever the order of the settings.
@@ -9,66 +9,22 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
-from perftool.workload import Batch, Workload, WorkloadError
-
-Loss = Callable[[nn.Module, Batch], torch.Tensor]
-Update = Callable[[torch.Tensor, torch.optim.Optimizer], None]
-Step = Callable[[Batch], torch.Tensor]
-Feed = Callable[["Plan", Any], Iterator[Batch]]
-
-
-class SettingError(ValueError):
-    """Settings that cannot be had together, or not with this training; the text says why."""
-
-
-def backward_and_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """The plain update: gradients, then one optimizer step."""
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A training that has not been built yet. Scenarios return a changed copy (`dataclasses.replace`).
-
-    process: run first, before anything is built (precision modes, threads, allocator).
-    loader: keyword arguments of the DataLoader.
-    feed: (plan, dataset) -> endless iterator of batches, for datasets that are not fed whole.
-    non_blocking: of the copy of a batch to the device.
-    optimizer: options set on every parameter group of the user's optimizer ({"fused": True}).
-    optimizer_changes: done to the optimizer in turn, once it has its options (learning rates); get the plan, too.
-    model: applied to the built model in turn (compilation).
-    loss: wrapped around the workload's loss in turn (autocast).
-    update: what follows the loss; replaced where gradients are scaled.
-    step: wrapped around the whole step in turn (CUDA graphs); gets the training and the step.
-    steps_per_call: batches that one fetch returns, as a tuple where there are several. Whoever raises it wraps `step`
-        with something that takes so many.
-    whole_step: what is wrapped around the step makes one piece of it, which is compiled or replayed as a whole.
-    """
-
-    workload: Workload
-    device: str = "cpu"
-    seed: int = 0
-    batch_size: int | None = None
-    process: tuple[Callable[[], None], ...] = ()
-    loader: Mapping[str, Any] = field(default_factory=dict)
-    feed: Feed = field(default_factory=lambda: loader_feed)
-    non_blocking: bool = False
-    optimizer: Mapping[str, Any] = field(default_factory=dict)
-    optimizer_changes: tuple[Callable[[Plan, torch.optim.Optimizer], None], ...] = ()
-    model: tuple[Callable[[nn.Module], nn.Module], ...] = ()
-    loss: tuple[Callable[[Loss], Loss], ...] = ()
-    update: Update = backward_and_step
-    step: tuple[Callable[[Training, Step], Step], ...] = ()
-    steps_per_call: int = 1
-    whole_step: bool = False
+# By their old names, too: scenarios of users' own import them from here.
+from perftool.plan import WARM_CALLS
+from perftool.plan import Feed as Feed
+from perftool.plan import Loss as Loss
+from perftool.plan import Plan as Plan
+from perftool.plan import SettingError as SettingError
+from perftool.plan import Step as Step
+from perftool.plan import Update as Update
+from perftool.plan import backward_and_step as backward_and_step
+from perftool.words import BARE_STEP, FETCH, Engaged, Proving
+from perftool.workload import Batch, WorkloadError
 
 
 class Training:
@@ -86,6 +42,7 @@ class Training:
             prepare()
         torch.manual_seed(plan.seed)
         workload = plan.workload
+        assert workload is not None, "a script builds its own training"
         self.plan = plan
         self.device = torch.device(plan.device)
         self.dataset = checked_dataset(workload.dataset())
@@ -98,7 +55,8 @@ class Training:
         self.model = self.module  # as it is called
         for transform in plan.model:
             self.model = transform(self.model)
-        self.batches = whole_feed(self.dataset) if plan.batch_size is None else plan.feed(plan, self.dataset)
+        feed = plan.feed or loader_feed
+        self.batches = whole_feed(self.dataset) if plan.batch_size is None else feed(plan, self.dataset)
         self.loss: Loss = workload.loss  # with all that the plan wraps around it
         for wrap in plan.loss:
             self.loss = wrap(self.loss)
@@ -107,7 +65,7 @@ class Training:
         step = bare
         for around in plan.step:
             step = around(self, step)
-        self.step = self._copying(step)
+        self.step = self._warming(self._copying(step))
 
     @property
     def steps_per_call(self) -> int:
@@ -147,6 +105,47 @@ class Training:
             return step(copied(batch, device, non_blocking=non_blocking))
 
         return copy_and_step
+
+    def _warming(self, step: Step) -> Step:
+        """The step, which does once what the plan wants done when it is warmed up."""
+        if not self.plan.warmed_up:
+            return step
+        calls = 0
+
+        def counted(batch: Batch) -> torch.Tensor:
+            nonlocal calls
+            loss = step(batch)
+            calls += 1
+            if calls == WARM_CALLS:
+                for act in self.plan.warmed_up:
+                    act()
+                self.step = step
+            return loss
+
+        return counted
+
+
+def run_proof(training: Training, proving: Proving | Engaged) -> Engaged:
+    """Have the training do what a proof wants to see, until it says whether the setting took effect."""
+    if isinstance(proving, Engaged):
+        return proving
+    batch = answer = None
+    try:
+        while True:
+            wanted = proving.send(answer)
+            answer = None
+            if wanted == FETCH:
+                answer = batch = training.fetch()
+            elif wanted == BARE_STEP:
+                training.bare_step()
+            else:
+                training.step(training.fetch() if batch is None else batch)
+                batch = None
+    except StopIteration as ended:
+        engaged: Engaged = ended.value
+        return engaged
+    finally:
+        proving.close()
 
 
 def checked_dataset(dataset: Any) -> Any:
@@ -216,6 +215,7 @@ class EpochOrder(Sampler[int]):
 def loader_feed(plan: Plan, dataset: Any) -> Iterator[Batch]:
     """Batches of a stock DataLoader, epoch after epoch."""
     workload = plan.workload
+    assert workload is not None, "a script has loaders of its own"
     dataset = TensorDataset(*dataset) if isinstance(dataset, tuple) else dataset
     arguments: dict[str, Any] = {
         "batch_size": plan.batch_size,

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from perftool.records import FULL_PRECISION, SLOW_TYPE, Engaged, Settings
 from perftool.scenario import NO_BF16_UNITS, Code, Context, Scenario, refuse_unlisted
+from perftool.words import BARE_STEP, FULL_PRECISION, SLOW_TYPE, Engaged, Proving, Settings
 
 if TYPE_CHECKING:
     import torch
 
-    from perftool.training import Loss, Plan, Training, Update
+    from perftool.plan import Live, Loss, Plan, Update
 
 VALUES = ("off", "bf16", "fp16")
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
@@ -86,19 +87,22 @@ def apply(plan: Plan, value: str) -> Plan:
 
 def scaled_update(device_type: str) -> Update:
     """Backward of the scaled loss, and an optimizer step that is skipped where gradients overflowed."""
-    import torch
 
-    scaler = torch.amp.GradScaler(device_type)
+    @cache
+    def scaler() -> torch.amp.GradScaler:
+        import torch
+
+        return torch.amp.GradScaler(device_type)
 
     def update(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        scaler.step(optimizer)
-        scaler.update()
+        scaler().scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler().step(optimizer)
+        scaler().update()
 
     return update
 
 
-def proof(training: Training, value: str) -> Engaged:
+def proof(training: Live, value: str) -> Proving:
     """What a step keeps for its backward shows the types that it computes in, compiled or not."""
     import torch
 
@@ -109,7 +113,7 @@ def proof(training: Training, value: str) -> Engaged:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        training.bare_step()
+        yield BARE_STEP
     wanted = getattr(torch, DTYPES.get(value, "float32"))
     reduced = {torch.bfloat16, torch.float16} & seen
     ok = wanted in seen if value != "off" else not reduced

@@ -14,16 +14,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from perftool.records import ROW_BY_ROW, Engaged
-from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+from perftool.scenario import NO_LOADER, Code, Context, Scenario, refuse_unlisted
+from perftool.words import FETCH, ROW_BY_ROW, Engaged, Proving
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.data import DataLoader
 
-    from perftool.training import Plan, Training
+    from perftool.plan import Live, Plan
     from perftool.workload import Batch
 
 VALUES = ("off", "on")
+SELECTED = "a selection by index"
+TAKEN = {"aten::index_select": SELECTED, "aten::stack": "a stacking of rows"}
 
 
 def default(_: Context) -> str:
@@ -36,6 +39,10 @@ def values(_: Context) -> Sequence[str]:
 
 def refusal(value: str, context: Context) -> str | None:
     facts = context.workload
+    if value == "on" and facts.dataset_kind == "own":
+        return NO_LOADER
+    if value == "on" and facts.loader_options.get("num_workers"):
+        return "the script's DataLoader has worker processes, which gather by themselves"
     if value == "on" and facts.batch_size is None:
         return "the tensors are fed whole already"
     if value == "on" and facts.dataset_kind != "tensors":
@@ -46,7 +53,7 @@ def refusal(value: str, context: Context) -> str | None:
 
 
 def apply(plan: Plan, value: str) -> Plan:
-    return plan if value == "off" else replace(plan, feed=gathered)
+    return plan if value == "off" else replace(plan, feed=gathered, epoch=gathered_epoch)
 
 
 def gathered(plan: Plan, dataset: Any) -> Iterator[Batch]:
@@ -57,6 +64,7 @@ def gathered(plan: Plan, dataset: Any) -> Iterator[Batch]:
 
     tensors = dataset if isinstance(dataset, tuple) else dataset.tensors
     workload, size = plan.workload, plan.batch_size
+    assert workload is not None, "a script has loaders of its own"
     assert size is not None, "whole tensors are not gathered"
     order = EpochOrder(len(tensors[0]), shuffle=workload.shuffle, seed=plan.seed)
     if plan.loader.get("num_workers"):
@@ -96,21 +104,61 @@ class Batches:
             yield [part.pin_memory() for part in batch] if self.pin else batch
 
 
-def proof(training: Training, value: str) -> Engaged:
-    """The operations of one profiled fetch: a stacking of rows, or a selection by index."""
+def gathered_epoch(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """The batches of a script's own loader, in its order, each taken at once; its own iterator where that cannot be."""
+    import torch
+    from torch.utils.data import TensorDataset, default_collate
+
+    if (
+        type(loader.dataset) is not TensorDataset
+        or loader.collate_fn is not default_collate
+        or loader.num_workers
+        or loader.batch_sampler is None
+    ):
+        return own_iterator(loader)
+    # What the loader's own iterator draws for its workers, so that the random state goes on as it would have.
+    torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+    pin = loader.pin_memory and torch.accelerator.is_available()
+    return rows_by_the_batch(loader.dataset.tensors, iter(loader.batch_sampler), pin=pin)
+
+
+def rows_by_the_batch(
+    tensors: Sequence[torch.Tensor], order: Iterator[Sequence[int]], *, pin: bool
+) -> Iterator[list[torch.Tensor]]:
+    """The rows of each batch, by their numbers."""
+    import torch
+
+    for rows in order:
+        index = torch.as_tensor(rows)
+        batch = [tensor.index_select(0, index.to(tensor.device)) for tensor in tensors]
+        yield [part.pin_memory() for part in batch] if pin else batch
+
+
+def own_iterator(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """What DataLoader.__iter__ returns, which the driver may have replaced by the caller of this."""
+    if not (loader.persistent_workers and loader.num_workers):
+        return loader._get_iterator()
+    if loader._iterator is None:
+        loader._iterator = loader._get_iterator()
+    else:
+        loader._iterator._reset(loader)
+    return loader._iterator
+
+
+def proof(training: Live, value: str) -> Proving:
+    """What the operations of one profiled fetch end with: a selection by index, or a stacking of rows."""
     from torch.profiler import ProfilerActivity, profile
 
     if training.plan.loader.get("num_workers"):
-        ok = (training.plan.feed is gathered) == (value == "on")
+        gathers = training.plan.feed is gathered and training.plan.workload is not None  # not in a script's own workers
+        ok = gathers == (value == "on")
         return Engaged(ok=ok, evidence="the loader's worker processes gather by the batch" if ok else "they do not")
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        training.fetch()
-    calls = {event.key: event.count for event in profiled.key_averages()}
-    selections, stacks = calls.get("aten::index_select", 0), calls.get("aten::stack", 0)
-    return Engaged(
-        ok=(selections > 0 and stacks == 0) == (value == "on"),
-        evidence=f"one batch took {selections} selections by index and {stacks} stackings of rows",
-    )
+        yield FETCH
+    # The last one is the batch's: a script may evaluate before it fetches.
+    events = sorted(profiled.events() or [], key=lambda event: event.time_range.start)
+    last = next((TAKEN[event.name] for event in reversed(events) if event.name in TAKEN), "neither")
+    return Engaged(ok=(last == SELECTED) == (value == "on"), evidence=f"one batch was put together by {last}")
 
 
 def code(value: str, context: Context) -> Code:

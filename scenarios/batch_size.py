@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import Engaged
-from perftool.scenario import Code, Context, Scenario
+from perftool.scenario import NO_LOADER, Code, Context, Scenario
+from perftool.words import FETCH, Engaged, Proving
 
 if TYPE_CHECKING:
-    from perftool.training import Plan, Training
+    from perftool.plan import Live, Plan
 
 FACTORS = (2, 4, 8, 16)
 
@@ -40,6 +40,8 @@ def values(context: Context) -> Sequence[str]:
 def refusal(value: str, context: Context) -> str | None:
     if value == default(context):
         return None
+    if context.workload.dataset_kind == "own":
+        return f"{NO_LOADER}; vary its own option with --vary '--batch-size=32|64'"
     if context.workload.batch_size is None:
         return "the tensors are fed whole at every step"
     if not value.isdecimal() or int(value) < 1:
@@ -54,11 +56,13 @@ def apply(plan: Plan, value: str) -> Plan:
     return plan if value == "whole" else replace(plan, batch_size=int(value))
 
 
-def proof(training: Training, value: str) -> Engaged:
+def proof(training: Live, value: str) -> Proving:
     """The largest of a few batches has so many samples; the last of an epoch may have fewer."""
     from perftool.training import count_samples
 
-    samples = max(count_samples(training.fetch()) for _ in range(2))
+    samples = 0
+    for _ in range(2):
+        samples = max(samples, count_samples((yield FETCH)))
     return Engaged(ok=value in ("whole", str(samples)), evidence=f"a batch has {samples} samples")
 
 

@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from perftool.records import LAUNCH_BOUND, Engaged, Settings
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+from perftool.words import FETCH, LAUNCH_BOUND, STEP, Engaged, Proving, Settings
 
 if TYPE_CHECKING:
     import torch
 
-    from perftool.training import Plan, Step, Training
+    from perftool.plan import Live, Looped, Plan, Step
     from perftool.workload import Batch
 
     Update = Callable[[list[torch.Tensor], list[torch.Tensor], "States"], None]
@@ -89,7 +89,7 @@ def apply(plan: Plan, value: str) -> Plan:
     return replace(plan, step=(*plan.step, compiled), steps_per_call=int(value), whole_step=True)
 
 
-def compiled(training: Training, step: Step) -> Step:
+def compiled(training: Looped, step: Step) -> Step:
     """The step, or so many in a row, as one graph, compiled at the first batches that have one shape.
 
     Raises SettingError, with the reason, for what cannot be compiled so.
@@ -128,11 +128,12 @@ def one_by_one(step: Step, batches: Sequence[Batch]) -> torch.Tensor:
 class Whole:
     """A training's step, with so many in a row as there are first batches, as one compiled function."""
 
-    def __init__(self, training: Training, batches: Sequence[Batch]) -> None:
+    def __init__(self, training: Looped, batches: Sequence[Batch]) -> None:
         """Prepare, with the optimizer's state as its first step would make it; compiled is at the first `run`."""
         import torch
 
-        from perftool.training import SettingError, backward_and_step, configure, leaves_of
+        from perftool.plan import SettingError, backward_and_step
+        from perftool.training import configure, leaves_of
 
         if training.plan.update is not backward_and_step:
             raise SettingError("the update is not plain backward and step, so it cannot be compiled in")
@@ -187,7 +188,7 @@ class Whole:
             return self._run(self._parameters, self._states, batches)
         from torch._dynamo.exc import TorchDynamoException
 
-        from perftool.training import SettingError
+        from perftool.plan import SettingError
 
         try:
             loss = self._run(self._parameters, self._states, batches)
@@ -198,7 +199,7 @@ class Whole:
         return loss
 
 
-def lossy_module(training: Training) -> torch.nn.Module:
+def lossy_module(training: Looped) -> torch.nn.Module:
     """A module whose output is the training's loss, and whose parameters are the model's."""
     from torch import nn
 
@@ -214,7 +215,7 @@ def lossy_module(training: Training) -> torch.nn.Module:
     return Lossy()
 
 
-def parameters_in_use(training: Training, batch: Batch) -> set[torch.nn.Parameter]:
+def parameters_in_use(training: Looped, batch: Batch) -> set[torch.nn.Parameter]:
     """Parameters that the loss depends on, found by one backward that changes nothing.
 
     The others get no gradient from autograd, so that the optimizer leaves them alone, but zeros from torch.func.
@@ -222,7 +223,7 @@ def parameters_in_use(training: Training, batch: Batch) -> set[torch.nn.Paramete
     """
     import torch
 
-    from perftool.training import SettingError
+    from perftool.plan import SettingError
 
     trained = [parameter for parameter in training.module.parameters() if parameter.requires_grad]
     buffers = list(training.module.buffers())
@@ -284,7 +285,7 @@ def with_state(
     """
     import torch
 
-    from perftool.training import SettingError
+    from perftool.plan import SettingError
 
     if isinstance(optimizer, torch.optim.SGD) and not group["momentum"]:
         return {}
@@ -372,15 +373,15 @@ def adam_update(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> U
 # ------------------------------------------------------------------------------------------------- proof and handover
 
 
-def proof(training: Training, value: str) -> Engaged:
+def proof(training: Live, value: str) -> Proving:
     """Profiles of a few calls: one is a single compiled region with nothing beside it but copies."""
     from torch.profiler import ProfilerActivity, profile
 
     seen: list[str] = []
     for _ in range(PROOF_CALLS):
-        batches = training.fetch()
+        yield FETCH
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
-            training.step(batches)
+            yield STEP
         events = list(profiled.events() or [])
         regions = [event.time_range for event in events if event.name.startswith(REGION)]
         outside = {
@@ -393,7 +394,7 @@ def proof(training: Training, value: str) -> Engaged:
         if value == "off":
             eager = any(name.startswith("Optimizer.step#") for name in outside)
             return Engaged(ok=eager, evidence=f"the optimizer's own step {'ran' if eager else 'did not run'}")
-        if len(regions) == 1 and not outside and training.steps_per_call == int(value):
+        if len(regions) == 1 and not outside and training.plan.steps_per_call == int(value):
             steps = "one step" if value == "1" else f"{value} steps"
             return Engaged(ok=True, evidence=f"{steps} ran as one compiled region, with nothing beside")
         seen.append(f"{len(regions)} compiled regions and {len(outside)} kinds of operations beside them")

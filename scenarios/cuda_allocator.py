@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from perftool.records import FRAGMENTATION, RETRIES, Engaged, Settings
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+from perftool.words import FRAGMENTATION, RETRIES, Engaged, Settings
 
 if TYPE_CHECKING:
-    from perftool.training import Plan, Training
+    from perftool.plan import Live, Plan
 
 VALUES = ("default", "expandable_segments")
 VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # of torch 2.9 and newer, and of older ones
@@ -57,7 +57,7 @@ def apply(plan: Plan, value: str) -> Plan:
     return plan
 
 
-def proof(training: Training, value: str) -> Engaged:
+def proof(training: Live, value: str) -> Engaged:
     """What the allocator says of its segments."""
     import torch
 

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import LAUNCH_BOUND, Engaged, Settings
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+from perftool.words import LAUNCH_BOUND, STEP, Engaged, Proving, Settings
 
 if TYPE_CHECKING:
     import torch
 
-    from perftool.training import Plan, Step, Training
+    from perftool.plan import Live, Looped, Plan, Step
     from perftool.workload import Batch
 
 VALUES = ("off", "on")
@@ -57,10 +57,11 @@ def apply(plan: Plan, value: str) -> Plan:
     return plan if value == "off" else replace(plan, step=(*plan.step, graphed), whole_step=True)
 
 
-def graphed(training: Training, step: Step) -> Step:
+def graphed(training: Looped, step: Step) -> Step:
     """The step as a graph, captured after WARM_STEPS that train as any other. Raises SettingError for what cannot be
     captured."""
-    from perftool.training import SettingError, backward_and_step, configure
+    from perftool.plan import SettingError, backward_and_step
+    from perftool.training import configure
 
     if training.plan.update is not backward_and_step:
         raise SettingError("a scaled loss makes the step wait for the GPU, which no graph can hold; use amp=bf16")
@@ -99,7 +100,8 @@ class Captured:
     def __init__(self, step: Step, batch: Batch) -> None:
         import torch
 
-        from perftool.training import SettingError, leaves_of, map_tensors
+        from perftool.plan import SettingError
+        from perftool.training import leaves_of, map_tensors
 
         frozen = [part for part in leaves_of(batch) if not isinstance(part, torch.Tensor)]
         if frozen:
@@ -127,13 +129,13 @@ class Captured:
         return self._loss
 
 
-def proof(training: Training, value: str) -> Engaged:
+def proof(training: Live, value: str) -> Proving:
     """A profile of one full-sized step shows a graph launch."""
     from torch.profiler import profile, supported_activities
 
     with profile(activities=supported_activities()) as profiled:  # type: ignore[no-untyped-call]
         for _ in range(2):  # one of them may be the last of an epoch, of another shape
-            training.step(training.fetch())
+            yield STEP
     launches = sum(event.count for event in profiled.key_averages() if "GraphLaunch" in event.key)
     return Engaged(ok=bool(launches) == (value == "on"), evidence=f"two steps launched {launches} graphs")
 

@@ -14,34 +14,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import DATA_WAIT, Engaged
-from perftool.scenario import Code, Context, Scenario
+from perftool.scenario import NO_LOADER, Code, Context, Scenario
+from perftool.words import DATA_WAIT, FETCH, Engaged, Proving
 
 if TYPE_CHECKING:
-    from perftool.training import Plan, Training
+    from perftool.plan import Live, Plan
 
 PREFETCH_FACTOR = 2
 MOST = 16
-WORKER_NAME = "pt_data_worker"  # torch/utils/data/_utils/worker.py; the workload may have children of its own
+NO_WORKERS = {  # nor what a script asks of those that it has
+    "num_workers": 0,
+    "persistent_workers": False,
+    "prefetch_factor": None,
+    "multiprocessing_context": None,
+    "timeout": 0,
+}
 
 
-def default(_: Context) -> str:
-    return "0"
+def default(context: Context) -> str:
+    return str(context.workload.loader_options.get("num_workers", 0))
 
 
 def values(context: Context) -> Sequence[str]:
     cores = min(context.machine.usable_cores, MOST)
-    return [str(number) for number in sorted({0, 1, 2, cores // 2, cores}) if number <= max(1, cores)]
+    own = int(default(context))
+    return [str(number) for number in sorted({0, 1, 2, cores // 2, cores, own}) if number <= max(1, cores, own)]
 
 
 def refusal(value: str, context: Context) -> str | None:
     if not value.isdecimal():
         return f"it takes a number of processes, not '{value}'"
+    if value != default(context) and context.workload.dataset_kind == "own":
+        return NO_LOADER
     if int(value) and context.workload.batch_size is None:
         return "the tensors are fed whole, with no loader"
     facts = context.workload
     # One that already loads with workers has a dataset that shares its samples out among them.
-    shares_out = facts.settings.get("dataloader_workers", "0") != "0"
+    shares_out = facts.settings.get("dataloader_workers", default(context)) != "0"
     if int(value) and facts.dataset_kind == "iterable" and not shares_out:
         return "every worker would yield all samples of an iterable dataset, so each would come several times"
     return None
@@ -49,7 +58,7 @@ def refusal(value: str, context: Context) -> str | None:
 
 def discouraged(value: str, context: Context) -> str | None:
     cores = context.machine.usable_cores
-    return f"there are only {cores} cores" if int(value) > cores else None
+    return f"there are only {cores} cores" if int(value) > cores and value != default(context) else None
 
 
 def cures(value: str, context: Context) -> Mapping[str, Sequence[str]]:
@@ -62,28 +71,29 @@ def cures(value: str, context: Context) -> Mapping[str, Sequence[str]]:
 
 
 def apply(plan: Plan, value: str) -> Plan:
-    if value == "0":
-        return plan
     workers = {"num_workers": int(value), "persistent_workers": True, "prefetch_factor": PREFETCH_FACTOR}
-    return replace(plan, loader={**plan.loader, **workers})
+    return replace(plan, loader={**plan.loader, **(workers if int(value) else NO_WORKERS)})
 
 
-def proof(training: Training, value: str) -> Engaged:
-    """So many child processes bear the name of loader workers once each has delivered a batch."""
-    import multiprocessing
+def proof(training: Live, value: str) -> Proving:
+    """So many processes of a loader are alive once each has delivered a batch. A script may have several loaders."""
+    import gc
 
-    import psutil
+    from torch.utils.data import dataloader
 
     for _ in range(int(value) + 1):
-        training.fetch()
-    children = [child.pid for child in multiprocessing.active_children() if child.pid is not None]
-    alive = sum(psutil.Process(pid).name() == WORKER_NAME for pid in children if psutil.pid_exists(pid))
-    return Engaged(ok=alive == int(value), evidence=f"{alive} loader processes are alive")
+        yield FETCH
+    loading = [one for one in gc.get_objects() if type(one) is dataloader._MultiProcessingDataLoaderIter]
+    alive = [number for one in loading if (number := sum(worker.is_alive() for worker in one._workers))]
+    told = " and ".join(map(str, alive)) or "no"
+    return Engaged(ok=(int(value) in alive) if int(value) else not alive, evidence=f"{told} loader processes are alive")
 
 
-def code(value: str, _: Context) -> Code:
-    if value == "0":
+def code(value: str, context: Context) -> Code:
+    if value == default(context):
         return Code()
+    if value == "0":
+        return Code(loader_arguments="num_workers=0")
     return Code(loader_arguments=f"num_workers={value}, persistent_workers=True, prefetch_factor={PREFETCH_FACTOR}")
 
 

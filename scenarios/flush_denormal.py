@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import DENORMALS, Engaged
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+from perftool.words import BARE_STEP, DENORMALS, Engaged, Proving
 
 if TYPE_CHECKING:
-    from perftool.training import Plan, Training
+    from perftool.plan import Live, Plan
 
 VALUES = ("off", "on")
 PROOF_ELEMENTS = 2**20  # enough that every thread gets some
@@ -55,17 +55,17 @@ def flush() -> None:
     """Set the mode for this thread and those that it starts. Raises SettingError where the CPU has none."""
     import torch
 
-    from perftool.training import SettingError
+    from perftool.plan import SettingError
 
     if not torch.set_flush_denormal(True):
         raise SettingError("this CPU cannot flush denormal numbers")
 
 
-def proof(training: Training, value: str) -> Engaged:
+def proof(training: Live, value: str) -> Proving:
     """What is left of denormal numbers after an operation that all threads share."""
     import torch
 
-    training.bare_step()
+    yield BARE_STEP
     # From its bits: a conversion would already make it zero.
     denormal = torch.full((PROOF_ELEMENTS,), DENORMAL_BITS, dtype=torch.int32).view(torch.float32)
     flushed = int((denormal * 0.5).view(torch.int32).eq(0).sum())

@@ -16,17 +16,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import COLLECTIONS, Engaged
+from perftool.plan import WARM_CALLS
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+from perftool.words import COLLECTIONS, STEP, Engaged, Proving
 
 if TYPE_CHECKING:
-    import torch
-
-    from perftool.training import Plan, Step, Training
-    from perftool.workload import Batch
+    from perftool.plan import Live, Plan
 
 VALUES = ("default", "freeze")
-WARM_CALLS = 3  # after which what lives long is there
 MANY_OBJECTS = 300_000  # torch alone has about 170,000, with its compiler 370,000
 
 
@@ -50,32 +47,23 @@ def discouraged(value: str, context: Context) -> str | None:
 
 
 def apply(plan: Plan, value: str) -> Plan:
-    return plan if value == "default" else replace(plan, step=(*plan.step, freezing))
+    return plan if value == "default" else replace(plan, warmed_up=(*plan.warmed_up, freeze))
 
 
-def freezing(_: Training, step: Step) -> Step:
-    """The step, which freezes what there is once it has been called a few times."""
+def freeze() -> None:
+    """Put aside all that lives by now."""
     import gc
 
-    calls = 0
-
-    def call(batch: Batch) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == WARM_CALLS:
-            gc.collect()
-            gc.freeze()
-        return step(batch)
-
-    return call
+    gc.collect()
+    gc.freeze()
 
 
-def proof(training: Training, value: str) -> Engaged:
+def proof(training: Live, value: str) -> Proving:
     """How many objects the collector has put aside."""
     import gc
 
     for _ in range(WARM_CALLS):
-        training.step(training.fetch())
+        yield STEP
     frozen = gc.get_freeze_count()
     return Engaged(ok=bool(frozen) == (value == "freeze"), evidence=f"{frozen} objects are frozen")
 

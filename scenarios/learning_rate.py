@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import Engaged, Settings
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+from perftool.words import Engaged, Settings
 
 if TYPE_CHECKING:
     import torch
 
-    from perftool.training import Plan, Training
+    from perftool.plan import Live, Plan
 
 VALUES = ("own", "linear", "sqrt")
 POWERS = {"own": 0.0, "linear": 1.0, "sqrt": 0.5}
@@ -36,6 +36,8 @@ def values(_: Context) -> Sequence[str]:
 
 
 def refusal(value: str, context: Context) -> str | None:
+    if value in VALUES and value != "own" and context.workload.driver == "script":
+        return "the script chooses its batches and its rates; vary its own option with --vary '--lr=0.1|0.2'"
     if value in VALUES and value != "own" and context.workload.batch_size is None:
         return "the tensors are fed whole at every step, so there is no batch that grows"
     return refuse_unlisted(value, VALUES)
@@ -60,13 +62,14 @@ def scale(plan: Plan, optimizer: torch.optim.Optimizer, value: str) -> None:
 
 
 def factor(plan: Plan, value: str) -> float:
-    own, present = plan.workload.batch_size, plan.batch_size
+    own, present = None if plan.workload is None else plan.workload.batch_size, plan.batch_size
     return 1.0 if own is None or present is None else (present / own) ** POWERS[value]
 
 
-def proof(training: Training, value: str) -> Engaged:
+def proof(training: Live, value: str) -> Engaged:
     """The rates against those of an optimizer that the workload makes afresh."""
     plan = training.plan
+    assert plan.workload is not None, "refused to scripts"
     plain = plan.workload.optimizer(training.module.parameters())
     ratios = {
         round(float(ours["lr"] / theirs["lr"]), 6)

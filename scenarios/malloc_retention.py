@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import FAULT_CHURN, Engaged
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+from perftool.words import FAULT_CHURN, STEP, Engaged, Proving
 
 if TYPE_CHECKING:
-    from perftool.training import Plan, Training
+    from perftool.plan import Live, Plan
 
 VALUES = ("off", "on")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
@@ -53,23 +53,23 @@ def retain() -> None:
     """Set the allocator of this process; forked children inherit it."""
     import ctypes
 
-    from perftool.training import SettingError
+    from perftool.plan import SettingError
 
     libc = ctypes.CDLL("libc.so.6")
     if not (libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, -1)):
         raise SettingError("glibc refused the setting; MALLOC_* variables of the environment may stand against it")
 
 
-def proof(training: Training, value: str) -> Engaged:
+def proof(training: Live, value: str) -> Proving:
     """Where a large block comes from, by glibc's own account, and the page faults of a few steps."""
     import resource
 
     import torch
 
-    training.step(training.fetch())
+    yield STEP
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(3):
-        training.step(training.fetch())
+        yield STEP
     faults = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 3
     before_block = heap_and_mapped_bytes()
     block = torch.empty(PROOF_BYTES, dtype=torch.uint8)

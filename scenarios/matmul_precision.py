@@ -15,14 +15,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import FULL_PRECISION, Engaged
 from perftool.scenario import NO_BF16_UNITS, Code, Context, Scenario, refuse_unlisted
+from perftool.words import FULL_PRECISION, Engaged
 
 if TYPE_CHECKING:
-    from perftool.training import Plan, Training
+    import torch
+
+    from perftool.plan import Live, Plan
 
 VALUES = ("highest", "high", "medium")
-FLOAT32_ERROR = 1e-5  # relative: float32 stays well below, TF32 and bfloat16 are at 1e-4 and more
+WEIGHTS_MOST = 4  # whose products are looked at: the largest ones of different shapes
+PROOF_ROWS = 128  # of the batch in these products
 
 
 def default(_: Context) -> str:
@@ -56,20 +59,40 @@ def apply(plan: Plan, value: str) -> Plan:
     return replace(plan, process=(*plan.process, prepare))
 
 
-def proof(training: Training, value: str) -> Engaged:
-    """A product with the training's largest weight matrix, against the same in float64."""
+def proof(training: Live, value: str) -> Engaged:
+    """What torch says, and which products of the training's shapes come out otherwise than in full precision."""
     import torch
 
-    matrices = [part.detach() for part in training.module.parameters() if part.ndim == 2]
-    weight = max(matrices, key=torch.Tensor.numel, default=torch.rand(512, 512, device=training.device)).float()
+    present = torch.get_float32_matmul_precision()
+    matrices = {part.shape: part.detach().float() for part in training.module.parameters() if part.ndim == 2}
+    weights = sorted(matrices.values(), key=torch.Tensor.numel)[-WEIGHTS_MOST:]
+    found = [product for weight in weights for product in products(weight)]
+    torch.set_float32_matmul_precision("highest")
+    try:
+        exact = [product for weight in weights for product in products(weight)]
+    finally:
+        torch.set_float32_matmul_precision(present)
+    off = [float((one - other).norm() / other.norm()) for one, other in zip(found, exact, strict=True)]
+    differ = [error for error in off if error > 0]
+    if present != value:
+        told = f"torch's precision is '{present}'"
+    elif differ:
+        told = f"{len(differ)} of {len(off)} products of the training's shapes differ, by up to {max(differ):.1e}"
+    else:
+        told = "set, with no effect seen on these shapes" if value != "highest" else "products are in full float32"
+    return Engaged(ok=present == value, evidence=told)
+
+
+def products(weight: torch.Tensor) -> list[torch.Tensor]:
+    """Those of a linear layer of this weight, of shape (outputs, inputs), with a batch: its forward, and the gradients
+    of its inputs and of its weight, each of which may have a kernel of its own."""
+    import torch
+
+    outputs, inputs = weight.shape
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.rand(128, weight.shape[1], generator=generator).to(weight.device)
-    exact = inputs.double() @ weight.double().T
-    error = float((inputs @ weight.T - exact).norm() / exact.norm())
-    return Engaged(
-        ok=(error > FLOAT32_ERROR) == (value != "highest"),
-        evidence=f"a float32 product with a weight matrix is off by {error:.1e}",
-    )
+    batch = torch.rand(PROOF_ROWS, inputs, generator=generator).to(weight.device)
+    gradient = torch.rand(PROOF_ROWS, outputs, generator=generator).to(weight.device)
+    return [batch @ weight.T, gradient @ weight, gradient.T @ batch, batch.T @ gradient]
 
 
 def code(value: str, _: Context) -> Code:

@@ -11,18 +11,21 @@ Source: https://docs.pytorch.org/docs/stable/optim.html
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from perftool.records import SLOW_OPTIMIZER, Engaged
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+from perftool.words import BARE_STEP, SLOW_OPTIMIZER, Engaged, Proving
 
 if TYPE_CHECKING:
-    from perftool.training import Plan, Training
+    import torch
+
+    from perftool.plan import Live, Plan
 
 VALUES = ("for-loop", "foreach", "fused")
-FUSED = ("aten::_fused_adam", "aten::_fused_sgd", "aten::_fused_adagrad")  # the model may have fused kernels, too
+PROOF_STEPS = 3  # an update may be left out, as a scaled one is where gradients overflow
 
 
 def default(context: Context) -> str:
@@ -53,29 +56,63 @@ def apply(plan: Plan, value: str) -> Plan:
     return replace(plan, optimizer={**plan.optimizer, "foreach": value == "foreach", "fused": value == "fused"})
 
 
-def proof(training: Training, value: str) -> Engaged:
-    """The operations that a profile of one step shows within the optimizer's own step."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        training.bare_step()
-    names = names_within("Optimizer.step#", profiled.events() or [])
-    if any(name.startswith(FUSED) for name in names):
-        ran = "fused"
-    else:
-        ran = "foreach" if any(name.startswith("aten::_foreach_") for name in names) else "for-loop"
+def proof(training: Live, value: str) -> Proving:
+    """The operations that write into parameters during the optimizer's own step."""
+    optimizer = training.optimizer
+    if value != "for-loop" and value not in optimizer.defaults:
+        kind = type(optimizer).__name__
+        return Engaged(ok=False, evidence=f"there is nothing to act on: {kind} has no option '{value}'")
+    with writing_into(optimizer) as names:
+        for _ in range(PROOF_STEPS):
+            if not names:
+                yield BARE_STEP
+    if not names:
+        return Engaged(ok=False, evidence=f"no update was seen in {PROOF_STEPS} steps")
+    kinds = {"aten::_fused_": "fused", "aten::_foreach_": "foreach"}
+    ran = next((kind for start, kind in kinds.items() if any(name.startswith(start) for name in names)), "for-loop")
     return Engaged(ok=ran == value, evidence=f"the update of one step ran as {ran}")
 
 
-def names_within(prefix: str, events: Sequence[Any]) -> set[str]:
-    """Names of the profiler's events that lie within one whose name begins with the prefix, in its thread."""
-    ranges = [(one.thread, one.time_range) for one in events if one.name.startswith(prefix)]
-    return {
-        one.name
-        for one in events
-        for thread, around in ranges
-        if one.thread == thread and around.start <= one.time_range.start and one.time_range.end <= around.end
-    }
+@contextmanager
+def writing_into(optimizer: torch.optim.Optimizer) -> Iterator[set[str]]:
+    """The set to which each step of the optimizer adds the names of the operations that write into its parameters.
+
+    What hooks of the step do to gradients and averages is none of them.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    names: set[str] = set()
+    parameters: set[int] = set()  # addresses of their memory
+
+    def is_parameter(part: Any) -> bool:
+        plain = isinstance(part, torch.Tensor) and part.layout is torch.strided
+        return plain and part.untyped_storage().data_ptr() in parameters
+
+    class Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, operation: Any, _types: Any, arguments: Any = (), options: Any = None) -> Any:
+            if operation._schema.is_mutable and arguments:
+                written = arguments[0] if isinstance(arguments[0], (list, tuple)) else arguments[:1]
+                if any(map(is_parameter, written)):
+                    names.add(operation._schema.name)
+            return operation(*arguments, **(options or {}))
+
+    noting = Noting()  # type: ignore[no-untyped-call]
+
+    def begin(*_: Any) -> None:
+        own = (part for group in optimizer.param_groups for part in group["params"])
+        parameters.update(part.untyped_storage().data_ptr() for part in own)
+        noting.__enter__()  # type: ignore[no-untyped-call]
+
+    def end(*_: Any) -> None:
+        noting.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    hooks = [optimizer.register_step_pre_hook(begin), optimizer.register_step_post_hook(end)]
+    try:
+        yield names
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def code(value: str, context: Context) -> Code:

@@ -14,17 +14,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import SLOW_COPY, Engaged
-from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+from perftool.scenario import NO_LOADER, Code, Context, Scenario, refuse_unlisted
+from perftool.words import FETCH, SLOW_COPY, Engaged, Proving
 
 if TYPE_CHECKING:
-    from perftool.training import Plan, Training
+    from perftool.plan import Live, Plan
 
 VALUES = ("off", "on")
 
 
-def default(_: Context) -> str:
-    return "off"
+def default(context: Context) -> str:
+    return "on" if context.on_cuda and context.workload.loader_options.get("pin_memory") else "off"
 
 
 def values(_: Context) -> Sequence[str]:
@@ -32,6 +32,8 @@ def values(_: Context) -> Sequence[str]:
 
 
 def refusal(value: str, context: Context) -> str | None:
+    if value != default(context) and context.workload.dataset_kind == "own":
+        return NO_LOADER
     if value == "on" and not context.on_cuda:
         return "there is no accelerator to copy to: the training runs on the CPU"
     if value == "on" and context.workload.batch_size is None:
@@ -40,16 +42,16 @@ def refusal(value: str, context: Context) -> str | None:
 
 
 def apply(plan: Plan, value: str) -> Plan:
-    if value == "off":
-        return plan
-    return replace(plan, loader={**plan.loader, "pin_memory": True}, non_blocking=True)
+    wanted = value == "on"
+    return replace(plan, loader={**plan.loader, "pin_memory": wanted}, non_blocking=wanted)
 
 
-def proof(training: Training, value: str) -> Engaged:
+def proof(training: Live, value: str) -> Proving:
     """The tensors of a fetched batch are in pinned memory."""
     from perftool.training import tensors_of
 
-    pinned = [tensor.is_pinned() for tensor in tensors_of(training.fetch())]
+    batch = yield FETCH
+    pinned = [tensor.is_pinned() for tensor in tensors_of(batch)]
     wanted = value == "on"
     return Engaged(
         ok=bool(pinned) and all(one == wanted for one in pinned) if wanted else not any(pinned),
@@ -57,9 +59,11 @@ def proof(training: Training, value: str) -> Engaged:
     )
 
 
-def code(value: str, _: Context) -> Code:
-    if value == "off":
+def code(value: str, context: Context) -> Code:
+    if value == default(context):
         return Code()
+    if value == "off":
+        return Code(loader_arguments="pin_memory=False")
     return Code(loader_arguments="pin_memory=True", batch_calls=".pin_memory()", copy_arguments="non_blocking=True")
 
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from perftool.records import FAULT_CHURN, Engaged
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+from perftool.words import FAULT_CHURN, Engaged
 
 if TYPE_CHECKING:
-    from perftool.training import Plan, Training
+    from perftool.plan import Live, Plan
 
 VALUES = ("off", "on")
 VARIABLE = "THP_MEM_ALLOC_ENABLE"
@@ -54,7 +54,7 @@ def apply(plan: Plan, value: str) -> Plan:
     return plan
 
 
-def proof(training: Training, value: str) -> Engaged:
+def proof(training: Live, value: str) -> Engaged:
     """Whether the memory of a large tensor is marked for huge pages (`hg` in smaps, see proc(5))."""
     import torch
 

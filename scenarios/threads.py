@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import Engaged
 from perftool.scenario import Code, Context, Scenario
+from perftool.words import BARE_STEP, Engaged, Proving
 
 if TYPE_CHECKING:
-    from perftool.training import Plan, Training
+    from perftool.plan import Live, Plan
 
 
 def default(context: Context) -> str:
@@ -50,11 +50,11 @@ def apply(plan: Plan, value: str) -> Plan:
     return replace(plan, process=(*plan.process, prepare))
 
 
-def proof(training: Training, value: str) -> Engaged:
+def proof(training: Live, value: str) -> Proving:
     """What torch says after a step."""
     import torch
 
-    training.bare_step()
+    yield BARE_STEP
     threads = torch.get_num_threads()
     return Engaged(ok=str(threads) == value, evidence=f"torch uses {threads} threads")
 

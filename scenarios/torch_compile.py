@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from perftool.records import Engaged
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
+from perftool.words import BARE_STEP, Engaged, Proving
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from perftool.training import Plan, Training
+    from perftool.plan import Live, Plan
 
 VALUES = ("off", "default", "reduce-overhead", "max-autotune")
 
@@ -61,21 +61,22 @@ def apply(plan: Plan, value: str) -> Plan:
     return replace(plan, model=(*plan.model, compiled))
 
 
-def proof(training: Training, value: str) -> Engaged:
+def proof(training: Live, value: str) -> Proving:
     """A profile of one step shows compiled regions, and for CUDA graphs inductor did not skip them."""
     import torch
     from torch._dynamo.utils import counters
     from torch.profiler import ProfilerActivity, profile
 
-    if value == "off":
-        return Engaged(ok=training.model is training.module, evidence="the model runs as it was written")
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        training.bare_step()
+        yield BARE_STEP
     names = {event.key for event in profiled.key_averages()}
     regions = [name for name in names if name.startswith(("Torch-Compiled Region", "CompiledFunction"))]
     graphs = counters["stats"]["unique_graphs"]
     breaks = sum(counters["graph_break"].values())
     skips = counters["inductor"]["cudagraph_skips"]
+    if value == "off":
+        told = "ran compiled regions" if regions else "ran as it was written"
+        return Engaged(ok=not regions, evidence=f"the model {told}")
     if not regions:
         return Engaged(ok=False, evidence="the step ran eagerly: its profile shows no compiled region")
     if value == "reduce-overhead" and (skips or not torch.cuda.is_available()):

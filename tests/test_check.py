@@ -12,7 +12,7 @@ from time import monotonic, sleep
 
 import pytest
 
-from perftool.cli.output import INTERRUPTED
+from perftool.errors import INTERRUPTED
 from perftool.measure.worktree import PREFIX
 from perftool.records import Summary, from_json
 from perftool.store import load_baseline, load_history, load_session

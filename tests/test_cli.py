@@ -19,12 +19,12 @@ import pytest
 from msgspec.structs import replace
 from typer.testing import CliRunner
 
-from perftool import store
 from perftool.analysis.fitness import rate
 from perftool.cli import app, main
 from perftool.cli.interrupts import interruptible
-from perftool.cli.look import surveyed
-from perftool.measure import survey, worker
+from perftool.jobs import look
+from perftool.jobs.front import Silent
+from perftool.measure import devices, survey
 from perftool.measure.probes import machine
 from perftool.records import DeviceFitness, Fitness, Machine, MachineReport, ScenarioReport, from_json, to_json
 from perftool.store import SessionStore, load_session
@@ -177,7 +177,7 @@ def test_a_folder_of_the_users_shadows_no_scenario(tmp_path: Path) -> None:
 def test_bad_input_does_not_wait_for_the_lock(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "measuring_lock", lambda _: pytest.fail("it waits"))
+    monkeypatch.setattr(look, "measuring_lock", lambda _: pytest.fail("it waits"))
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
     assert done.exit_code == 2, done.output
     assert not folders(tmp_path)
@@ -189,15 +189,17 @@ def test_the_machine_is_looked_at_when_nobody_else_measures(tmp_path: Path, monk
     @contextmanager
     def lock(_: object) -> Iterator[None]:
         seen.append("locked")
-        yield
-        seen.append("released")
+        try:
+            yield
+        finally:
+            seen.append("released")
 
-    def look(*_: object) -> NoReturn:
+    def surveyed(*_: object) -> NoReturn:
         seen.append("looked")
         raise survey.UnusableError("no such device")
 
-    monkeypatch.setattr(store, "measuring_lock", lock)
-    monkeypatch.setattr(survey, "survey", look)
+    monkeypatch.setattr(look, "measuring_lock", lock)
+    monkeypatch.setattr(survey, "survey", surveyed)
     done = CliRunner().invoke(app, ["profile", f"{WORKLOADS}:good", "--out", str(tmp_path / "out")])
     assert (done.exit_code, seen) == (2, ["locked", "looked", "released"])
 
@@ -230,13 +232,13 @@ def test_a_gpu_is_looked_at_unless_auto_turns_out_to_be_the_cpu(
         return ON_A_GPU
 
     described = SimpleNamespace(machine=replace(MACHINE, device=found))
-    monkeypatch.setattr(machine, "read_fitness", read)
-    monkeypatch.setattr(store, "measuring_lock", lambda _: nullcontext())
+    monkeypatch.setattr(look, "read_fitness", read)
+    monkeypatch.setattr(look, "measuring_lock", lambda _: nullcontext())
     monkeypatch.setattr(survey, "survey", lambda *_: (described, 1))
     with ExitStack() as lock:
-        _, _, fitness = surveyed(f"{WORKLOADS}:good", "auto", 0, 1.0, quiet=True, lock=lock)
+        found = look.looked(f"{WORKLOADS}:good", "auto", 0, 1.0, Silent(), lock)
     assert looked == ["auto"]
-    assert fitness == replace(ON_A_GPU, device=kept)
+    assert found.fitness == replace(ON_A_GPU, device=kept)
 
 
 def test_machine_rates_the_gpu_and_looks_before_it_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +252,7 @@ def test_machine_rates_the_gpu_and_looks_before_it_uses_it(monkeypatch: pytest.M
         seen.append(f"described {device}")
         return replace(MACHINE, device=device, device_name="NVIDIA H100")
 
-    monkeypatch.setattr(worker, "resolve_device", lambda _: "cuda:0")
+    monkeypatch.setattr(devices, "resolve_device", lambda _: "cuda:0")
     monkeypatch.setattr(machine, "read_fitness", read)
     monkeypatch.setattr(machine, "describe_machine", describe)
     done = CliRunner().invoke(app, ["machine", "--device", "cuda"])
@@ -453,7 +455,7 @@ def test_a_fault_of_the_program_is_no_regression(
     def fail(_: object) -> NoReturn:
         raise ZeroDivisionError("of the program")
 
-    monkeypatch.setattr("perftool.cli.discover", fail)
+    monkeypatch.setattr("perftool.jobs.look.discover", fail)
     monkeypatch.setattr(sys, "argv", ["perftool", "scenarios"])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -14,11 +14,12 @@ from msgspec.structs import replace
 from torch import nn
 
 from perftool.analysis.handover import script
-from perftool.measure.worker import describe_workload
+from perftool.measure.facts import describe_workload
 from perftool.scenario import Context, clashes, discover, plan_of
 from perftool.training import SettingError, Training
 from perftool.workload import Loaded, Workload, load, load_workload
 from tests.measure.fakes import MACHINE
+from tests.proofs import proved
 
 SCENARIOS = discover()
 SCENARIO = SCENARIOS["compiled_step"]
@@ -93,7 +94,7 @@ def test_a_compiled_step_trains_as_an_eager_one_and_can_be_followed_by_it(make: 
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     following = [compiled.bare_step().item() for _ in range(4)]
     assert following == pytest.approx(losses(eager, 4), rel=1e-3)
-    assert SCENARIO.proof(compiled, "1").ok
+    assert proved(SCENARIO, compiled, "1").ok
 
 
 def test_ten_steps_in_one_call_train_as_ten_eager_ones_and_ragged_groups_do_not_compile_again() -> None:
@@ -108,8 +109,8 @@ def test_ten_steps_in_one_call_train_as_ten_eager_ones_and_ragged_groups_do_not_
     assert losses(compiled, 60) == pytest.approx(losses(eager, 60), rel=1e-4)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
-    assert SCENARIO.proof(compiled, "10").ok
-    assert not SCENARIO.proof(compiled, "1").ok
+    assert proved(SCENARIO, compiled, "10").ok
+    assert not proved(SCENARIO, compiled, "1").ok
 
 
 def test_reduced_precision_is_compiled_in() -> None:
@@ -123,13 +124,13 @@ def test_reduced_precision_is_compiled_in() -> None:
     assert found == pytest.approx(wanted, rel=0.02)
     assert found != pytest.approx(exact, rel=1e-5)
     for name, value in (("amp", "bf16"), ("compiled_step", "1")):
-        assert SCENARIOS[name].proof(compiled, value).ok
+        assert proved(SCENARIOS[name], compiled, value).ok
 
 
 def test_the_proof_fails_where_no_group_has_batches_of_one_shape() -> None:
     training = training_of(workload(lambda parameters: torch.optim.SGD(parameters, lr=0.05), rows=20), "10")
     assert losses(training, 20)
-    proof = SCENARIO.proof(training, "10")
+    proof = proved(SCENARIO, training, "10")
     assert not proof.ok
     assert "0 compiled regions" in proof.evidence
 
@@ -205,8 +206,9 @@ def test_what_cannot_be_compiled_says_why(changes: dict[str, Any], words: str | 
 
 
 def test_what_is_known_beforehand_is_refused() -> None:
-    plain = training_of(workload(lambda parameters: torch.optim.Adam(parameters)), "off")
-    facts = describe_workload(Loaded(workload=plain.plan.workload, reference="mine.py:mine"), plain, plain.fetch())
+    adam = workload(lambda parameters: torch.optim.Adam(parameters))
+    plain = training_of(adam, "off")
+    facts = describe_workload(Loaded(workload=adam, reference="mine.py:mine"), plain, plain.fetch())
     running = replace(facts, changes_buffers=True)
     here = Context(machine=MACHINE, workload=facts)
     assert SCENARIO.available(here) == ["off", "1", "10"]

@@ -10,10 +10,12 @@ from perftool.analysis.gate import judged
 from perftool.analysis.recommend import conclude
 from perftool.analysis.summary import summarise
 from perftool.gate import check, described, new_check
+from perftool.measure.aside import COUNTED_CALLS
 from perftool.measure.calibration import CALIBRATION
+from perftool.measure.lab import BaselineFailed
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.messages import Count, Described, Run, Start
-from perftool.measure.rounds import COUNTED_CALLS, BaselineFailed, tree_of
+from perftool.measure.running import tree_of
 from perftool.measure.survey import UnusableError
 from perftool.records import CONFIRM, MEASURE, Session, Side, StoredBaseline
 from perftool.report import html, markdown, terminal

@@ -19,13 +19,14 @@ import torch
 from msgspec.structs import replace
 
 from perftool.analysis.handover import lines_to_change, script, to_paste
-from perftool.measure.worker import describe_workload
+from perftool.measure.facts import describe_workload
 from perftool.records import Settings
 from perftool.scenario import Context, discover, plan_of
 from perftool.training import SettingError, Training, tensors_of
 from perftool.workload import load
 from scenarios.cuda_graphs import WARM_STEPS
 from tests.measure.fakes import MACHINE
+from tests.proofs import proved
 
 FILE = Path(__file__).parent / "handed_over.py"
 SCENARIOS = discover()
@@ -185,7 +186,7 @@ def test_a_shuffled_script_has_all_rows_in_batches_as_measured_and_every_setting
     for scenario, value in settings.items():
         if scenario == "batch_gather" and in_workers:
             continue  # see below
-        proof = SCENARIOS[scenario].proof(live, value)
+        proof = proved(SCENARIOS[scenario], live, value)
         assert proof.ok, f"{scenario}={value}: {proof.evidence}"
     live.batches.close()  # type: ignore[attr-defined]  # found by the collector, a loader waits 5 s for its workers
     ran.places.clear()
@@ -196,7 +197,7 @@ def test_a_proof_fails_on_a_script_without_the_setting() -> None:
     """That the proofs above look at the script, and not at the training that lends them its form."""
     ran = run(written({}, context("shuffled")))
     for scenario, value in (("amp", "bf16"), ("batch_gather", "on"), ("optimizer_kernel", "fused")):
-        assert not SCENARIOS[scenario].proof(as_training(ran.places, {scenario: value}, "shuffled"), value).ok
+        assert not proved(SCENARIOS[scenario], as_training(ran.places, {scenario: value}, "shuffled"), value).ok
 
 
 @pytest.mark.parametrize(("name", "sampler"), [("shuffled", "RandomSampler"), ("ordered", "SequentialSampler")])

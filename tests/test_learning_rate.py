@@ -9,6 +9,7 @@ import pytest
 from perftool.scenario import clashes, discover, plan_of
 from perftool.training import Training
 from perftool.workload import load_workload
+from tests.proofs import proved
 
 SCENARIOS = discover()
 ROWS = load_workload(f"{Path(__file__).parent / 'measure' / 'workloads.py'}:rows")
@@ -23,10 +24,10 @@ def test_the_rate_grows_with_the_batch(value: str, factor: float) -> None:
         training = Training(plan_of(ROWS, settings, SCENARIOS, device="cpu", seed=0))
         [group], [own] = training.optimizer.param_groups, plain.optimizer.param_groups
         assert group["lr"] == pytest.approx(factor * own["lr"])
-        proof = SCENARIOS["learning_rate"].proof(training, value)
+        proof = proved(SCENARIOS["learning_rate"], training, value)
         assert proof.ok, proof.evidence
         group["lr"] *= 3
-        assert not SCENARIOS["learning_rate"].proof(training, value).ok
+        assert not proved(SCENARIOS["learning_rate"], training, value).ok
 
 
 def test_without_another_batch_there_is_nothing_to_scale() -> None:

@@ -21,13 +21,14 @@ from msgspec.structs import replace
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from perftool.measure.facts import describe_workload
 from perftool.measure.probes.machine import describe_machine
-from perftool.measure.worker import describe_workload
 from perftool.records import DATA_WAIT, FULL_PRECISION, SLOW_TYPE, DatasetKind, Engaged, Settings, WorkloadFacts
 from perftool.scenario import DOCUMENTED, Context, check_settings, clashes, cures_of, discover, environment_of, plan_of
 from perftool.training import SettingError, Training
 from perftool.workload import Loaded, Workload, load, load_workload
 from tests.measure.fakes import MACHINE, WORKLOAD
+from tests.proofs import proved
 
 SCENARIOS = discover()
 REFERENCE = f"{Path(__file__).parent / 'measure' / 'workloads.py'}:rows"
@@ -78,7 +79,7 @@ def trained(settings: Settings, reference: str = REFERENCE, steps: int = 3) -> T
 
 
 def proofs(settings: Settings, training: Training) -> dict[str, Engaged]:
-    return {name: SCENARIOS[name].proof(training, value) for name, value in settings.items()}
+    return {name: proved(SCENARIOS[name], training, value) for name, value in settings.items()}
 
 
 def settings_here(*, but: tuple[str, ...] = ()) -> list[tuple[str, str]]:
@@ -274,20 +275,20 @@ def test_the_models_own_fused_kernels_are_not_taken_for_the_optimizers() -> None
         training.plan, loss=(lambda loss: lambda model, batch: torch._foreach_add([loss(model, batch)], 0)[0],)
     )
     for one in (training, Training(foreach)):
-        assert SCENARIOS["optimizer_kernel"].proof(one, "for-loop").ok
+        assert proved(SCENARIOS["optimizer_kernel"], one, "for-loop").ok
 
 
 @pytest.mark.process
 def test_children_of_the_workload_are_not_taken_for_loader_processes() -> None:
     training = trained({"dataloader_workers": "1"})
     with multiprocessing.Manager():
-        assert SCENARIOS["dataloader_workers"].proof(training, "1").ok
-        assert not SCENARIOS["dataloader_workers"].proof(training, "2").ok
+        assert proved(SCENARIOS["dataloader_workers"], training, "1").ok
+        assert not proved(SCENARIOS["dataloader_workers"], training, "2").ok
 
 
 @pytest.mark.parametrize(("name", "value"), settings_here(but=(*OF_THE_PROCESS, *SLOW)))
 def test_a_value_trains_and_proves_itself(name: str, value: str) -> None:
-    proof = SCENARIOS[name].proof(trained({name: value}), value)
+    proof = proved(SCENARIOS[name], trained({name: value}), value)
     assert proof.ok, proof.evidence
 
 
@@ -296,9 +297,9 @@ def test_a_value_trains_and_proves_itself(name: str, value: str) -> None:
 def test_a_value_of_the_process_proves_itself_and_only_where_it_is_set(name: str, value: str) -> None:
     """In a process of its own, without the value and then with it; in two where the environment decides."""
     code = (
-        "import json, sys; from tests.test_scenarios import SCENARIOS, trained\n"
+        "import json, sys; from tests.test_scenarios import SCENARIOS, proved, trained\n"
         "name, value, several = sys.argv[1:]\n"
-        "proofs = [SCENARIOS[name].proof(trained(one), value) for one in json.loads(several)]\n"
+        "proofs = [proved(SCENARIOS[name], trained(one), value) for one in json.loads(several)]\n"
         "print(json.dumps([[proof.ok, proof.evidence] for proof in proofs]))"
     )
 
@@ -339,7 +340,7 @@ def test_a_value_of_the_process_proves_itself_and_only_where_it_is_set(name: str
     ],
 )
 def test_a_proof_fails_where_the_setting_is_not(name: str, value: str) -> None:
-    proof = SCENARIOS[name].proof(trained({}), value)
+    proof = proved(SCENARIOS[name], trained({}), value)
     assert not proof.ok
     assert proof.evidence
 
@@ -353,7 +354,7 @@ def test_a_proof_fails_where_the_setting_is_not(name: str, value: str) -> None:
     ],
 )
 def test_the_proof_of_a_default_fails_where_it_was_changed(settings: Settings, default: tuple[str, str]) -> None:
-    assert not SCENARIOS[default[0]].proof(trained(settings), default[1]).ok
+    assert not proved(SCENARIOS[default[0]], trained(settings), default[1]).ok
 
 
 OF_EVERY_TEST = ("flush_denormal", "gc_policy", "malloc_retention")  # no test could undo them
@@ -428,7 +429,7 @@ def on_gpu(settings: Settings, steps: int) -> tuple[Training, list[float]]:
 def test_a_value_trains_and_proves_itself_on_a_gpu(name: str, value: str) -> None:
     training, losses = on_gpu({name: value}, 5)
     assert all(map(math.isfinite, losses))
-    proof = SCENARIOS[name].proof(training, value)
+    proof = proved(SCENARIOS[name], training, value)
     assert proof.ok, proof.evidence
 
 
@@ -437,8 +438,8 @@ def test_a_value_trains_and_proves_itself_on_a_gpu(name: str, value: str) -> Non
 @pytest.mark.parametrize("value", ["default", "expandable_segments"])
 def test_segments_of_gpu_memory_can_grow_only_where_they_are_told_to(value: str) -> None:
     code = (
-        "import sys; from tests.test_scenarios import SCENARIOS, on_gpu\n"
-        "print([SCENARIOS['cuda_allocator'].proof(on_gpu({}, 3)[0], value).ok for value in sys.argv[1:]])"
+        "import sys; from tests.test_scenarios import SCENARIOS, on_gpu, proved\n"
+        "print([proved(SCENARIOS['cuda_allocator'], on_gpu({}, 3)[0], value).ok for value in sys.argv[1:]])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "default", "expandable_segments"],

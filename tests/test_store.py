@@ -32,6 +32,8 @@ from perftool.records import (
 from perftool.store import (
     JOURNAL,
     SESSION,
+    NewVariant,
+    NewWarning,
     SessionStore,
     StoreError,
     append_history,
@@ -148,18 +150,15 @@ def test_a_killed_session_reads_back_from_its_journal_as_interrupted(tmp_path: P
 
 
 def test_variants_and_warnings_that_come_while_measuring_are_in_the_journal(tmp_path: Path) -> None:
-    session = make_session()
     growing = SessionStore(tmp_path)
-    growing.append(session)
-    session.variants.append({"amp": "bf16"})
+    growing.append(make_session())
+    growing.append(NewVariant(settings={"amp": "bf16"}))
     growing.append(make_launch(0, 1))
-    session.variants.append({"threads": "1"})
-    session.warnings.append("the launches differ")
-    growing.append(make_launch(1, 2))
+    growing.append(NewWarning(text="the launches differ"))
     read = load_session(tmp_path)
-    assert read.variants == [{}, {"amp": "bf16"}, {"threads": "1"}]
+    assert read.variants == [{}, {"amp": "bf16"}]
     assert read.warnings == ["the launches differ"]
-    assert [launch.variant for launch in read.launches] == [1, 2]
+    assert [launch.variant for launch in read.launches] == [1]
 
 
 def test_a_launch_written_when_it_starts_is_replaced_when_it_ends(tmp_path: Path) -> None:

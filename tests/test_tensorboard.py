@@ -14,6 +14,7 @@ from perftool import tensorboard
 from perftool.analysis.recommend import conclude
 from perftool.analysis.traces import facts_of
 from perftool.measure.messages import LaunchSpec, Trace
+from perftool.measure.rounds import generation
 from perftool.measure.worker import Worker
 from perftool.records import Block, TraceFacts
 from tests import plugin_overview
@@ -178,9 +179,9 @@ def test_as_torch_writes_it_the_plugin_sees_neither(told: tuple[dict[str, Any], 
 
 
 def test_on_a_gpu_figures_say_whose_time_it_is() -> None:
-    session = make_session()
-    lab, _ = make_lab(Script(), session)
-    lab.generation("trace", [], budget_s=1.0, rounds=3)
+    lab, _ = make_lab(Script(), make_session())
+    generation(lab, "trace", [], budget_s=1.0, rounds=3)
+    session = lab.session
     facts = TraceFacts(
         steps=5,
         calls=5,
@@ -205,9 +206,10 @@ def test_on_a_gpu_figures_say_whose_time_it_is() -> None:
 def test_event_files_have_figures_text_and_hparams(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    session = replace(make_session(), command="trace", defaults={"amp": "off|bf16", "threads": "1"})
-    lab, _ = make_lab(Script(), session)
-    lab.generation("trace", [], budget_s=1.0, rounds=3)
+    begun = replace(make_session(), command="trace", defaults={"amp": "off|bf16", "threads": "1"})
+    lab, _ = make_lab(Script(), begun)
+    generation(lab, "trace", [], budget_s=1.0, rounds=3)
+    session = lab.session
     facts = TraceFacts(steps=5, calls=5, events=10, step_ns=2e7, shares={"data wait": 0.25})
     for name, content in tensorboard.event_files(session, conclude(session), facts).items():
         (tmp_path / name).write_bytes(content)

@@ -20,15 +20,16 @@ from perftool import tensorboard, trace, training
 from perftool.analysis.recommend import conclude
 from perftool.analysis.traces import SIZE_MOST_BYTES, TRACED_CALLS_MOST, facts_of
 from perftool.measure import messages
+from perftool.measure.lab import BaselineFailed, Lab
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.probes.marks import phases_named, with_forward_named
-from perftool.measure.rounds import BaselineFailed, Lab
 from perftool.measure.worker import Worker
+from perftool.plan import Looped, Plan, Step
 from perftool.records import TraceFacts, TraceReport, from_json
 from perftool.report.profiles import trace_warnings
 from perftool.report.terminal import render_trace
 from perftool.store import SessionStore, StoreError, load_session, open_results
-from perftool.training import Plan, Step, Training
+from perftool.training import Training
 from perftool.workload import Batch
 from tests.measure.fakes import Script, ScriptedLaunch, make_lab, make_session
 
@@ -82,14 +83,14 @@ def test_every_step_and_phase_has_its_mark(tmp_path: Path) -> None:
     assert 0 < sum(facts.shares.values()) <= 1
 
 
-def one_by_one(_: Training, step: Step) -> Step:
+def one_by_one(_: Looped, step: Step) -> Step:
     def call(batches: Batch) -> torch.Tensor:
         return torch.stack([step(batch) for batch in batches])
 
     return call
 
 
-def replayed(_: Training, step: Step) -> Step:
+def replayed(_: Looped, step: Step) -> Step:
     """As a graph does: no Python of the step runs any more."""
 
     def call(batches: Batch) -> torch.Tensor:
@@ -103,7 +104,7 @@ def replayed(_: Training, step: Step) -> Step:
     [(one_by_one, ["data wait", "forward", "backward", "optimizer"]), (replayed, ["data wait"])],
 )
 def test_several_steps_per_call_and_whole_steps_that_are_replayed(
-    around: Callable[[Training, Step], Step], phases: list[str], tmp_path: Path
+    around: Callable[[Looped, Step], Step], phases: list[str], tmp_path: Path
 ) -> None:
     worker = worker_of(lambda plan: changed(plan, steps_per_call=4, step=(around,)))
     facts = facts_of(traced(worker, tmp_path / "trace.json", 2), steps_per_call=4)
@@ -153,11 +154,11 @@ class Tracing(Script):
 
 
 class TracingLaunch(ScriptedLaunch):
-    def ask(self, request: messages.Request, limit_s: float) -> messages.Reply:
+    def answer(self, request: messages.Ask[Any]) -> Any:
         script = self.script
         assert isinstance(script, Tracing)
         if not isinstance(request, messages.Trace):
-            return super().ask(request, limit_s)
+            return super().answer(request)
         script.asked.append(request)
         self.fail_where_scripted(request)
         step_us = 1e6 * script.step_s(self.spec.settings)
@@ -272,6 +273,15 @@ def test_a_launch_that_fails_is_the_baselines_failure(
         trace.trace(lab)
     assert bool(lab.session.blocks) == blocks  # a death while being traced comes after the plain blocks
     assert calls_of(script) == ([1] if blocks else [])
+    assert not script.alive
+
+
+def test_a_script_that_is_over_before_is_told() -> None:
+    script = Tracing(last_step=lambda settings: 150)
+    lab = lab_of(script)
+    with pytest.raises(BaselineFailed, match="over before its steps could be traced; let it run for more steps"):
+        trace.trace(lab)
+    assert [launch.status for launch in lab.session.launches] == ["measured"]
     assert not script.alive
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from perftool.plan import Looped
 from perftool.training import (
     EpochOrder,
     Plan,
@@ -150,7 +151,7 @@ def test_parts_of_a_plan_wrap_in_the_order_given() -> None:
 def test_what_wraps_a_step_is_left_out_of_the_bare_one() -> None:
     called: list[str] = []
 
-    def around(training: Training, step: Any) -> Any:
+    def around(training: Looped, step: Any) -> Any:
         def noted(batch: Batch) -> torch.Tensor:
             called.append("wrapped")
             loss: torch.Tensor = step(batch)
@@ -166,7 +167,7 @@ def test_what_wraps_a_step_is_left_out_of_the_bare_one() -> None:
 
 
 def test_several_steps_in_one_call_get_so_many_batches() -> None:
-    def one_by_one(training: Training, step: Any) -> Any:
+    def one_by_one(training: Looped, step: Any) -> Any:
         return lambda batches: torch.stack([step(batch) for batch in batches])
 
     single, grouped = Training(plan()), Training(replace(plan(), steps_per_call=3, step=(one_by_one,)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -11,7 +12,7 @@ from perftool.analysis.search import Offer
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed
 from perftool.records import CONFIRM, LEAVE_ONE_OUT, PARITY, Goal, Session, Settings
-from perftool.tune import parity_steps, tune
+from perftool.search import parity_steps, tune
 from tests.measure.fakes import Script, make_lab, make_session
 
 OFFER = Offer(
@@ -61,7 +62,7 @@ def searched(script: Script, budget_s: float = 200.0, offer: Offer = OFFER, goal
     lab, _ = make_lab(script, session)
     tune(lab, offer)
     assert not script.alive
-    return session
+    return lab.session
 
 
 def chosen(session: Session) -> Settings:
@@ -136,14 +137,14 @@ def test_a_combination_that_fails_costs_only_what_holds_it(together: set[str]) -
         def start(self, spec: messages.LaunchSpec, environment: dict[str, str]):  # type: ignore[no-untyped-def]
             launch = super().start(spec, environment)
             if together <= set(spec.settings):
-                ask = launch.ask
+                answer = launch.answer
 
-                def refuse(request: messages.Request, limit_s: float) -> messages.Reply:
+                def refuse(request: messages.Ask[Any]) -> Any:
                     if isinstance(request, messages.Warm):
                         raise LaunchFailed("memory", "out of memory")
-                    return ask(request, limit_s)
+                    return answer(request)
 
-                launch.ask = refuse  # type: ignore[method-assign]
+                launch.answer = refuse  # type: ignore[method-assign]
             return launch
 
     session = searched(Failing(step_s=step_s))
@@ -208,6 +209,7 @@ def test_an_interrupted_search_goes_on_where_it_stopped() -> None:
     lab, _ = make_lab(script, session)
     with pytest.raises(KeyboardInterrupt):
         tune(lab, OFFER)
+    session = lab.session
     assert session.blocks
     assert not script.alive
     before = len(session.launches)
@@ -216,6 +218,7 @@ def test_an_interrupted_search_goes_on_where_it_stopped() -> None:
     lab, _ = make_lab(again, session)
     assert lab.spent_s > 0
     tune(lab, OFFER)
+    session = lab.session
     assert chosen(session) == BEST
     assert len({launch.launch for launch in session.launches}) == len(session.launches) > before
     alone = [launch for launch in session.launches if launch.stage == "alone" and launch.variant == 1]
@@ -230,8 +233,8 @@ def test_a_finished_search_that_is_gone_on_with_only_confirms_further() -> None:
     stages = {launch.stage for launch in session.launches}
     decisions = len(session.decisions)
     tune(lab, OFFER)
-    assert {launch.stage for launch in session.launches} == stages
-    assert len(session.decisions) == decisions
+    assert {launch.stage for launch in lab.session.launches} == stages
+    assert len(lab.session.decisions) == decisions
 
 
 def test_slow_steps_get_a_plan_that_fits_with_the_most_promising_first() -> None:

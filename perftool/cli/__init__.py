@@ -7,65 +7,39 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext, suppress
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from perftool import __version__
-from perftool.cli.inputs import discover, expected_by, goal_of, seconds
-from perftool.cli.look import surveyed
-from perftool.cli.output import (
-    BAD_INPUT,
-    FAULT,
-    NOT_WRITTEN,
-    REGRESSION,
-    UNDECIDED,
-    Format,
-    fail,
-    print_out,
-    rendered,
-    rendered_beside,
-    say,
-    width,
+from perftool.cli.commands import (
+    Commands,
+    Comparing,
+    DeviceOption,
+    Given,
+    Measuring,
+    Plain,
+    ScenarioOption,
+    measuring,
 )
-from perftool.cli.run import Run
+from perftool.cli.output import Format, print_out, rendered, rendered_beside, say, width
+from perftool.cli.terminal import Terminal
+from perftool.errors import FAULT, BadInput
+from perftool.jobs.options import CHECK_BUDGET_S
 from perftool.workload import DEFAULT_WORKLOAD
 
 if TYPE_CHECKING:
-    from perftool.measure.rounds import Lab
-    from perftool.records import Settings, Summary
-    from perftool.scenario import Context, Scenarios
-    from perftool.trace import Taken
-
-DEFAULT_BUDGET_S = 90.0
+    from perftool.jobs.job import Job
 
 app = typer.Typer(
+    cls=Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Which settings should I change in this PyTorch training, what will that buy me, and how sure is that?",
 )
-
-WorkloadArgument = Annotated[
-    str, typer.Argument(help="path/to/file.py:attribute or package.module:attribute", show_default=True)
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N")]
-budget_option = partial(typer.Option, "--budget", callback=seconds, metavar="SECONDS")
-BudgetOption = Annotated[float, budget_option(help="seconds of measured blocks; start-up comes on top")]
-OutOption = Annotated[Path, typer.Option("--out", help="folder for the results")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="of the data order, the weights and the drawn turns")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("-s", "--set", metavar="NAME=VALUE", help="move the baseline; @FILE takes a recommended.json"),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="print summary.json on stdout, and nothing else")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="no progress")]
-ScenarioOption = Annotated[
-    list[Path] | None, typer.Option("--scenario", metavar="FILE", help="a scenario file of your own")
-]
 
 
 def main() -> None:
@@ -115,9 +89,9 @@ def _options(
 # --------------------------------------------------------------------------------------------------------- commands
 
 
-@app.command()
+@measuring(app)
 def tune(
-    workload: WorkloadArgument = DEFAULT_WORKLOAD,
+    given: Given,
     objective: Annotated[
         str, typer.Option("--objective", help="throughput, step-time, jitter, memory or time-to-loss")
     ] = "throughput",
@@ -144,133 +118,53 @@ def tune(
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="SESSION", help="go on with an interrupted search")
     ] = None,
-    device: DeviceOption = "auto",
-    budget: Annotated[
-        float | None,
-        budget_option(help="seconds of measured blocks; start-up comes on top  [default: 90]", show_default=False),
-    ] = None,
-    out: OutOption = Path("results"),
-    seed: SeedOption = 0,
-    settings: SetOption = None,
-    scenario: ScenarioOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
+) -> Job[Any]:
     """Profile, try scenarios alone and together, confirm the best, and recommend it."""
-    from perftool.scenario import check_names
-    from perftool.tune import offer_of
-    from perftool.tune import tune as search
+    from perftool.jobs.inputs import goal_of
+    from perftool.jobs.tune import Tune, resumed
 
-    def check(scenarios: Scenarios, context: Context) -> None:
-        goal = run.session.goal
-        check_names([*goal.allow, *goal.keep, *goal.only], scenarios)
-        for text in keep or []:
-            name, equals, value = text.partition("=")
-            present = run.session.defaults[name]
-            if equals and value != present:
-                _refuse(f"--keep {text}: the baseline has {name}={present}; move it with -s {text}")
-        if goal.max_device_bytes is not None and not context.on_cuda:
-            _refuse("--max-device-memory: there is no CUDA device here; use --max-host-memory")
-
-    def measure(lab: Lab, scenarios: Scenarios, context: Context) -> None:
-        search(lab, offer_of(scenarios, context, lab.session.baseline, lab.session.goal))
-
+    kept = tuple(text for text in keep or [] if "=" in text)
     if resume is not None:
-        run = Run.resumed(resume, workload, budget, as_json, quiet)
-    else:
-        kept = [text.partition("=")[0] for text in [*(keep or []), *(without or [])]]
-        goal = goal_of(
-            objective, max_host_memory, max_device_memory, max_p99, planned_steps, allow or [], kept, only or []
-        )
-        run = Run.fresh(
-            "tune", workload, device, budget or DEFAULT_BUDGET_S, out, seed, settings, scenario, as_json, quiet, goal
-        )
-    run.check(check)
-    run.go(measure)
+        return resumed(resume, given.target, given.budget_s or 0.0, kept, given.out)
+    goal = goal_of(
+        objective=objective,
+        max_host_memory=max_host_memory,
+        max_device_memory=max_device_memory,
+        max_p99_ms=max_p99,
+        planned_steps=planned_steps,
+        allow=allow or [],
+        keep=[text.partition("=")[0] for text in [*(keep or []), *(without or [])]],
+        only=only or [],
+    )
+    return Tune(options=given.options(), goal=goal, kept=kept)
 
 
-@app.command()
+@measuring(app, Comparing)
 def compare(
-    workload: WorkloadArgument = DEFAULT_WORKLOAD,
+    given: Given,
     variants: Annotated[
         list[str] | None,
         typer.Argument(help="amp, amp=bf16, or amp=bf16,optimizer_kernel=fused; default: every scenario alone"),
     ] = None,
-    device: DeviceOption = "auto",
-    budget: BudgetOption = DEFAULT_BUDGET_S,
-    out: OutOption = Path("results"),
-    seed: SeedOption = 0,
-    settings: SetOption = None,
-    scenario: ScenarioOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
+) -> Job[Any]:
     """Measure each variant against the baseline."""
-    from perftool.analysis.summary import all_decided
-    from perftool.measure.repeat import measure_repeatedly
-    from perftool.records import MEASURE
-    from perftool.scenario import names_in, names_variant, variants_of
+    from perftool.jobs.compare import Compare
 
-    if names_variant(workload, discover(scenario)):
-        workload, variants = DEFAULT_WORKLOAD, [workload, *(variants or [])]
-    wanted: list[Settings] = []
-
-    def check(scenarios: Scenarios, context: Context) -> None:
-        wanted.extend(variants_of(variants or [], scenarios, context, run.session.baseline))
-
-    def measure(lab: Lab, scenarios: Scenarios, context: Context) -> None:
-        numbers = [number for number in dict.fromkeys(lab.variant(one) for one in wanted) if number]
-        measure_repeatedly(
-            lab, MEASURE, numbers, budget_s=budget, decided=lambda: all_decided(lab.session, numbers, [MEASURE])
-        )
-
-    run = Run.fresh(
-        "compare",
-        workload,
-        device,
-        budget,
-        out,
-        seed,
-        settings,
-        scenario,
-        as_json,
-        quiet,
-        named=names_in(variants or []),
-    )
-    run.check(check)
-    run.go(measure)
+    given, wanted = given.with_variants(variants or [])
+    return Compare(options=given.options(), variants=wanted)
 
 
-@app.command()
-def profile(
-    workload: WorkloadArgument = DEFAULT_WORKLOAD,
-    device: DeviceOption = "auto",
-    budget: BudgetOption = DEFAULT_BUDGET_S,
-    out: OutOption = Path("results"),
-    seed: SeedOption = 0,
-    settings: SetOption = None,
-    scenario: ScenarioOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
+@measuring(app)
+def profile(given: Given) -> Job[Any]:
     """One variant: where time, jitter and memory go, what is wrong, and how far the hardware's limit is."""
-    from perftool.measure.explain import PLAIN_ROUNDS, SHARE, explain
-    from perftool.measure.repeat import measure_repeatedly
-    from perftool.records import MEASURE
+    from perftool.jobs.profile import Profile
 
-    def measure(lab: Lab, scenarios: Scenarios, context: Context) -> None:
-        # Nothing is decided: more rounds, and not more launches, tell the tail of the step times.
-        budget_s = (1 - SHARE) * budget
-        measure_repeatedly(lab, MEASURE, [], budget_s=budget_s, decided=lambda: True, rounds=PLAIN_ROUNDS)
-        explain(lab, SHARE * budget)
-
-    run = Run.fresh("profile", workload, device, budget, out, seed, settings, scenario, as_json, quiet)
-    run.go(measure)
+    return Profile(options=given.options())
 
 
-@app.command()
+@measuring(app)
 def check(
-    workload: WorkloadArgument = DEFAULT_WORKLOAD,
+    given: Given,
     against: Annotated[
         str | None, typer.Option("--against", metavar="REV", help="the git revision that must not be faster")
     ] = None,
@@ -282,98 +176,45 @@ def check(
     ] = False,
     link: Annotated[
         list[str] | None,
-        typer.Option(
-            "--link",
-            metavar="PATH",
-            help="what git ignores, or a submodule, that the revision needs",
-        ),
+        typer.Option("--link", metavar="PATH", help="what git ignores, or a submodule, that the revision needs"),
     ] = None,
     history: Annotated[
         Path | None,
         typer.Option("--history", metavar="FILE", help="add the ratios to this file, for `perftool history`"),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="an unexplained improvement fails, too")] = False,
-    device: DeviceOption = "auto",
-    budget: Annotated[
-        float,
-        budget_option(help="seconds of blocks; a failure is confirmed in up to twice as many more"),
-    ] = 60.0,
-    out: OutOption = Path("results"),
-    seed: SeedOption = 0,
-    settings: SetOption = None,
-    scenario: ScenarioOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-) -> None:
-    """Has this training become slower, or hungrier, than at a revision? 0: no, 1: yes, 3: cannot be told."""
-    from perftool.analysis.gate import decision
-    from perftool.gate import beside_calibration
-    from perftool.gate import check as measure_both
-    from perftool.measure.worktree import both_sides
-    from perftool.store import StoreError, baseline_path, try_out
+) -> Job[Any]:
+    """Has this training become slower, or hungrier, than at a revision? 0: no, 1: yes, 3: cannot be told.
 
-    if (against is not None) == (baseline is not None or write_baseline):
-        fail("check takes --against REV, or --baseline FILE, or --write-baseline", BAD_INPUT)
-    if against is None and (link or history is not None):
-        fail("--link and --history go with --against REV", BAD_INPUT)
-    expected = None if baseline is None or write_baseline else expected_by(baseline, workload)
-    file = baseline or baseline_path(out, workload)
-    try:
-        if history is not None:
-            try_out(history, "--history", appends=True)
-        if write_baseline:
-            try_out(file, "--baseline", appends=False)
-    except StoreError as error:
-        fail(str(error), NOT_WRITTEN)
-    sides = (
-        both_sides(workload, against, link or []) if against is not None else nullcontext(beside_calibration(workload))
+    A failure is confirmed in up to twice the budget more.
+    """
+    from perftool.jobs.check import check_of
+
+    return check_of(
+        given.options(CHECK_BUDGET_S),
+        against=against,
+        baseline=baseline,
+        write_baseline=write_baseline,
+        link=link or [],
+        history=history,
+        strict=strict,
     )
-    run = Run.of_sides(workload, sides, expected, device, budget, out, seed, settings, scenario, as_json, quiet)
-
-    def code(summary: Summary) -> int:
-        if summary.check is None:
-            return run.store_baseline(file)
-        if history is not None:
-            run.remember(history, summary.check)
-        codes = {"passed": 0, "regression": REGRESSION, "undecided": UNDECIDED}
-        decided = decision(summary.check, strict=strict)
-        if decided != decision(summary.check, strict=False):
-            say("perftool: failed by --strict: something got better, and nobody said why")
-        return codes[decided]
-
-    run.go(lambda lab, scenarios, context: measure_both(lab), code)
 
 
-@app.command()
+@measuring(app)
 def trace(
-    workload: WorkloadArgument = DEFAULT_WORKLOAD,
+    given: Given,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="how many to trace; by default as many as fit into 20 MB")
     ] = None,
-    device: DeviceOption = "auto",
-    budget: BudgetOption = DEFAULT_BUDGET_S,
-    out: OutOption = Path("results"),
-    seed: SeedOption = 0,
-    settings: SetOption = None,
-    scenario: ScenarioOption = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="print what the trace shows and its files as JSON, and nothing else")
-    ] = False,
-    quiet: QuietOption = False,
-) -> None:
+) -> Job[Any]:
     """Trace a few steps of one variant with torch.profiler, for Perfetto and TensorBoard."""
-    from perftool.trace import trace as take
+    from perftool.jobs.trace import Trace
 
-    taken: list[Taken] = []
-
-    def measure(lab: Lab, scenarios: Scenarios, context: Context) -> None:
-        taken.append(take(lab, steps=steps))
-
-    run = Run.fresh("trace", workload, device, budget, out, seed, settings, scenario, as_json, quiet)
-    run.go_trace(measure, taken)
+    return Trace(options=given.options(), steps=steps)
 
 
-@app.command()
+@app.command(cls=Plain)
 def report(
     session: Annotated[Path, typer.Argument(help="a session's folder, or its session.json")],
     other: Annotated[
@@ -389,7 +230,7 @@ def report(
     try:
         loaded = [load_session(path) for path in (session, other) if path is not None]
     except StoreError as error:
-        fail(str(error), BAD_INPUT)
+        raise BadInput(str(error)) from error
     if len(loaded) == 1:
         print_out(rendered(loaded[0], conclude(loaded[0]), form))
         return
@@ -397,11 +238,11 @@ def report(
     reasons = incomparable(first, second)
     if reasons:
         told = "; ".join(reasons)
-        fail(f"{session} and {other} cannot be compared: {told}; draw each by itself", BAD_INPUT)
+        raise BadInput(f"{session} and {other} cannot be compared: {told}; draw each by itself")
     print_out(rendered_beside(side_by_side((first, conclude(first)), (second, conclude(second))), form))
 
 
-@app.command()
+@app.command(cls=Plain)
 def history(
     file: Annotated[Path, typer.Argument(help="that `perftool check --history FILE` has written")],
     metric: Annotated[
@@ -415,46 +256,45 @@ def history(
     from perftool.store import StoreError, load_history
 
     if metric not in GATES:
-        fail(f"--metric takes {', '.join(GATES)}, not '{metric}'", BAD_INPUT)
+        raise BadInput(f"--metric takes {', '.join(GATES)}, not '{metric}'")
     try:
         series = series_of(load_history(file, say), metric)
     except StoreError as error:
-        fail(str(error), BAD_INPUT)
+        raise BadInput(str(error)) from error
     if not series:
-        fail(f"{file} has no check with {metric}", BAD_INPUT)
+        raise BadInput(f"{file} has no check with {metric}")
     print_out(render_history(series, width=width()))
 
 
-@app.command()
+@app.command(cls=Measuring)
 def scenarios(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="one scenario, in full")] = None,
-    workload: Annotated[str, typer.Option("--workload", help="whose values to list")] = DEFAULT_WORKLOAD,
+    workload: Annotated[
+        str | None,
+        typer.Option("--workload", help=f"whose values to list  [default: {DEFAULT_WORKLOAD}]", show_default=False),
+    ] = None,
     device: DeviceOption = "auto",
     scenario: ScenarioOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the list as JSON, and nothing else")] = False,
 ) -> None:
-    """What can be varied here; what cannot, and why."""
-    from perftool.records import ScenarioReport, to_json
+    """What can be varied here, of the workload or the command; what cannot, and why."""
+    from perftool.jobs.inputs import target_of
+    from perftool.jobs.scenarios import described
+    from perftool.records import to_json
     from perftool.report.terminal import render_scenario, render_scenarios
-    from perftool.scenario import Context, ScenarioError, check_names
 
-    found = discover(scenario)
-    try:
-        check_names([name] if name else [], found)
-    except ScenarioError as error:
-        fail(str(error), BAD_INPUT)
-    described, _, _ = surveyed(workload, device, seed=0, budget_s=0, quiet=False)
-    context = Context(machine=described.machine, workload=described.workload)
-    shown = [one.described(context) for one in found.values() if name in (None, one.name)]
+    target = target_of(workload, context.obj, []) or DEFAULT_WORKLOAD
+    found = described(target, scenario or [], device, name, Terminal(as_json=as_json, quiet=False))
     if as_json:
-        print_out(to_json(ScenarioReport(workload=workload, scenarios=shown), indent=2).decode())
+        print_out(to_json(found, indent=2).decode())
     elif name is not None:
-        print_out(render_scenario(shown[0], width=width()))
+        print_out(render_scenario(found.scenarios[0], width=width()))
     else:
-        print_out(render_scenarios(shown, width=width()))
+        print_out(render_scenarios(found.scenarios, width=width()))
 
 
-@app.command()
+@app.command(cls=Plain)
 def machine(
     device: DeviceOption = "auto",
     as_json: Annotated[
@@ -463,15 +303,15 @@ def machine(
 ) -> None:
     """What this machine is, and how fit it is for measuring now."""
     from perftool.analysis.fitness import rate
+    from perftool.measure.devices import DeviceError, resolve_device
     from perftool.measure.probes.machine import describe_machine, read_fitness
-    from perftool.measure.worker import DeviceError, resolve_device
     from perftool.records import MachineReport, to_json
     from perftool.report.terminal import render_machine
 
     try:
         found = resolve_device(device)
     except DeviceError as error:
-        fail(str(error), BAD_INPUT)
+        raise BadInput(str(error)) from error
     fitness = read_fitness(device=found)  # before the description makes this process one that uses the device
     described = describe_machine(found)
     if as_json:
@@ -479,10 +319,3 @@ def machine(
         print_out(to_json(report, indent=2).decode())
         return
     print_out(render_machine(described, fitness, rate(fitness), width=width()))
-
-
-def _refuse(text: str) -> NoReturn:
-    """From within the checks of a run, which clean up."""
-    from perftool.scenario import ScenarioError
-
-    raise ScenarioError(text)

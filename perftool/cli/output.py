@@ -1,4 +1,4 @@
-"""What leaves a command: text on stdout and stderr, the forms of a report, and exit codes."""
+"""What leaves a command: text on stdout and stderr, and the forms of a report."""
 
 from __future__ import annotations
 
@@ -10,16 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from perftool.measure.rounds import BaselineFailed
     from perftool.records import Session, SideBySide, Summary
-
-REGRESSION = 1
-BAD_INPUT = 2
-UNDECIDED = 3
-BASELINE_FAILED = 4
-NOT_WRITTEN = 5
-FAULT = 70  # EX_SOFTWARE of sysexits.h: Python's own 1 would be taken for a regression
-INTERRUPTED = 130
 
 
 class Format(StrEnum):
@@ -77,11 +68,6 @@ def print_out(text: str) -> None:
 
 def say(text: str) -> None:
     typer.echo(text, err=True)
-
-
-def code_of_failure(failed: BaselineFailed) -> int:
-    """A side that runs the other one's code can be mended by the user."""
-    return BAD_INPUT if failed.kind == "tree" else BASELINE_FAILED
 
 
 def fail(text: str, code: int) -> NoReturn:

@@ -4,8 +4,10 @@ would take at best on this machine and what its memory is taken by are measured.
 from __future__ import annotations
 
 from perftool.measure import messages
+from perftool.measure.aside import watched, watched_round
+from perftool.measure.lab import Lab
 from perftool.measure.launch import LaunchFailed
-from perftool.measure.rounds import Lab, Running
+from perftool.measure.running import Running
 from perftool.records import EXPLAIN
 
 SHARE = 0.5  # of the budget of a profile
@@ -20,11 +22,11 @@ def explain(lab: Lab, seconds: float) -> None:
     """Watch the baseline for so long, in blocks, and learn its limits. Where that fails, a warning tells so; what came
     before is kept."""
     try:
-        with lab.watched(EXPLAIN) as running:
+        with watched(lab, EXPLAIN) as running:
             _watch(lab, running, seconds)
             _measure_aside(lab, running)
     except LaunchFailed as failed:
-        lab.session.warnings.append(f"not all could be explained: {failed.reason}")
+        lab.ledger.warn(f"not all could be explained: {failed.reason}")
 
 
 def _watch(lab: Lab, running: Running, seconds: float) -> None:
@@ -32,7 +34,7 @@ def _watch(lab: Lab, running: Running, seconds: float) -> None:
     calls = rounds = 0
     while rounds < ROUNDS_LEAST or (lab.elapsed_s < end_s and calls < STEPS_MOST):
         lab.tell(f"{EXPLAIN}: watching single steps", max(0.0, end_s - lab.elapsed_s))
-        calls += len(lab.watched_round(running, ROUND_S).step_ns)
+        calls += len(watched_round(running, ROUND_S).step_ns)
         rounds += 1
 
 
@@ -40,14 +42,8 @@ def _measure_aside(lab: Lab, running: Running) -> None:
     """What the steps left in memory first, and what could end the process last."""
     limit_s = max(ASIDE_S, ASIDE_BLOCKS * running.block_s)
     lab.tell(f"{EXPLAIN}: weighing memory", 0.0)
-    weighed = running.live.ask(messages.Weigh(), limit_s)
-    assert isinstance(weighed, messages.Weighed)
-    lab.learn(memory_parts=weighed.parts)
+    lab.ledger.enter(running.live.ask(messages.Weigh(), limit_s))
     lab.tell(f"{EXPLAIN}: measuring the machine's limits", 0.0)
-    limited = running.live.ask(messages.Limit(), limit_s)
-    assert isinstance(limited, messages.Limited)
-    lab.learn(limits=limited.limits)
+    lab.ledger.enter(running.live.ask(messages.Limit(), limit_s))
     lab.tell(f"{EXPLAIN}: fitting the memory of larger batches", 0.0)
-    fitted = running.live.ask(messages.Fit(), limit_s)
-    assert isinstance(fitted, messages.Fitted)
-    lab.learn(batch_fit=fitted.fit)
+    lab.ledger.enter(running.live.ask(messages.Fit(), limit_s))

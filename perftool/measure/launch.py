@@ -10,9 +10,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic, sleep
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeVar
 
 from perftool.measure import messages
 from perftool.measure.probes import memory
@@ -20,10 +20,12 @@ from perftool.measure.probes import memory
 STOP_LIMIT_S = 5.0
 POLL_S = 0.0002
 
+R = TypeVar("R")
+
 
 class LaunchFailed(Exception):
-    """A launch that can do no more. `kind` is "time" for one that did not answer, "died" for one that ended by itself,
-    else what the worker said; `reason` is a sentence for the user."""
+    """A launch that can do no more. `kind` is "time" for one that did not answer, "died" for one whose process is gone,
+    "ended" for one whose script is over, else what the worker said; `reason` is a sentence for the user."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
@@ -32,13 +34,14 @@ class LaunchFailed(Exception):
 
 
 class LiveLaunch(Protocol):
-    """What `rounds` needs of a launch; a test scripts one without a process."""
+    """What a lab needs of a launch; a test scripts one without a process."""
 
-    def ask(self, request: messages.Request, limit_s: float) -> messages.Reply:
+    def ask(self, request: messages.Ask[R], limit_s: float) -> R:
         """Let it run, return its answer, and leave it stopped. Raises LaunchFailed; the launch is closed then."""
 
     def host_bytes(self) -> int | None:
-        """High-water mark of the process, with its children's present size added."""
+        """High-water mark of the process, with its children's present size added; of one that has ended, what was last
+        known."""
 
     def held_bytes(self) -> int | None:
         """What the process and its children hold now."""
@@ -51,6 +54,9 @@ class LiveLaunch(Protocol):
 
     def close(self) -> None:
         """Kill it and release everything. May be called again."""
+
+
+StartLaunch = Callable[[messages.LaunchSpec, dict[str, str]], LiveLaunch]
 
 
 class ProcessLaunch:
@@ -84,7 +90,7 @@ class ProcessLaunch:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, request: messages.Request, limit_s: float) -> messages.Reply:
+    def ask(self, request: messages.Ask[R], limit_s: float) -> R:
         self._signal(signal.SIGCONT)
         self._send(messages.encode(request))
         ready, _, _ = select.select([self._socket], [], [], limit_s)
@@ -98,7 +104,7 @@ class ProcessLaunch:
             line = b""
         if not line.endswith(b"\n"):
             raise LaunchFailed("died", self._death())
-        reply = messages.decode_reply(line)
+        reply = messages.decode_reply(line, request)
         if isinstance(reply, messages.Failed):
             self.close()
             raise LaunchFailed(reply.kind, reply.reason)

@@ -6,7 +6,7 @@ One request, one reply. Between a reply and the next request the worker and all 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -19,10 +19,13 @@ from perftool.records import (
     Machine,
     MemoryParts,
     Record,
+    ScriptFacts,
     Settings,
     WatchedBlock,
     WorkloadFacts,
 )
+
+R = TypeVar("R")
 
 
 class Tree(Record, frozen=True, kw_only=True):
@@ -47,84 +50,8 @@ class LaunchSpec(Record, frozen=True, kw_only=True):
     tree: Tree | None = None  # None: modules come from wherever Python finds them
 
 
-class Describe(Record, frozen=True, kw_only=True, tag="describe"):
-    """Say what the machine and the workload are: a `Described`."""
-
-
-class Start(Record, frozen=True, kw_only=True, tag="start"):
-    """Build the training and do its first step: a `Started`."""
-
-
-class Warm(Record, frozen=True, kw_only=True, tag="warm"):
-    """Make up to `steps` calls, or as many as fit in `limit_s` but at least one: a `Warmed`."""
-
-    steps: int  # calls, each of `steps_per_call` steps
-    limit_s: float
-
-
-class Prove(Record, frozen=True, kw_only=True, tag="prove"):
-    """Show that the settings took effect: a `Proved`."""
-
-
-class Run(Record, frozen=True, kw_only=True, tag="run"):
-    """Drop some calls, then time a block: a `Block`."""
-
-    round: int
-    position: int
-    drop: int  # calls
-    steps: int  # calls, each of `steps_per_call` steps
-
-
-class Watch(Record, frozen=True, kw_only=True, tag="watch"):
-    """Drop some calls, then watch what the next ones are made of: a `WatchedBlock`."""
-
-    round: int
-    drop: int  # calls
-    steps: int  # calls
-
-
-class Count(Record, frozen=True, kw_only=True, tag="count"):
-    """Make some calls after the first one, then count what a step does: a `Counters`. For a launch of its own, so that
-    both sides count the same batches."""
-
-    variant: int
-    calls: int
-
-
-class Train(Record, frozen=True, kw_only=True, tag="train"):
-    """Train afresh from a seed for some steps: a `Trained`."""
-
-    seed: int
-    steps: int
-
-
-class Limit(Record, frozen=True, kw_only=True, tag="limit"):
-    """Count the work of a step and measure the ceilings of the machine: a `Limited`. Takes a batch, some seconds and
-    memory of its own, so it belongs into a launch that explains, after everything that is timed."""
-
-
-class Weigh(Record, frozen=True, kw_only=True, tag="weigh"):
-    """Say what the training's memory is taken by: a `Weighed`. One more batch goes through the model."""
-
-
-class Fit(Record, frozen=True, kw_only=True, tag="fit"):
-    """Say how large a batch would fit: a `Fitted`. The last that is asked: batches of other sizes go through the model,
-    and the host's high-water mark begins again."""
-
-
-class Trace(Record, frozen=True, kw_only=True, tag="trace"):
-    """Drop some calls, then trace some with torch.profiler, in a launch with `phases_named`: a `Traced`."""
-
-    drop: int  # calls
-    calls: int
-    path: str  # of the file to write
-
-
-class Finish(Record, frozen=True, kw_only=True, tag="finish"):
-    """Say the last figures, then end: a `Finished`."""
-
-
-Request = Describe | Start | Warm | Prove | Run | Watch | Count | Train | Limit | Weigh | Fit | Trace | Finish
+class Ask(Record, Generic[R], frozen=True, kw_only=True):
+    """A request that an `R` answers, or a `Failed`."""
 
 
 class Described(Record, frozen=True, kw_only=True, tag="described"):
@@ -135,10 +62,22 @@ class Described(Record, frozen=True, kw_only=True, tag="described"):
     step_ns: int | None = None  # of one of the first steps: for plans, not for verdicts
 
 
+class Look(Ask[ScriptFacts], frozen=True, kw_only=True, tag="look"):
+    """Of a script, which has a loop of its own: run until it is known what a step is, and say what it trains."""
+
+
+class Describe(Ask[Described], frozen=True, kw_only=True, tag="describe"):
+    """Say what the machine and the workload are."""
+
+
 class Started(Record, frozen=True, kw_only=True, tag="started"):
     started_ns: int  # CLOCK_MONOTONIC at the end of the first step
     queued_batches: int  # that loader workers hold ready: workers x prefetch factor
     steps_per_call: int = 1
+
+
+class Start(Ask[Started], frozen=True, kw_only=True, tag="start"):
+    """Build the training and do its first step."""
 
 
 class Warmed(Record, frozen=True, kw_only=True, tag="warmed"):
@@ -146,8 +85,44 @@ class Warmed(Record, frozen=True, kw_only=True, tag="warmed"):
     steps_since_event: int | None  # calls since a compilation, recompilation, capture, allocator retry; None: none yet
 
 
+class Warm(Ask[Warmed], frozen=True, kw_only=True, tag="warm"):
+    """Make up to `steps` calls, or as many as fit in `limit_s` but at least one."""
+
+    steps: int  # calls, each of `steps_per_call` steps
+    limit_s: float
+
+
 class Proved(Record, frozen=True, kw_only=True, tag="proved"):
     engaged: Engaged
+
+
+class Prove(Ask[Proved], frozen=True, kw_only=True, tag="prove"):
+    """Show that the settings took effect."""
+
+
+class Run(Ask[Block], frozen=True, kw_only=True, tag="run"):
+    """Drop some calls, then time a block."""
+
+    round: int
+    position: int
+    drop: int  # calls
+    steps: int  # calls, each of `steps_per_call` steps
+
+
+class Watch(Ask[WatchedBlock], frozen=True, kw_only=True, tag="watch"):
+    """Drop some calls, then watch what the next ones are made of."""
+
+    round: int
+    drop: int  # calls
+    steps: int  # calls
+
+
+class Count(Ask[Counters], frozen=True, kw_only=True, tag="count"):
+    """Make some calls after the first one, then count what a step does. For a launch of its own, so that both sides
+    count the same batches."""
+
+    variant: int
+    calls: int
 
 
 class Trained(Record, frozen=True, kw_only=True, tag="trained"):
@@ -156,20 +131,37 @@ class Trained(Record, frozen=True, kw_only=True, tag="trained"):
     samples: int
 
 
-class Limited(Record, frozen=True, kw_only=True, tag="limited"):
-    limits: Limits
+class Train(Ask[Trained], frozen=True, kw_only=True, tag="train"):
+    """Train afresh from a seed for some steps."""
+
+    seed: int
+    steps: int
 
 
-class Weighed(Record, frozen=True, kw_only=True, tag="weighed"):
-    parts: MemoryParts
+class Limit(Ask[Limits], frozen=True, kw_only=True, tag="limit"):
+    """Count the work of a step and measure the ceilings of the machine. Takes a batch, some seconds and memory of its
+    own, so it belongs into a launch that explains, after everything that is timed."""
 
 
-class Fitted(Record, frozen=True, kw_only=True, tag="fitted"):
-    fit: BatchFit
+class Weigh(Ask[MemoryParts], frozen=True, kw_only=True, tag="weigh"):
+    """Say what the training's memory is taken by. One more batch goes through the model."""
+
+
+class Fit(Ask[BatchFit], frozen=True, kw_only=True, tag="fit"):
+    """Say how large a batch would fit. The last that is asked: batches of other sizes go through the model, and the
+    host's high-water mark begins again."""
 
 
 class Traced(Record, frozen=True, kw_only=True, tag="traced"):
     calls: int
+
+
+class Trace(Ask[Traced], frozen=True, kw_only=True, tag="trace"):
+    """Drop some calls, then trace some with torch.profiler, in a launch with `phases_named`."""
+
+    drop: int  # calls
+    calls: int
+    path: str  # of the file to write
 
 
 class Finished(Record, frozen=True, kw_only=True, tag="finished"):
@@ -179,15 +171,21 @@ class Finished(Record, frozen=True, kw_only=True, tag="finished"):
     peak_device_nvml_bytes: int | None
 
 
-FailureKind = Literal["reference", "device", "setting", "memory", "training", "tree"]
+class Finish(Ask[Finished], frozen=True, kw_only=True, tag="finish"):
+    """Say the last figures, then end."""
+
+
+FailureKind = Literal["reference", "device", "setting", "memory", "training", "tree", "ended"]
 
 
 class Failed(Record, frozen=True, kw_only=True, tag="failed"):
     """The request could not be met; the worker ends. `reason` is a sentence for the user."""
 
-    kind: FailureKind
+    kind: FailureKind  # "ended": the user's script is over
     reason: str
 
+
+Request = Describe | Start | Warm | Prove | Run | Watch | Count | Train | Limit | Weigh | Fit | Trace | Finish
 
 Reply = (
     Described
@@ -198,9 +196,9 @@ Reply = (
     | WatchedBlock
     | Counters
     | Trained
-    | Limited
-    | Weighed
-    | Fitted
+    | Limits
+    | MemoryParts
+    | BatchFit
     | Traced
     | Finished
     | Failed
@@ -208,5 +206,19 @@ Reply = (
 
 encode = msgspec.json.encode
 decode_request: Callable[[bytes], Request] = msgspec.json.Decoder(Request).decode
-decode_reply: Callable[[bytes], Reply] = msgspec.json.Decoder(Reply).decode
 decode_spec: Callable[[bytes], LaunchSpec] = msgspec.json.Decoder(LaunchSpec).decode
+
+
+def _decoder_of(request: Any) -> msgspec.json.Decoder[Any]:
+    """Of the answers to a kind of request."""
+    [answer] = get_args(request.__orig_bases__[0])
+    return msgspec.json.Decoder(answer | Failed)
+
+
+_DECODERS = {request: _decoder_of(request) for request in (Look, *get_args(Request))}
+
+
+def decode_reply(line: bytes, request: Ask[R]) -> R | Failed:
+    """What answers the request. Raises msgspec.ValidationError for the answer to another one."""
+    found: R | Failed = _DECODERS[type(request)].decode(line)
+    return found

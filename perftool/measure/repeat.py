@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from perftool.analysis.verdict import LOOKS
-from perftool.measure.rounds import Lab
+from perftool.measure.lab import Lab
+from perftool.measure.rounds import generation
 
 GENERATION_ROUNDS = 60
 
@@ -45,7 +46,8 @@ def measure_repeatedly(
             beside = guests(done)
             before_s = lab.spent_s
             lab.launches_to_come = to_come * (1 + len(variants)) + len(beside)
-            lab.generation(
+            generation(
+                lab,
                 stage,
                 variants,
                 budget_s=max(0.0, end_s - lab.spent_s) / to_come,

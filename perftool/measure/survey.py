@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from perftool.measure import messages
-from perftool.measure.launch import LaunchFailed, LiveLaunch, ProcessLaunch
-from perftool.measure.rounds import BaselineFailed, Lab, Watcher
-from perftool.records import Command, Fitness, Goal, Record, Session, Settings
+from perftool.measure.lab import BaselineFailed, Lab, Watcher
+from perftool.measure.launch import LaunchFailed, ProcessLaunch
+from perftool.measure.ledger import Ledger
+from perftool.records import Command, Fitness, Goal, Session, Settings
 from perftool.scenario import Context, Scenarios, check_settings, cures_of, environment_of
 
 SURVEY_LIMIT_S = 60.0  # the least that any start-up may take
@@ -39,7 +40,6 @@ def survey(
     launch = ProcessLaunch(spec, {}, show_output=True)
     try:
         described = launch.ask(messages.Describe(), max(SURVEY_LIMIT_S, budget_s))
-        assert isinstance(described, messages.Described)
         return described, described.peak_host_bytes or UNTOLD_LAUNCH_BYTES
     except LaunchFailed as failed:
         if failed.kind in ("reference", "device", "setting", "tree"):
@@ -98,25 +98,19 @@ def new_session(
 
 @contextmanager
 def open_lab(
-    session: Session,
+    ledger: Ledger,
     scenarios: Scenarios,
     *,
     scenario_files: Sequence[Path],
     launch_bytes: int,
-    append: Callable[[Record], None],
     watcher: Watcher,
 ) -> Iterator[Lab]:
-    """A lab for the session whose launches are real processes, as many at a time as the memory allows."""
-    machine = session.machine
-
-    def start(spec: messages.LaunchSpec, environment: dict[str, str]) -> LiveLaunch:
-        return ProcessLaunch(spec, environment)
-
+    """A lab for a session whose launches are real processes, as many at a time as the memory allows."""
+    machine = ledger.session.machine
     with TemporaryDirectory(prefix="perftool-", ignore_cleanup_errors=True) as caches:
         yield Lab(
-            session,
-            start=start,
-            append=append,
+            ledger,
+            start=ProcessLaunch,
             environment=lambda settings: environment_of(settings, scenarios),
             scenario_files=[str(file.resolve()) for file in scenario_files],
             parallel_starts=max(1, min(machine.usable_cores, PARALLEL_STARTS_MOST)),

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import inspect
 import math
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic_ns, perf_counter
@@ -23,15 +22,15 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace as replace_fields
 
 from perftool.measure import messages, trees
-from perftool.records import WAIT, BatchForm, Block, Counters, WatchedBlock, WorkloadFacts, known
+from perftool.measure.devices import DeviceError, take_device
+from perftool.measure.facts import count_denormal, describe_workload
+from perftool.records import WAIT, BatchFit, Block, BlockLabels, Counters, Limits, MemoryParts, WatchedBlock, known
 
 if TYPE_CHECKING:
-    import torch
-
     from perftool.measure.probes.watch import Watcher
     from perftool.scenario import Scenarios
     from perftool.training import Plan, Training
-    from perftool.workload import Batch, Loaded
+    from perftool.workload import Loaded
 
 PR_SET_PDEATHSIG = 1
 TRACE_WARM_CALLS = 2  # with the profiler on, before what is kept: its own first calls are slow
@@ -182,10 +181,12 @@ class Worker:
     def prove(self) -> messages.Proved:
         from perftool.measure.probes.device import reset_peaks
         from perftool.records import Engaged
+        from perftool.training import run_proof
 
         training = self._live()
         proofs = [
-            (name, self.scenarios[name].proof(training, value)) for name, value in sorted(self.spec.settings.items())
+            (name, run_proof(training, self.scenarios[name].proof(training, value)))
+            for name, value in sorted(self.spec.settings.items())
         ]
         self._synchronise()
         gc.collect()  # what the proofs left behind is not the training's
@@ -238,20 +239,18 @@ class Worker:
             step_ns=step_ns if single else [],
             wait_ns=wait_ns if single else [],
             waited_ns=sum(wait_ns),
-            labels=labels(before, after),
+            labels=BlockLabels(**labels(before, after)),
         )
 
     def watch(self, request: messages.Watch) -> WatchedBlock:
+        from perftool.measure.probes.watch import watch_training
+
         assert self.watcher is not None, "only a watched launch can be watched"
         self._steps(request.drop)
-        block = self.watcher.watch(
-            self._live(),
-            launch=self.spec.launch,
-            round_=request.round,
-            steps=request.steps,
-            calls_done=self.calls_done,
-        )
-        self.calls_done = block.first_call + request.steps
+        fields = watch_training(self.watcher, self._live(), request.steps)
+        self.calls_done += fields["syncs"] is not None  # counted in a call of its own
+        block = WatchedBlock(launch=self.spec.launch, round=request.round, first_call=self.calls_done, **fields)
+        self.calls_done += request.steps
         return block
 
     def count(self, request: messages.Count) -> Counters:
@@ -307,20 +306,20 @@ class Worker:
             loss=sum(finite) / len(tail) if len(finite) == len(tail) else None, losses=losses, samples=samples
         )
 
-    def limit(self) -> messages.Limited:
+    def limit(self) -> Limits:
         from perftool.measure.probes.ceilings import limits
 
-        return messages.Limited(limits=limits(self._live()))
+        return limits(self._live())
 
-    def weigh(self) -> messages.Weighed:
+    def weigh(self) -> MemoryParts:
         from perftool.measure.probes.weights import weigh
 
-        return messages.Weighed(parts=weigh(self._live()))
+        return weigh(self._live())
 
-    def fit(self) -> messages.Fitted:
+    def fit(self) -> BatchFit:
         from perftool.measure.probes.weights import fit_batch
 
-        return messages.Fitted(fit=fit_batch(self._live()))
+        return fit_batch(self._live())
 
     def trace(self, request: messages.Trace) -> messages.Traced:
         from torch.profiler import profile, record_function, schedule, supported_activities
@@ -427,123 +426,6 @@ def _worker_init(plan: Plan) -> Callable[[int], None]:
         given(worker)
 
     return both
-
-
-class DeviceError(ValueError):
-    """A device that is not there; the text says which are."""
-
-
-def take_device(device: str) -> str:
-    """Resolve the device, and make it the current one of this process where it is a GPU."""
-    import torch
-
-    resolved = resolve_device(device)
-    if resolved.startswith("cuda"):
-        torch.cuda.set_device(resolved)
-    return resolved
-
-
-def resolve_device(device: str) -> str:
-    """ "auto", "cpu", "cuda" or "cuda:N" as "cpu" or "cuda:N". Raises DeviceError for one that is not there."""
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto":
-        return "cuda:0" if count else "cpu"
-    if device == "cpu":
-        return device
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or not (number or "0").isdigit():
-        raise DeviceError(f"a device is auto, cpu, cuda or cuda:N, not '{device}'")
-    if not count:
-        raise DeviceError(f"device {device}: torch {torch.__version__} finds no CUDA device here; use cpu")
-    if int(number or 0) >= count:
-        raise DeviceError(f"device {device}: there are {count} CUDA devices, numbered from 0")
-    return f"cuda:{number or 0}"
-
-
-def batch_form(batch: Batch) -> BatchForm:
-    """What a script has to know of a batch to move it: a tensor, a plain container of tensors, or anything else."""
-    import torch
-
-    if isinstance(batch, torch.Tensor):
-        return "tensor"
-    kinds: dict[type, BatchForm] = {list: "list", tuple: "tuple", dict: "dict"}
-    form = kinds.get(type(batch), "nested")
-    parts = batch.values() if form == "dict" else batch if form != "nested" else ()
-    return form if all(isinstance(part, torch.Tensor) for part in parts) else "nested"
-
-
-def describe_workload(loaded: Loaded, training: Training, batch: Batch) -> WorkloadFacts:
-    """The facts of a training that has been built, and of one of its batches; not those that only a step shows."""
-    import torch
-    from torch.utils.data import IterableDataset, TensorDataset
-
-    from perftool.scenario import normalised
-
-    workload, dataset = loaded.workload, training.dataset
-    tensors = _tensors_in_memory(dataset)
-    parameters = list(training.module.parameters())
-    options = ("foreach", "fused", "capturable", "differentiable")
-    if tensors:
-        kind, rows = "tensors", len(tensors[0])
-    elif isinstance(dataset, IterableDataset):
-        kind, rows = "iterable", None
-    else:
-        kind, rows = "map", len(dataset)
-    return WorkloadFacts(
-        name=workload.name or loaded.reference.rpartition(":")[2],
-        reference=loaded.reference,
-        batch_size=workload.batch_size,
-        dataset_kind=kind,  # type: ignore[arg-type]
-        dataset_rows=rows,
-        dataset_bytes=sum(part.numel() * part.element_size() for part in tensors) if tensors else None,
-        has_collate=workload.collate_fn is not None,
-        parameter_count=sum(part.numel() for part in parameters),
-        parameter_bytes=sum(part.numel() * part.element_size() for part in parameters),
-        floating_parameters=all(torch.is_floating_point(part) for part in parameters),
-        optimizer=type(training.optimizer).__name__,
-        optimizer_options={
-            name: training.optimizer.defaults[name] for name in options if name in training.optimizer.defaults
-        },
-        settings=normalised(workload.settings),
-        target_loss=workload.target_loss,
-        shuffle=workload.shuffle,
-        drop_last=workload.drop_last,
-        tensor_dataset=isinstance(dataset, TensorDataset),
-        batch_form=batch_form(batch),
-        is_function=loaded.is_function,
-        search_path=loaded.search_path,
-        optimizer_step=_torch_class_of_step(training.optimizer),
-    )
-
-
-def count_denormal(tensors: Sequence[torch.Tensor]) -> int:
-    """Numbers in float32 and float64 tensors that are too small for full precision, and not zero."""
-    import torch
-
-    found = 0
-    for tensor in tensors:
-        if tensor.dtype in (torch.float32, torch.float64):
-            sizes = tensor.detach().abs()
-            found += int(((sizes > 0) & (sizes < torch.finfo(tensor.dtype).tiny)).sum())
-    return found
-
-
-def _tensors_in_memory(dataset: Any) -> Sequence[torch.Tensor]:
-    """The tensors whose rows are the samples; none where the dataset does something of its own with them."""
-    from torch.utils.data import TensorDataset
-
-    if isinstance(dataset, tuple):
-        return dataset
-    plain = type(dataset).__getitem__ is TensorDataset.__getitem__ if isinstance(dataset, TensorDataset) else False
-    return dataset.tensors if plain and not hasattr(dataset, "__getitems__") else ()
-
-
-def _torch_class_of_step(optimizer: torch.optim.Optimizer) -> str | None:
-    # Unwrapped: torch replaces `step` of each class, once there is an instance, by one that runs hooks.
-    step = inspect.unwrap(type(optimizer).step)
-    return step.__qualname__.partition(".")[0] if step.__module__.startswith("torch.optim.") else None
 
 
 def failure(error: BaseException) -> messages.Failed:

@@ -17,6 +17,7 @@ from typing import IO
 import psutil
 
 from perftool.records import Side
+from perftool.target import Script, Target, entry_of, moved, reference_of
 from perftool.workload import check_reference, is_path
 
 PREFIX = "perftool-check-"
@@ -30,20 +31,17 @@ class RevisionError(ValueError):
 
 
 @contextmanager
-def both_sides(reference: str, revision: str, links: Sequence[str] = ()) -> Iterator[list[Side]]:
-    """The workload at the revision, and in the working tree as it lies there; the settings are still unknown.
+def both_sides(target: Target, revision: str, links: Sequence[str] = ()) -> Iterator[list[Side]]:
+    """The target at the revision, and in the working tree as it lies there; the settings are still unknown.
 
     The revision is checked out in a folder that is removed at the end, whatever happens.
     links: paths in the working tree that git ignores, to be found in the revision, too.
     Raises RevisionError.
     """
-    place, attribute = check_reference(reference)
-    is_file = is_path(place)
-    here = Path.cwd().resolve()
-    root = _root(Path(place).resolve().parent if is_file else here)
-    folder = here if here.is_relative_to(root) else Path(place).resolve().parent
-    if is_file:
-        place = os.path.relpath(Path(place).resolve(), folder)
+    file = _file_of(target)
+    here = Path.cwd().resolve() if isinstance(target, str) else Path(target.folder).resolve()
+    root = _root(file.parent if file is not None and isinstance(target, str) else here)
+    folder = here if file is None or here.is_relative_to(root) else file.parent
     commit = _commit(root, revision)
     with _checked_out(root, commit, revision) as other:
         _link(links, here, root, other)
@@ -52,17 +50,23 @@ def both_sides(reference: str, revision: str, links: Sequence[str] = ()) -> Iter
             raise RevisionError(
                 f"there is no folder {folder.relative_to(root)} at {revision}; run from one that it has"
             )
-        if is_file and not (there / place).is_file():
+        if file is not None and file.is_relative_to(root) and not (other / file.relative_to(root)).is_file():
             raise RevisionError(
-                f"there is no file {os.path.normpath(Path(folder.relative_to(root), place))} at {revision}, so there "
-                "is nothing to compare with; name a revision that has it"
+                f"there is no file {file.relative_to(root)} at {revision}, so there is nothing to compare with; name a "
+                "revision that has it"
             )
-        moved = f"{place}:{attribute}"
         yield [
-            Side(name=revision, reference=moved, settings={}, root=str(other), folder=str(there), commit=commit),
+            Side(
+                name=revision,
+                reference=_reference_at(target, file, folder, root, other),
+                settings={},
+                root=str(other),
+                folder=str(there),
+                commit=commit,
+            ),
             Side(
                 name=WORKING_TREE,
-                reference=moved,
+                reference=_reference_at(target, file, folder, root, root),
                 settings={},
                 root=str(root),
                 folder=str(folder),
@@ -70,6 +74,23 @@ def both_sides(reference: str, revision: str, links: Sequence[str] = ()) -> Iter
                 dirty=_changed(root),
             ),
         ]
+
+
+def _file_of(target: Target) -> Path | None:
+    """The user's own file that is run, absolute; None where a module or a command is."""
+    if isinstance(target, str):
+        place, _ = check_reference(target)
+        return Path(place).resolve() if is_path(place) else None
+    at, kind, _ = entry_of(target.command)
+    file = Path(target.folder, target.command[at])
+    return file.resolve() if kind == "file" and file.is_file() else None
+
+
+def _reference_at(target: Target, file: Path | None, folder: Path, root: Path, tree: Path) -> str:
+    """What names the target from the folder, in the tree that stands for the root."""
+    if isinstance(target, Script):
+        return reference_of(moved(target, str(root), str(tree)))
+    return target if file is None else f"{os.path.relpath(file, folder)}:{target.rpartition(':')[2]}"
 
 
 def _root(folder: Path) -> Path:

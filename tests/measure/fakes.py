@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from perftool.analysis.search import Standing
 from perftool.measure import messages
+from perftool.measure.lab import Lab
 from perftool.measure.launch import LaunchFailed
-from perftool.measure.rounds import Lab
+from perftool.measure.ledger import Ledger
 from perftool.records import (
     FORWARD,
     BatchFit,
@@ -28,6 +29,8 @@ from perftool.records import (
     WatchedBlock,
     WorkloadFacts,
 )
+
+R = TypeVar("R")
 
 MACHINE = Machine(
     system="Linux",
@@ -126,6 +129,8 @@ class Script:
     start_of: Callable[[Settings], float] | None = None  # in place of `start_s`
     steps_per_call: int = 1
     queued_batches: int = 0
+    queued_of: Callable[[Settings], int] | None = None  # in place of `queued_batches`
+    last_step: Callable[[Settings], int | None] = lambda settings: None  # after which the script is over
     now_s: float = 0.0
     running: int = 0
     most_alive: int = 0
@@ -133,6 +138,7 @@ class Script:
     started: list[Settings] = field(default_factory=list)
     environments: list[dict[str, str]] = field(default_factory=list)  # of each launch started
     ran: list[tuple[int, int]] = field(default_factory=list)  # (round, launch) in the order run
+    covered: dict[tuple[int, int], range] = field(default_factory=dict)  # (round, launch) to the steps of the block
     limits: list[tuple[type[Any], float]] = field(default_factory=list)  # of each request, in seconds
     dropped: set[int] = field(default_factory=set)  # calls before a block
 
@@ -149,30 +155,39 @@ class ScriptedLaunch:
 
     def __init__(self, script: Script, spec: messages.LaunchSpec) -> None:
         self.script, self.spec = script, spec
+        self.steps = 0  # done so far
 
-    def ask(self, request: messages.Request, limit_s: float) -> messages.Reply:
+    def ask(self, request: messages.Ask[R], limit_s: float) -> R:
+        self.script.limits.append((type(request), limit_s))
+        reply: R = self.answer(request)
+        return reply
+
+    def answer(self, request: messages.Ask[Any]) -> Any:
         script, spec = self.script, self.spec
-        script.limits.append((type(request), limit_s))
         self.fail_where_scripted(request)
         step_s = script.step_s(spec.settings)
         match request:
             case messages.Start():
                 script.now_s += script.start_of(spec.settings) if script.start_of else script.start_s
+                self.step(1)
                 return messages.Started(
                     started_ns=round(script.now_s * 1e9),
-                    queued_batches=script.queued_batches,
+                    queued_batches=script.queued_of(spec.settings) if script.queued_of else script.queued_batches,
                     steps_per_call=script.steps_per_call,
                 )
             case messages.Warm(steps=steps, limit_s=within_s):
                 steps = max(1, min(steps, int(within_s / step_s)))
                 script.now_s += steps * step_s
+                self.step(steps)
                 return messages.Warmed(step_ns=[round(step_s * 1e9)] * steps, steps_since_event=None)
             case messages.Prove():
                 ok = script.engaged(spec.settings)
                 return messages.Proved(engaged=Engaged(ok=ok, evidence="scripted"))
             case messages.Run():
                 script.now_s += (request.drop + request.steps) * step_s
+                self.step(request.drop + request.steps)
                 script.ran.append((request.round, spec.launch))
+                script.covered[request.round, spec.launch] = range(self.steps - request.steps, self.steps)
                 script.dropped.add(request.drop)
                 return Block(
                     launch=spec.launch,
@@ -216,11 +231,11 @@ class ScriptedLaunch:
                     modules=list(script.modules),
                 )
             case messages.Limit():
-                return messages.Limited(limits=LIMITS)
+                return LIMITS
             case messages.Weigh():
-                return messages.Weighed(parts=PARTS)
+                return PARTS
             case messages.Fit():
-                return messages.Fitted(fit=FIT)
+                return FIT
             case messages.Finish():
                 return messages.Finished(
                     last_loss=0.5,
@@ -230,7 +245,13 @@ class ScriptedLaunch:
                 )
         raise LaunchFailed("died", "not scripted")
 
-    def fail_where_scripted(self, request: messages.Request) -> None:
+    def step(self, steps: int) -> None:
+        last_step = self.script.last_step(self.spec.settings)
+        if last_step is not None and self.steps + steps > last_step:
+            raise LaunchFailed("ended", f"its script was over after {last_step} steps")
+        self.steps += steps
+
+    def fail_where_scripted(self, request: messages.Ask[Any]) -> None:
         for setting in self.spec.settings.items():
             failure = self.script.failures.get(("=".join(setting), type(request)))
             if failure is not None:
@@ -266,15 +287,17 @@ class Silent:
         self.shown = list(standings)
 
 
-def make_lab(script: Script, session: Session, *, live_limit: int = 64) -> tuple[Lab, list[Record]]:
+def make_lab(
+    script: Script, session: Session, *, live_limit: int = 64, even_steps: bool = False
+) -> tuple[Lab, list[Record]]:
     """A lab on the script, and what it appends to disk."""
     appended: list[Record] = []
     lab = Lab(
-        session,
+        Ledger(session, appended.append),
         start=script.start,
-        append=appended.append,
         environment=lambda settings: {},
         live_limit=live_limit,
+        even_steps=even_steps,
         caches=Path("never-written"),
         watcher=Silent(),
         clock=lambda: script.now_s,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from perftool.measure.probes.watch import Watcher, _with_forks, fault_ns, with_marks
+from perftool.measure.probes.watch import Marks, Watcher, _with_forks, fault_ns, watch_training, with_marks
 from perftool.records import (
     BACKWARD,
     FAULTS,
@@ -68,15 +68,15 @@ def watched(plan: Plan, watcher: Watcher, steps: int = 4) -> WatchedBlock:
     training = Training(with_marks(plan, watcher.marks))
     training.step(training.fetch())
     training.step(training.fetch())
-    return watcher.watch(training, launch=3, round_=5, steps=steps, calls_done=2)
+    return WatchedBlock(launch=3, round=5, first_call=2, **watch_training(watcher, training, steps))
 
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
     """Watching hooks into this process, which is usually a worker's own."""
-    begin, callbacks = DataLoader.__iter__, list(gc.callbacks)
+    make, callbacks = DataLoader._get_iterator, list(gc.callbacks)
     yield
-    DataLoader.__iter__ = begin  # type: ignore[method-assign]
+    DataLoader._get_iterator = make  # type: ignore[method-assign]
     gc.callbacks[:] = callbacks
 
 
@@ -134,6 +134,57 @@ def test_a_step_that_is_one_piece_stays_one() -> None:
     assert min(block.phase_ns[WHOLE]) > 0
 
 
+def sleep(share: float = 1.0) -> None:
+    time.sleep(share * SLEEP_NS / 1e9)
+
+
+def test_a_call_that_somebody_else_drives_may_fetch_late_often_or_never() -> None:
+    """As a script does: the call begins with something else, and phases lie within each other."""
+    watcher = Watcher("cpu")
+    watcher.begin()
+    watcher.stepping()
+    sleep()  # an evaluation, say
+    for _ in range(2):
+        watcher.fetching()
+        sleep()
+        watcher.fetched()
+        watcher.marks.push(FORWARD)
+        sleep()
+        watcher.marks.push(BACKWARD)  # within the forward pass, as where gradients are penalised
+        sleep()
+        watcher.marks.pop()
+        watcher.marks.pop()
+    watcher.stepped()
+    watcher.stepping()
+    watcher.stepped()
+    fields = watcher.finish()
+    block = WatchedBlock(launch=0, round=0, first_call=0, samples=0, syncs=None, **fields)
+    usual = {REST: 1, WAIT: 2, FORWARD: 2, BACKWARD: 2}
+    for phase, times in usual.items():
+        assert block.phase_ns[phase][0] >= times * SLEEP_NS, phase
+    assert sum(column[0] for column in block.phase_ns.values()) <= block.step_ns[0]
+    assert 2 * HALF <= block.cause_ns[LOADER][0] <= block.step_ns[0] - 5 * SLEEP_NS
+    assert block.cause_ns[LOADER][1] == block.phase_ns[WAIT][1] == 0
+    assert block.step_ns[0] >= 7 * SLEEP_NS > block.step_ns[1]
+
+
+def test_a_phase_that_began_before_the_call_ends_into_the_rest_of_it() -> None:
+    marks = Marks("cpu")
+    marks.wanted = True
+    marks.next_call()
+    marks.push(OPTIMIZER)
+    marks.next_call()  # a step ends within the optimizer's own
+    marks.begin(REST)
+    sleep(0.1)
+    marks.pop()
+    marks.push(FORWARD)
+    marks.pop("after it")
+    marks.reading()
+    first, second = marks.take()
+    assert first == {}
+    assert set(second) == {REST, FORWARD, "after it"}
+
+
 def test_nothing_is_marked_while_nobody_watches() -> None:
     plan, watcher = training_of()
     training = Training(with_marks(plan, watcher.marks))
@@ -146,7 +197,7 @@ def test_watching_trains_the_same() -> None:
     plain, marked = Training(plan), Training(with_marks(plan, watcher.marks))
     for _ in range(3):
         plain.step(plain.fetch())
-    watcher.watch(marked, launch=0, round_=0, steps=3, calls_done=0)
+    watch_training(watcher, marked, 3)
     for ours, theirs in zip(plain.module.parameters(), marked.module.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
@@ -195,6 +246,7 @@ def test_a_gpu_tells_its_phases_and_its_syncs() -> None:
             return value
 
         plan, _ = training_of()
+        assert plan.workload is not None
         return watched(replace(plan, device="cuda:0", workload=replace(plan.workload, loss=loss)), Watcher("cuda:0"))
 
     waiting, free = watched_with(look=True), watched_with(look=False)

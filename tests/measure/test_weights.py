@@ -194,14 +194,12 @@ def test_a_worker_weighs_its_training_and_ends_as_ever() -> None:
     launch = ProcessLaunch(spec, {})
     try:
         launch.ask(messages.Start(), 60)
-        told = launch.ask(messages.Weigh(), 60)
-        assert isinstance(told, messages.Weighed)
-        fitted = launch.ask(messages.Fit(), 60)
-        assert isinstance(fitted, messages.Fitted)
-        assert told.parts.parameters_bytes == (4 * 16 + 16 + 16 + 1) * FLOAT
-        assert [one.batch_size for one in fitted.fit.points] == [4, 8, 16, 32]
-        assert min(one.peak_bytes for one in fitted.fit.points) > 10**7
-        assert isinstance(launch.ask(messages.Finish(), 60), messages.Finished)
+        parts = launch.ask(messages.Weigh(), 60)
+        fit = launch.ask(messages.Fit(), 60)
+        assert parts.parameters_bytes == (4 * 16 + 16 + 16 + 1) * FLOAT
+        assert [one.batch_size for one in fit.points] == [4, 8, 16, 32]
+        assert min(one.peak_bytes for one in fit.points) > 10**7
+        assert launch.ask(messages.Finish(), 60).last_loss is not None
     finally:
         launch.close()
 

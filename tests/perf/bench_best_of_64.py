@@ -18,7 +18,9 @@ import numpy as np
 from perftool.analysis.pairs import Samples, pair_effects
 from perftool.analysis.search import Standing
 from perftool.analysis.stats import launch_effects
-from perftool.measure.rounds import Lab
+from perftool.measure.lab import Lab
+from perftool.measure.ledger import Ledger
+from perftool.measure.rounds import generation
 from perftool.measure.survey import new_session, open_lab, survey
 from perftool.records import Machine, Recommendation, Session, Settings
 from perftool.scenario import Context, discover
@@ -149,36 +151,37 @@ def _truth(
         return kept
     began_s = time.monotonic()
     with measuring_lock(print):
-        _exhaust(session, launch_bytes, combinations, 60.0 if quick else TRUTH_WALL_S)
-    found = Cached(time.time(), time.monotonic() - began_s, truths_of(session))
+        measured = _exhaust(session, launch_bytes, combinations, 60.0 if quick else TRUTH_WALL_S)
+    found = Cached(time.time(), time.monotonic() - began_s, truths_of(measured))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.encode(found))
     return found
 
 
-def _exhaust(session: Session, launch_bytes: int, combinations: Sequence[Settings], wall_s: float) -> None:
+def _exhaust(session: Session, launch_bytes: int, combinations: Sequence[Settings], wall_s: float) -> Session:
     """Every combination and the baseline take turns, in as many generations as fit into their share of the time; then
     those near the best go on, in fresh launches with more rounds."""
     opened = open_lab(
-        session,
+        Ledger(session, lambda record: None),
         discover(),
         scenario_files=[],
         launch_bytes=launch_bytes,
-        append=lambda record: None,
         watcher=_Told(),
     )
     with opened as lab:
         everyone = [lab.variant(settings) for settings in combinations]
         _generations(lab, ALL, everyone, rounds=ROUNDS_FOR_ALL, end_s=SHARE_FOR_ALL * wall_s)
-        near = near_best(truths_of(session), NEAR_BEST, NEAR_MOST)
+        near = near_best(truths_of(lab.session), NEAR_BEST, NEAR_MOST)
         _generations(lab, NEAR, [lab.variant(one.settings) for one in near], rounds=ROUNDS, end_s=wall_s)
+        return lab.session
 
 
 def _generations(lab: Lab, stage: str, variants: Sequence[int], *, rounds: int, end_s: float) -> None:
     """One generation, and further ones while another like the last would end in time."""
     for _ in range(GENERATIONS_MOST):
         began_s = lab.elapsed_s
-        lab.generation(
+        generation(
+            lab,
             stage,
             variants,
             budget_s=lab.left_s,

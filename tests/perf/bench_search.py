@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from itertools import combinations, product
 from math import exp
+from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
@@ -14,7 +15,7 @@ from perftool.analysis.recommend import conclude
 from perftool.analysis.search import Offer
 from perftool.measure import messages
 from perftool.records import Block, Session, Settings
-from perftool.tune import tune
+from perftool.search import tune
 from tests.measure.fakes import Script, ScriptedLaunch, make_lab, make_session
 from tests.perf.noise import STEPS_PER_BLOCK, trace_ns
 from tests.perf.table import Row, Table, share
@@ -94,8 +95,8 @@ class NoisyLaunch(ScriptedLaunch):
         self.noisy = script
         self.own = script.drawn.gauss(0.0, LAUNCH_SD)
 
-    def ask(self, request: messages.Request, limit_s: float) -> messages.Reply:
-        reply = super().ask(request, limit_s)
+    def answer(self, request: messages.Ask[Any]) -> Any:
+        reply = super().answer(request)
         if not isinstance(reply, Block):
             return reply
         factor = exp(self.own) * self.noisy.weather()
@@ -112,7 +113,7 @@ def trial(seed: int, budget_s: float) -> tuple[float, float | None, float]:
     script = NoisyScript(effect, drawn)
     lab, _ = make_lab(script, session)
     tune(lab, OFFER)
-    advice = conclude(session).recommendation
+    advice = conclude(lab.session).recommendation
     best = min(map(effect, ALL))
     if advice is None:
         return 1 - exp(best), None, script.now_s

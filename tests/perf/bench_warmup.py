@@ -8,7 +8,7 @@ from math import ceil, exp, log
 
 import numpy as np
 
-from perftool.measure.rounds import WARM_CAP_STEPS, WARM_CHUNK_STEPS
+from perftool.measure.running import WARM_CAP_STEPS, WARM_CHUNK_STEPS
 from perftool.measure.warmup import SAME_LEVEL, classify, last_change, settled
 from perftool.records import WarmupClass
 from tests.perf.noise import Floats

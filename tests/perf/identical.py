@@ -15,7 +15,7 @@ from perftool.records import Engaged
 from perftool.scenario import Code, Context, Scenario
 
 if TYPE_CHECKING:
-    from perftool.training import Plan, Training
+    from perftool.plan import Live, Plan
 
 
 def default(_: Context) -> str:
@@ -34,7 +34,7 @@ def apply(plan: Plan, _value: str) -> Plan:
     return plan
 
 
-def proof(_training: Training, value: str) -> Engaged:
+def proof(_training: Live, value: str) -> Engaged:
     return Engaged(ok=True, evidence=f"{value} is like the others")
 
 

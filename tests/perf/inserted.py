@@ -18,7 +18,7 @@ from perftool.scenario import Code, Context, Scenario
 if TYPE_CHECKING:
     from torch import nn
 
-    from perftool.training import Plan, Training
+    from perftool.plan import Live, Plan
 
 
 def default(_: Context) -> str:
@@ -41,8 +41,9 @@ def apply(plan: Plan, value: str) -> Plan:
     return replace(plan, model=(*plan.model, insert))
 
 
-def proof(training: Training, value: str) -> Engaged:
+def proof(training: Live, value: str) -> Engaged:
     units = int(training.module.units)  # type: ignore[arg-type]
+    assert training.plan.workload is not None
     own = int(training.plan.workload.model().units)  # type: ignore[arg-type]
     return Engaged(ok=units == own + int(value), evidence=f"{units} units per step")
 

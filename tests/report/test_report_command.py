@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from typer.testing import CliRunner, Result
 
 from perftool.cli import app
-from perftool.cli.output import BAD_INPUT
+from perftool.errors import BAD_INPUT
 from perftool.records import Session
 from perftool.store import SessionStore
 from tests.sessions import timed_session

@@ -10,8 +10,6 @@ import resource
 from pathlib import Path
 from typing import NamedTuple
 
-from perftool.records import BlockLabels
-
 
 class Counters(NamedTuple):
     """Running totals of this thread, this process and the machine; None where the system does not tell."""
@@ -40,14 +38,12 @@ def read_counters() -> Counters:
     )
 
 
-def labels(before: Counters, after: Counters) -> BlockLabels:
-    """What was added between two readings."""
-    return BlockLabels(
-        **{
-            name: None if start is None or end is None else end - start
-            for name, start, end in zip(Counters._fields, before, after, strict=True)
-        }
-    )
+def labels(before: Counters, after: Counters) -> dict[str, int | None]:
+    """What was added between two readings: the fields of BlockLabels."""
+    return {
+        name: None if start is None or end is None else end - start
+        for name, start, end in zip(Counters._fields, before, after, strict=True)
+    }
 
 
 def _schedstat() -> tuple[int | None, int | None]:

@@ -15,8 +15,8 @@ import torch
 from torch.profiler import record_function
 
 from perftool import training
-from perftool.records import BACKWARD, COPY, FORWARD
-from perftool.training import Loss, Plan
+from perftool.plan import Loss, Plan
+from perftool.words import BACKWARD, COPY, FORWARD
 from perftool.workload import Batch
 
 

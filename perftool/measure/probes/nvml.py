@@ -7,9 +7,12 @@ does not tell this of this device.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from perftool.records import DEVICE_HEAT, HARDWARE_SLOWDOWN, POWER_BRAKE, POWER_LIMIT, DeviceFitness
+from perftool.words import DEVICE_HEAT, HARDWARE_SLOWDOWN, POWER_BRAKE, POWER_LIMIT
+
+if TYPE_CHECKING:
+    from perftool.records import DeviceFitness
 
 # nvml.h: what holds a clock down against its will. An idle device and a clock that somebody has set are none of them.
 HELD_DOWN = {0x04: POWER_LIMIT, 0x08: HARDWARE_SLOWDOWN, 0x20: DEVICE_HEAT, 0x40: DEVICE_HEAT, 0x80: POWER_BRAKE}
@@ -31,8 +34,10 @@ def handle_of(device: str) -> Any:
 
 def handle_of_uuid(uuid: str) -> Any:
     """By what torch knows the device by, which no CUDA_VISIBLE_DEVICES renumbers."""
-    import pynvml
-
+    try:
+        import pynvml
+    except ImportError:  # in the Python of a user's script
+        return None
     try:
         pynvml.nvmlInit()
         return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
@@ -73,6 +78,8 @@ def read_fitness(handle: Any, reasons: int | None) -> DeviceFitness | None:
     if handle is None:
         return None
     import pynvml
+
+    from perftool.records import DeviceFitness
 
     use = _ask(("nvmlDeviceGetUtilizationRates",), handle)
     # Of each pair, older drivers or bindings have only the second.

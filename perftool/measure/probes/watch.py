@@ -26,7 +26,7 @@ from perftool.measure.probes import device as device_probe
 from perftool.measure.probes.causes import steal_ticks_by_core
 from perftool.measure.probes.cgroups import throttled_periods
 from perftool.measure.probes.core import fixed_work_ns
-from perftool.records import (
+from perftool.words import (
     BACKWARD,
     COMPILATION,
     COPY,
@@ -42,18 +42,18 @@ from perftool.records import (
     WAIT,
     WHOLE,
     WORKER_START,
-    WatchedBlock,
 )
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from perftool.training import Loss, Plan, Step, Training
+    from perftool.plan import Looped, Loss, Plan, Step
+    from perftool.training import Training
     from perftool.workload import Batch
 
 THREADS_MOST = 8  # whose waiting for a core is followed: those with the most CPU time
-READING, END = "reading counters", "end"  # no phases of the training
+READING = "reading counters"  # no phase of the training
 LAST_PHASES = (BACKWARD, OPTIMIZER, WHOLE)
 STEAL_EVERY_NS = 20_000_000  # reading it takes some 50 µs
 CORE_EVERY_NS = 2_000_000  # likewise
@@ -64,21 +64,49 @@ FAULTS_TRIED, FAULT_TRIALS = 1024, 7  # to learn what a page fault costs
 
 
 class Marks:
-    """The moments at which phases begin, while they are wanted: on the host, or on the stream of a CUDA device."""
+    """The moments at which phases begin, while they are wanted: on the host, or on the stream of a CUDA device.
+
+    Phases may lie within each other; time counts for the innermost.
+    """
 
     def __init__(self, device: str) -> None:
         self.wanted = False
         self.on_cuda = device.startswith("cuda")
         self.computing_ns = 0  # when the host began to issue the computation of the present call
+        self._open = [REST]  # phases, the innermost last
         self._calls: list[list[tuple[str, Any]]] = []
 
     def begin(self, phase: str) -> None:
-        """Whatever phase there was has ended, and this one begins."""
+        """The innermost phase has ended, and this one begins in its place."""
         if self.wanted:
-            self._calls[-1].append((phase, self._now()))
+            self._open[-1] = phase
+            self._note(phase)
+
+    def push(self, phase: str) -> None:
+        """This phase begins within the innermost one."""
+        if self.wanted:
+            self._open.append(phase)
+            self._note(phase)
+
+    def pop(self, then: str | None = None) -> None:
+        """The innermost phase has ended, and the one around it goes on, as `then` where that is given.
+
+        What was begun before the present call is no longer known, and ends the rest of it.
+        """
+        if self.wanted:
+            if len(self._open) > 1:
+                self._open.pop()
+            self._open[-1] = then or self._open[-1]
+            self._note(self._open[-1])
 
     def next_call(self) -> None:
+        self._open = [REST]
         self._calls.append([])
+
+    def reading(self) -> None:
+        """What follows, until the next mark, is not the training's."""
+        if self.wanted:
+            self._note(READING)
 
     def host_is_ahead(self) -> bool:
         """On CUDA, when a call has been issued: whether its last phase has not even begun on the device."""
@@ -100,6 +128,9 @@ class Marks:
             found[phase] += round(began.elapsed_time(ended) * 1e6) if self.on_cuda else ended - began
         found.pop(READING, None)
         return found
+
+    def _note(self, phase: str) -> None:
+        self._calls[-1].append((phase, self._now()))
 
     def _now(self) -> Any:
         if not self.on_cuda:
@@ -124,7 +155,7 @@ def with_marks(plan: Plan, marks: Marks) -> Plan:
 
         return marked
 
-    def on_device(training: Training, step: Step) -> Step:
+    def on_device(training: Looped, step: Step) -> Step:
         if not whole:
             with suppress(AttributeError):  # an optimizer that is none of torch's: it counts as backward then
                 training.optimizer.register_step_pre_hook(lambda *_: marks.begin(OPTIMIZER))
@@ -150,11 +181,25 @@ class Totals(NamedTuple):
     run_queue_ns: tuple[int, ...]  # of each thread that is followed
 
 
+class Piece(NamedTuple):
+    """Of a call: it waited for data, or did anything else, without a break."""
+
+    waiting: bool
+    before: Totals
+    after: Totals
+    took_ns: int
+
+
 class Watcher:
-    """Watches the steps of one training; made before it is built."""
+    """Watches the calls of a training that somebody else drives; made before it is built.
+
+    `begin`; of each call `fetching`, `fetched` for each batch and `stepped` at its end; then `finish`. A call that
+    begins with anything else than a fetch is begun by `stepping`. Phases within it are told to `marks`.
+    """
 
     def __init__(self, device: str) -> None:
         self.marks = Marks(device)
+        self._device_name = device
         self._garbage_ns = self._compilation_ns = self._worker_starts = 0
         self._began_ns: dict[str, int] = {}
         self._threads: list[int] = []  # open files
@@ -164,97 +209,104 @@ class Watcher:
         gc.callbacks.append(self._on_garbage)
         self._count_worker_starts()
 
-    def watch(self, training: Training, *, launch: int, round_: int, steps: int, calls_done: int) -> WatchedBlock:
-        """So many calls, each with its phases and what disturbed it."""
+    def begin(self) -> None:
+        """From here on calls are watched."""
         import torch
 
-        from perftool.training import count_samples
-
         self._prepare()
-        device = training.device
-        syncs = self._count_syncs(training)
-        calls_done += device.type == "cuda"
-        single = training.steps_per_call == 1
-        marks, read, now = self.marks, self._read, perf_counter_ns
-        began: list[int] = []
-        waits: list[int] = []
-        rests: list[int] = []
-        issued: list[int] = []
-        ahead: list[bool] = []
-        samples = 0
-        retries = [device_probe.allocator_retries(device)]
-        stopped = throttled_periods()
-        readings: list[tuple[Totals, Totals, Totals]] = []
-        steals = _Steals()
-        core = None if marks.on_cuda else _CoreSpeed()
-        started_ns, zero_ns = monotonic_ns(), now()
-        marks.wanted = True
-        try:
-            for _ in range(steps):
-                marks.next_call()
-                first = read()
-                asked_ns = now()
-                marks.begin(WAIT)
-                batch = training.fetch()
-                marks.begin(READING)
-                waits.append(now() - asked_ns)
-                began.append(asked_ns - zero_ns)
-                second = read()
-                issued_ns = now()
-                marks.begin(COPY if marks.on_cuda else REST)
-                training.step(batch)
-                marks.begin(END)
-                rests.append(now() - issued_ns)
-                issued.append(now() - marks.computing_ns)
-                if marks.on_cuda:
-                    ahead.append(marks.host_is_ahead())
-                readings.append((first, second, read()))
-                retries.append(device_probe.allocator_retries(device))
-                samples += count_samples(batch) if single else sum(map(count_samples, batch))
-                steals.after(waits[-1] + rests[-1])
-                if core is not None:
-                    core.after(waits[-1] + rests[-1])
-        finally:
-            marks.wanted = False
+        self._device = torch.device(self._device_name)
+        self._calls: list[list[Piece]] = []
+        self._in_call = False
+        self._call_began_ns: list[int] = []
+        self._issued_ns: list[int] = []
+        self._ahead: list[bool] = []
+        self._retries = [device_probe.allocator_retries(self._device)]
+        self._stopped = throttled_periods()
+        self._steals = _Steals()
+        self._core = None if self.marks.on_cuda else _CoreSpeed()
+        self._started_ns, self._zero_ns = monotonic_ns(), perf_counter_ns()
+        self.marks.wanted = True
+
+    def stepping(self) -> None:
+        """A call begins."""
+        self._open_call()
+        self.marks.begin(REST)
+
+    def fetching(self) -> None:
+        """The next batch is asked for. A call begins with it where none has begun."""
+        if self._in_call:
+            self._end_piece(waiting=False)
+        else:
+            self._open_call()
+        self.marks.push(WAIT)
+
+    def fetched(self, then: str | None = None) -> None:
+        """The batch has come, and the phase `then` begins; without it the one that there was goes on."""
+        self._end_piece(waiting=True)
+        self.marks.computing_ns = self._since_ns
+        self.marks.pop(then)
+
+    def stepped(self) -> None:
+        """The call has ended."""
+        ended_ns = self._end_piece(waiting=False)
+        self._in_call = False
+        self._issued_ns.append(ended_ns - self.marks.computing_ns)
+        if self.marks.on_cuda:
+            self._ahead.append(self.marks.host_is_ahead())
+        self._retries.append(device_probe.allocator_retries(self._device))
+        took_ns = sum(piece.took_ns for piece in self._calls[-1])
+        self._steals.after(took_ns)
+        if self._core is not None:
+            self._core.after(took_ns)
+
+    def finish(self) -> dict[str, Any]:
+        """No more calls are watched. Returns the fields of a WatchedBlock, but for those that only who drives knows:
+        launch, round, first_call, samples, steps_per_call, loader_workers and syncs."""
+        import torch
+
+        marks, device = self.marks, self._device
+        marks.wanted = False
+        stopped = None if self._stopped is None else (throttled_periods() or self._stopped) - self._stopped
         throttled = device_probe.is_throttled(device)  # before the device has nothing left to do
         phases = marks.take()
-        causes = [self._causes(*one) for one in zip(readings, waits, rests, strict=True)]
-        causes = _with_forks(causes, self._copied_ns)
+        causes = _with_forks([self._causes(call) for call in self._calls], self._copied_ns)
+        stolen = self._steals.taken()
         # On a GPU, what the device was seen to do and to wait: the host works on later steps meanwhile.
-        times = phases if marks.on_cuda else [{WAIT: wait, REST: rest} for wait, rest in zip(waits, rests, strict=True)]
-        return WatchedBlock(
-            launch=launch,
-            round=round_,
-            first_call=calls_done,
-            started_ns=started_ns,
-            samples=samples,
-            steps_per_call=training.steps_per_call,
-            loader_workers=int(training.plan.loader.get("num_workers", 0)),
-            threads=torch.get_num_threads(),
-            step_ns=[sum(one.values()) for one in times],
-            began_ns=began,
-            phase_ns=_columns(phases),
-            cause_ns=_columns([{**one, STEAL: stolen} for one, stolen in zip(causes, steals.taken(), strict=True)]),
-            counts=_columns([{RETRY: after - before} for before, after in pairwise(retries)]),
-            fixed_work_ns=[] if core is None else core.readings(),
-            minor_faults=[last.minor_faults - first.minor_faults for first, _, last in readings],
-            page_bytes=mmap.PAGESIZE,
-            dispatch_ns=issued if marks.on_cuda else [],
-            host_ahead=ahead,
-            device_allocated_bytes=device_probe.allocated_bytes(device),
-            throttled=throttled,
-            throttled_periods=None if stopped is None else (throttled_periods() or stopped) - stopped,
-            syncs=syncs,
-        )
+        times = phases if marks.on_cuda else [{REST: sum(piece.took_ns for piece in call)} for call in self._calls]
+        return {
+            "started_ns": self._started_ns,
+            "threads": torch.get_num_threads(),
+            "step_ns": [sum(one.values()) for one in times],
+            "began_ns": self._call_began_ns,
+            "phase_ns": _columns(phases),
+            "cause_ns": _columns([{**one, STEAL: ns} for one, ns in zip(causes, stolen, strict=True)]),
+            "counts": _columns([{RETRY: after - before} for before, after in pairwise(self._retries)]),
+            "fixed_work_ns": [] if self._core is None else self._core.readings(),
+            "minor_faults": [call[-1].after.minor_faults - call[0].before.minor_faults for call in self._calls],
+            "page_bytes": mmap.PAGESIZE,
+            "dispatch_ns": self._issued_ns if marks.on_cuda else [],
+            "host_ahead": self._ahead,
+            "device_allocated_bytes": device_probe.allocated_bytes(device),
+            "throttled": throttled,
+            "throttled_periods": stopped,
+        }
 
-    def _count_syncs(self, training: Training) -> int | None:
-        """Of one step. The copy of the batch, by which this loop waits for the device, comes before."""
-        from perftool.training import copied
+    def _open_call(self) -> None:
+        self.marks.next_call()
+        self._calls.append([])
+        self._in_call = True
+        self._before = self._read()
+        self._since_ns = self.marks.computing_ns = perf_counter_ns()
+        self._call_began_ns.append(self._since_ns - self._zero_ns)
 
-        if not self.marks.on_cuda:
-            return None
-        batch = copied(training.fetch(), training.device, non_blocking=False)
-        return device_probe.count_syncs(training.device, lambda: training.step(batch))
+    def _end_piece(self, *, waiting: bool) -> int:
+        """Another piece begins, once the counters are read. Returns when this one ended."""
+        self.marks.reading()
+        ended_ns = perf_counter_ns()
+        after = self._read()
+        self._calls[-1].append(Piece(waiting, self._before, after, ended_ns - self._since_ns))
+        self._before, self._since_ns = after, perf_counter_ns()
+        return ended_ns
 
     def _prepare(self) -> None:
         self._follow_compilation()
@@ -265,15 +317,18 @@ class Watcher:
             self._fault_ns = median(fault_ns() for _ in range(FAULT_TRIALS))
         gc.collect(0)  # the lists of the last block
 
-    def _causes(self, readings: tuple[Totals, Totals, Totals], wait_ns: int, rest_ns: int) -> dict[str, int]:
+    def _causes(self, call: Sequence[Piece]) -> dict[str, int]:
         """Time by cause within one call. What is left of the wait is the loader's."""
-        first, second, last = readings
-        waiting = self._disturbances(first, second, wait_ns)
-        stepping = self._disturbances(second, last, rest_ns)
-        loading_ns = max(0, wait_ns - sum(waiting.values()))
-        started = second.worker_starts > first.worker_starts
-        both = {name: waiting[name] + stepping[name] for name in waiting}
-        return {**both, WORKER_START if started else LOADER: loading_ns}
+        found: dict[str, int] = defaultdict(int)
+        loading_ns, started = 0, False
+        for piece in call:
+            disturbed = self._disturbances(piece.before, piece.after, piece.took_ns)
+            for name, ns in disturbed.items():
+                found[name] += ns
+            if piece.waiting:
+                loading_ns += max(0, piece.took_ns - sum(disturbed.values()))
+                started = started or piece.after.worker_starts > piece.before.worker_starts
+        return {**found, WORKER_START if started else LOADER: loading_ns}
 
     def _disturbances(self, before: Totals, after: Totals, within_ns: int) -> dict[str, int]:
         """None of them longer than the time it happened in: threads that fault side by side cost it only once."""
@@ -330,14 +385,48 @@ class Watcher:
         """Have every DataLoader of this process tell when it starts workers: nothing else in it does."""
         from torch.utils.data import DataLoader
 
-        begin: Callable[[Any], Any] = DataLoader.__iter__
+        make: Callable[[Any], Any] = DataLoader._get_iterator
 
         def counted(loader: Any) -> Any:
-            if loader.num_workers and not (loader.persistent_workers and loader._iterator is not None):
-                self._worker_starts += 1
-            return begin(loader)
+            self._worker_starts += bool(loader.num_workers)
+            return make(loader)
 
-        DataLoader.__iter__ = counted  # type: ignore[method-assign]
+        DataLoader._get_iterator = counted  # type: ignore[assignment, method-assign]
+
+
+def watch_training(watcher: Watcher, training: Training, calls: int) -> dict[str, Any]:
+    """So many calls of a training in perftool's own loop, each with its phases and what disturbed it: the fields of a
+    WatchedBlock, but for those of the launch. On a GPU one call comes before, in which `syncs` are counted."""
+    from perftool.training import count_samples
+
+    syncs = _count_syncs(training)
+    single, then = training.steps_per_call == 1, COPY if watcher.marks.on_cuda else REST
+    samples = 0
+    watcher.begin()
+    for _ in range(calls):
+        watcher.fetching()
+        batch = training.fetch()
+        watcher.fetched(then)
+        training.step(batch)
+        watcher.stepped()
+        samples += count_samples(batch) if single else sum(map(count_samples, batch))
+    return {
+        **watcher.finish(),
+        "samples": samples,
+        "steps_per_call": training.steps_per_call,
+        "loader_workers": int(training.plan.loader.get("num_workers", 0)),
+        "syncs": syncs,
+    }
+
+
+def _count_syncs(training: Training) -> int | None:
+    """Of one step. The copy of the batch, by which this loop waits for the device, comes before."""
+    from perftool.training import copied
+
+    if training.device.type != "cuda":
+        return None
+    batch = copied(training.fetch(), training.device, non_blocking=False)
+    return device_probe.count_syncs(training.device, lambda: training.step(batch))
 
 
 def _with_forks(calls: list[dict[str, int]], seen_ns: dict[int, list[int]]) -> list[dict[str, int]]:

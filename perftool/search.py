@@ -15,8 +15,10 @@ from perftool.analysis.parity import parity_of, runs_of, settings_that, without
 from perftool.analysis.search import REGRET, Belief, Offer, Race, believe, excluded
 from perftool.analysis.summary import all_decided
 from perftool.analysis.verdict import LOOKS
+from perftool.measure.aside import train_runs
+from perftool.measure.lab import Lab
 from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
-from perftool.measure.rounds import Lab
+from perftool.measure.rounds import generation
 from perftool.records import (
     ALONE,
     CONFIRM,
@@ -78,7 +80,7 @@ def tune(lab: Lab, offer: Offer) -> None:
             _try_alone(lab, offer, deadline_s)
         winner = _search(lab, offer, deadline_s)
         reason = "best of the search" if winner else "nothing was better than the baseline"
-        lab.decide(Decision(stage=CONFIRM, settings=winner, action="chosen", reason=reason))
+        lab.ledger.enter(Decision(stage=CONFIRM, settings=winner, action="chosen", reason=reason))
     if winner:
         _confirm(lab, winner, deadline_s)
 
@@ -110,7 +112,7 @@ def _try_alone(lab: Lab, offer: Offer, deadline_s: float) -> None:
             chosen.append(settings)
         else:
             reason = "not tried, since its turn did not come within the time: raise --budget"
-            lab.decide(Decision(stage=ALONE, settings=settings, action="untested", reason=reason))
+            lab.ledger.enter(Decision(stage=ALONE, settings=settings, action="untested", reason=reason))
     if chosen:
         _race(lab, ALONE, [lab.variant(settings) for settings in chosen], Race(), budget_s)
 
@@ -130,7 +132,8 @@ def _race(lab: Lab, stage: str, variants: Sequence[int], race: Race, budget_s: f
         return race.add(times) if timed else list(times)
 
     lab.launches_to_come = len(variants) + 1 + CONFIRM_GENERATIONS * 2
-    lab.generation(
+    generation(
+        lab,
         stage,
         variants,
         budget_s=min(budget_s, max(0.0, lab.left_s - SHARE_CONFIRM * lab.session.budget_s)),
@@ -147,26 +150,25 @@ def _race(lab: Lab, stage: str, variants: Sequence[int], race: Race, budget_s: f
 
 def _search(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
     """Passes over the combinations that may be the best, until nothing is to be gained or the time is up."""
-    session = lab.session
-    if session.goal.objective == "time-to-loss":
+    if lab.session.goal.objective == "time-to-loss":
         _learn_samples_to_loss(lab, offer)
     for number in range(1, PASSES_MOST + 1):
         stage = f"{TOGETHER} {number}"
-        if _measured(session, stage):
+        if _measured(lab.session, stage):
             continue  # before an interruption
-        belief = believe(session, offer, seed=session.seed + number)
+        belief = believe(lab.session, offer, seed=lab.session.seed + number)
         lab.show(belief.standings())
-        if _is_settled(session, belief):
+        if _is_settled(lab.session, belief):
             break
         wanted = _that_fit(lab, belief, offer, deadline_s)
         if not wanted and number == 1:  # rather a little late than without any combination
-            wanted = _that_fit(lab, belief, offer, deadline_s, GRACE * session.budget_s)[:GRACE_MOST]
+            wanted = _that_fit(lab, belief, offer, deadline_s, GRACE * lab.session.budget_s)[:GRACE_MOST]
         if not wanted:
             break
         variants = [lab.variant(one) for one in wanted]
-        _race(lab, stage, variants, Race(halving=True), SHARE_TOGETHER * session.budget_s)
+        _race(lab, stage, variants, Race(halving=True), SHARE_TOGETHER * lab.session.budget_s)
     while True:
-        belief = believe(session, offer)
+        belief = believe(lab.session, offer)
         lab.show(belief.standings())
         best = belief.best(lambda one: _affordable(lab, one, deadline_s)) or belief.best()  # rather late than nothing
         _note_unaffordable(lab, belief, best)
@@ -179,7 +181,7 @@ def _note_unaffordable(lab: Lab, belief: Belief, best: Settings) -> None:
     better = belief.best()
     for setting in better.items() - best.items() if better != best else ():
         reason = "looks faster, but starts too slowly to be confirmed within the time: raise --budget"
-        lab.decide(Decision(stage=CONFIRM, settings=dict([setting]), action="untested", reason=reason))
+        lab.ledger.enter(Decision(stage=CONFIRM, settings=dict([setting]), action="untested", reason=reason))
 
 
 def _is_settled(session: Session, belief: Belief) -> bool:
@@ -238,11 +240,11 @@ def _ruled_out(lab: Lab, best: Settings) -> bool:
         return False
     if not runs_of(session, best):
         _train(lab, best)
-    parity = parity_of(session, best)
+    parity = parity_of(lab.session, best)
     if parity is None or parity.verdict != "differs":
         return False
     reason = "does not train the same: its loss differs from that without it by more than seeds do"
-    lab.decide(Decision(stage=PARITY, settings=numerics, action="dropped", reason=reason))
+    lab.ledger.enter(Decision(stage=PARITY, settings=numerics, action="dropped", reason=reason))
     return True
 
 
@@ -255,20 +257,20 @@ def _train(lab: Lab, settings: Settings) -> None:
     steps = parity_steps(_step_s(session), SHARE_PARITY * session.budget_s)
     done = 0
     for seeds in PARITY_SEEDS:
-        lab.train_runs(variants, range(done, seeds), steps, limit_s=lab.start_limit_s + 10 * session.budget_s)
+        train_runs(lab, variants, range(done, seeds), steps, limit_s=lab.start_limit_s + 10 * session.budget_s)
         done = seeds
-        parity = parity_of(session, settings)
+        parity = parity_of(lab.session, settings)
         if parity is None or parity.verdict != "undecided" or parity.seeds < seeds:
             return
 
 
 def _learn_samples_to_loss(lab: Lab, offer: Offer) -> None:
     """How many samples each change of the optimisation needs to the target loss, all that are allowed together."""
-    session = lab.session
-    choices = [[(name, None), *((name, value) for value in offer.values.get(name, ()))] for name in session.goal.allow]
+    allowed = lab.session.goal.allow
+    choices = [[(name, None), *((name, value) for value in offer.values.get(name, ()))] for name in allowed]
     for chosen in product(*choices):
         settings = {name: value for name, value in sorted(chosen) if value is not None}
-        if settings and offer.clash(settings) is None and not runs_of(session, settings):
+        if settings and offer.clash(settings) is None and not runs_of(lab.session, settings):
             _train(lab, settings)
 
 

@@ -1,0 +1,62 @@
+"""The results folder while a job fills it. A full disk ends the writing, not the job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from perftool.records import RecommendedSettings, Record, Session, Summary, to_json
+from perftool.report import html, markdown
+from perftool.store import SessionStore, StoreError
+
+
+class Results:
+    """A session's folder, written as far as the disk allows.
+
+    unwritten: why something could not be written, as a sentence; nothing else is tried then.
+    """
+
+    def __init__(self, store: SessionStore, *, keeps: bool = False) -> None:
+        """keeps: the folder holds a session already, which is gone on with."""
+        self.store, self._keeps = store, keeps
+        self.unwritten: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.store.folder
+
+    def attempt(self, write: Callable[[], None]) -> None:
+        """Write something, which may raise StoreError."""
+        if self.unwritten is not None:
+            return
+        try:
+            write()
+        except StoreError as error:
+            self.unwritten = str(error)
+
+    def append(self, record: Record) -> None:
+        """Add to the journal."""
+        self.attempt(partial(self.store.append, record))
+
+    def write(self, session: Session, summary: Summary) -> None:
+        """What others read: the session, the summary, and what is recommended."""
+        self.attempt(partial(self.store.finish, session))
+        self.attempt(partial(self.store.write, "summary.json", to_json(summary, indent=2)))
+        if summary.recommendation is not None:
+            # All that was measured: the baseline may have been moved by -s, or by the workload.
+            measured = {**summary.baseline.settings, **summary.recommendation.settings}
+            recommended = RecommendedSettings(workload=summary.workload, settings=measured)
+            self.attempt(partial(self.store.write, "recommended.json", to_json(recommended, indent=2)))
+            self.attempt(partial(self.store.write, "recommended.py", summary.recommendation.script))
+
+    def draw(self, session: Session, summary: Summary) -> None:
+        """The pages for people."""
+        if self.unwritten is None:
+            self.attempt(partial(self.store.write, "report.md", markdown.render(summary)))
+            self.attempt(partial(self.store.write, "report.html", html.render(session, summary)))
+
+    def discard(self) -> None:
+        """Leave no folder in which nothing was measured."""
+        if not self._keeps:
+            self.store.discard()

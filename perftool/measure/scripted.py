@@ -1,0 +1,179 @@
+"""A command of the user's as what is measured: the first look at it, and a lab whose launches run it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from msgspec import to_builtins
+from msgspec.structs import replace
+
+from perftool.measure import messages
+from perftool.measure.kept import Kept
+from perftool.measure.lab import BaselineFailed, Lab, Watcher
+from perftool.measure.launch import LaunchFailed, LiveLaunch
+from perftool.measure.ledger import Ledger
+from perftool.measure.probes.machine import describe_machine
+from perftool.measure.script_launch import ScriptLaunch
+from perftool.measure.survey import (
+    GROWTH,
+    PARALLEL_STARTS_MOST,
+    SHARE_OF_MEMORY,
+    SURVEY_LIMIT_S,
+    UNTOLD_LAUNCH_BYTES,
+    UnusableError,
+)
+from perftool.records import Machine, ScriptFacts, WorkloadFacts
+from perftool.scenario import Scenario, Scenarios, environment_of
+from perftool.target import Script, name_of
+from perftool.vary import command_with
+
+FEW_STEPS = 10  # with fewer there is nothing to measure
+
+
+def survey(
+    script: Script, device: str, seed: int, budget_s: float = SURVEY_LIMIT_S
+) -> tuple[messages.Described, int]:
+    """Run the command until its steps are known, then end it: what it trains and on what, and the host memory of it.
+
+    Raises UnusableError for a command that cannot be started, BaselineFailed for one that cannot be measured.
+    """
+    spec = messages.LaunchSpec(
+        launch=0, reference=shlex.join(script.command), scenario_files=[], settings={}, device=device, seed=seed
+    )
+    launch = start(spec, {}, script, {}, None)
+    try:
+        facts = launch.ask(messages.Look(), max(SURVEY_LIMIT_S, budget_s))
+        launch_bytes = launch.host_bytes() or UNTOLD_LAUNCH_BYTES
+    except LaunchFailed as failed:
+        if failed.kind == "reference":
+            raise UnusableError(failed.reason) from failed
+        raise BaselineFailed(failed.reason, failed.kind) from failed
+    finally:
+        launch.close()
+    facts = replace(facts, command=list(script.command), folder=script.folder)
+    return (
+        messages.Described(
+            machine=_machine(facts, seed),
+            workload=workload_of(script, facts),
+            peak_host_bytes=launch_bytes,
+            peak_device_reserved_bytes=facts.peak_device_reserved_bytes,
+            step_ns=facts.step_ns,
+        ),
+        launch_bytes,
+    )
+
+
+def _machine(facts: ScriptFacts, seed: int) -> Machine:
+    """The machine, and the interpreter that trains, which need not be perftool's."""
+    return replace(
+        describe_machine(facts.device, threads_before=facts.torch_threads),
+        python_version=facts.python_version,
+        torch_version=facts.torch_version,
+    )
+
+
+def workload_of(script: Script, facts: ScriptFacts) -> WorkloadFacts:
+    """What scenarios and reports need to know of the training that a script makes."""
+    loader = next((one for one in facts.loaders if one.trains), None)
+    optimizer = facts.optimizers[0] if facts.optimizers else None
+    shared = set.intersection(*(set(one.options) for one in facts.optimizers)) if facts.optimizers else set()
+    return WorkloadFacts(
+        name=name_of(script),
+        reference=shlex.join(script.command),
+        driver="script",
+        batch_size=loader.batch_size if loader else None,
+        dataset_kind=loader.kind if loader else "own",
+        dataset_rows=loader.rows if loader else None,
+        dataset_bytes=None,
+        has_collate=loader.has_collate if loader else False,
+        parameter_count=facts.parameter_count,
+        parameter_bytes=facts.parameter_bytes,
+        floating_parameters=facts.floating_parameters,
+        optimizer=" and ".join(dict.fromkeys(one.name for one in facts.optimizers)) or "its own update",
+        optimizer_options={name: value for name, value in optimizer.options.items() if name in shared}
+        if optimizer
+        else {},
+        optimizer_step=optimizer.step_class if optimizer else None,
+        settings={},
+        shuffle=loader.shuffle if loader else False,
+        drop_last=loader.drop_last if loader else False,
+        tensor_dataset=loader is not None and loader.kind == "tensors",
+        search_path=script.folder,
+        python_objects=facts.python_objects,
+        denormal_values=facts.denormal_values,
+        loader_options={"num_workers": loader.workers, "pin_memory": loader.pinned} if loader else {},
+        script=facts,
+    )
+
+
+def start(
+    spec: messages.LaunchSpec,
+    environment: Mapping[str, str],
+    script: Script,
+    scenarios: Mapping[str, Scenario],
+    facts: ScriptFacts | None,
+) -> ScriptLaunch:
+    """A launch of the script under the settings of `spec`.
+
+    environment: what the settings need. scenarios: those of all settings, but for those that are the script's own.
+    facts: what is known of it; None while it is being found out.
+    """
+    command, variables = command_with(script, spec.settings)
+    own = {vary.name for vary in script.vary}
+    hook = {
+        "launch": spec.launch,
+        "settings": spec.settings,
+        "scenarios": {name: scenarios[name].file for name in spec.settings if name not in own},
+        "script": asdict(script),
+        "rule": None if facts is None or facts.rule is None else to_builtins(facts.rule),
+        "training_loaders": None if facts is None else facts.training_loaders,
+        "device": spec.device if facts is None else facts.device,
+        "seed": spec.seed,
+        "watched": spec.watched,
+    }
+
+    def kept(hooked: Mapping[str, str]) -> Kept:
+        return Kept(
+            command,
+            folder=Path(script.folder),
+            environment={**os.environ, **environment, **variables, **hooked},
+            show_output=False,
+        )
+
+    return ScriptLaunch(spec, command, kept, hook)
+
+
+@contextmanager
+def open_lab(
+    ledger: Ledger,
+    scenarios: Scenarios,
+    *,
+    scenario_files: Sequence[Path],
+    launch_bytes: int,
+    watcher: Watcher,
+    script: Script,
+) -> Iterator[Lab]:
+    """A lab whose launches run the script; see `survey.open_lab`."""
+    machine, facts = ledger.session.machine, ledger.session.workload.script
+
+    def launched(spec: messages.LaunchSpec, environment: dict[str, str]) -> LiveLaunch:
+        return start(spec, environment, script, scenarios, facts)
+
+    with TemporaryDirectory(prefix="perftool-", ignore_cleanup_errors=True) as caches:
+        yield Lab(
+            ledger,
+            start=launched,
+            environment=lambda settings: environment_of(settings, scenarios),
+            scenario_files=[str(file.resolve()) for file in scenario_files],
+            parallel_starts=max(1, min(machine.usable_cores, PARALLEL_STARTS_MOST)),
+            live_limit=int(SHARE_OF_MEMORY * machine.memory_available_bytes / (GROWTH * launch_bytes)),
+            even_steps=True,
+            caches=Path(caches),
+            watcher=watcher,
+        )

@@ -1,0 +1,298 @@
+"""The answers to the requests of `perftool.measure.messages`, as a script can give them.
+
+Each is a generator that yields where the script is to make its next step, and returns the reply. So the script keeps
+its own loop, and whatever an answer has opened (a profiler, hooks) stays open while it does.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+from collections.abc import Callable, Generator, Mapping
+from time import monotonic, monotonic_ns
+from typing import TYPE_CHECKING, Any
+
+from perftool.script import explain
+from perftool.script.loop import Loop
+from perftool.script.realise import Realised
+from perftool.script.sites import place
+
+if TYPE_CHECKING:
+    from perftool.scenario import Scenario
+
+Reply = dict[str, Any]
+Answer = Generator[None, None, Reply]
+SETTLE_S = 60.0  # after which the facts of a slow script are told by the few steps it has made
+
+
+class Answers:
+    """What one launch answers. `realised` is the Plan over its loop, `scenarios` those of its settings."""
+
+    def __init__(
+        self, spec: Mapping[str, Any], loop: Loop, realised: Realised, scenarios: Mapping[str, Scenario]
+    ) -> None:
+        """spec: as `perftool.measure.scripted` writes it."""
+        self.spec, self.loop, self.realised, self.scenarios = spec, loop, realised, scenarios
+        self._last_event_step: int | None = None
+        self._events_seen: tuple[int, ...] = ()
+        self._watcher: Any = None
+        self.device = "cpu"
+
+    def begin(self) -> None:
+        """The script has made its first step: its device is known, and it has set what it sets itself."""
+        self.device = self._device()
+        self.realised.prepare()
+
+    def to(self, request: Mapping[str, Any]) -> Answer:
+        """The answer to a request."""
+        answers: dict[str, Callable[[Mapping[str, Any]], Answer]] = {
+            "look": self._look,
+            "start": self._start,
+            "warm": self._warm,
+            "prove": self._prove,
+            "run": self._run,
+            "train": self._train,
+            "finish": self._finish,
+            "watch": self._watch,
+            "trace": self._trace,
+            "count": self._count,
+            "weigh": self._weigh,
+            "limit": self._limit,
+            "fit": self._fit,
+        }
+        return answers[request["type"]](request)
+
+    def _look(self, _: Mapping[str, Any]) -> Answer:
+        from perftool.script.facts import facts_of
+
+        loop = self.loop
+        began_s = monotonic()
+        while loop.rule is None and monotonic() - began_s < SETTLE_S:
+            yield
+        began_ns, before = monotonic_ns(), loop.steps
+        yield
+        step_ns = (monotonic_ns() - began_ns) // max(1, loop.steps - before)
+        return {"type": "facts", **facts_of(loop, self.realised, self.device), "step_ns": step_ns}
+
+    def _start(self, _: Mapping[str, Any]) -> Answer:
+        started_ns = monotonic_ns()
+        if self.spec.get("watched"):
+            from perftool.measure.probes.watch import Watcher
+
+            self._watcher = Watcher(self.device)
+        return {"type": "started", "started_ns": started_ns, "queued_batches": self._queued(), "steps_per_call": 1}
+        yield  # of a generator, like all the others
+
+    def _queued(self) -> int:
+        """Batches that loader workers hold ready."""
+        training = self.loop.training_loaders
+        loaders = [one for one, _ in self.realised.loaders if id(one) in training] or [
+            one for one, _ in self.realised.loaders
+        ]
+        return max((one.num_workers * (one.prefetch_factor or 2) for one in loaders if one.num_workers), default=0)
+
+    def _warm(self, request: Mapping[str, Any]) -> Answer:
+        clock = self._clock()
+        deadline_s = monotonic() + request["limit_s"]
+        clock.start()
+        for _ in range(request["steps"]):
+            yield
+            clock.mark()
+            self._note_events()
+            if monotonic() > deadline_s:
+                break
+        _, step_ns = clock.finish()
+        self._check_loss()
+        since = None if self._last_event_step is None else self.loop.steps - self._last_event_step
+        return {"type": "warmed", "step_ns": step_ns, "steps_since_event": since}
+
+    def _prove(self, _: Mapping[str, Any]) -> Answer:
+        from perftool.script.training import ScriptTraining
+
+        training = ScriptTraining(self.loop, self.realised, self.device)
+        self.realised.prepare()  # the script may have set something else since
+        proofs = []
+        for name, value in sorted(self.spec["settings"].items()):
+            proofs.append((name, (yield from self._proof(self.scenarios[name].proof(training, value)))))
+        gc.collect()
+        from perftool.measure.probes.device import reset_peaks
+
+        reset_peaks(training.device)
+        evidence = [f"{name}: {one.evidence}" for name, one in proofs if not one.ok or all(p.ok for _, p in proofs)]
+        engaged = {"ok": all(one.ok for _, one in proofs), "evidence": "; ".join(evidence)}
+        return {"type": "proved", "engaged": engaged}
+
+    def _proof(self, proof: Any) -> Generator[None, None, Any]:
+        """Run a proof, which yields for each step that it wants to see, and gets the last batch."""
+        if not hasattr(proof, "send"):
+            return proof
+        self.loop.keeps_batches = True
+        try:
+            proof.send(None)
+            while True:
+                yield
+                proof.send(self.loop.batch)
+        except StopIteration as done:
+            return done.value
+        finally:
+            self.loop.keeps_batches = False
+            self.loop.batch = None
+
+    def _run(self, request: Mapping[str, Any]) -> Answer:
+        from perftool.measure.probes.causes import labels, read_counters
+
+        loop = self.loop
+        for _ in range(request["drop"]):
+            yield
+        clock = self._clock()
+        wait_ns: list[int] = []
+        alone_ns: list[int] = []
+        samples: list[int] = []
+        asides: list[str | None] = []
+        before = read_counters()
+        started_ns = monotonic_ns()
+        clock.start()
+        # At least one that is a step and nothing else; all launches make as many, since they do the same.
+        while len(asides) < request["steps"] or all(asides):
+            yield
+            clock.mark()
+            interval = loop.interval
+            wait_ns.append(interval.wait_ns)
+            alone_ns.append(interval.alone_ns or 0)
+            samples.append(interval.samples or 1)
+            asides.append(None if interval.aside is None else _told(interval.asides[interval.aside]))
+        _, step_ns = clock.finish()
+        counted = labels(before, read_counters())
+        self._check_loss()
+        own = [at for at, aside in enumerate(asides) if aside is None]
+        own_ns = [step_ns[at] for at in own]
+        aside_ns: dict[str, int] = {}
+        usual_ns = sorted(own_ns)[len(own_ns) // 2]
+        for took_ns, aside in zip(step_ns, asides, strict=True):
+            if aside is not None:
+                aside_ns[aside] = aside_ns.get(aside, 0) + max(0, took_ns - usual_ns)
+        return {
+            "type": "block",
+            "launch": self.spec["launch"],
+            "round": request["round"],
+            "position": request["position"],
+            "started_ns": started_ns,
+            "wall_ns": sum(own_ns),
+            "steps": len(own),
+            "samples": sum(samples[at] for at in own),
+            "step_ns": own_ns,
+            "wait_ns": [wait_ns[at] for at in own],
+            "waited_ns": sum(wait_ns[at] for at in own),
+            "aside_ns": aside_ns,
+            "alone_ns": [sum(alone_ns[at] for at in own)],
+            "labels": counted,
+        }
+
+    def _train(self, request: Mapping[str, Any]) -> Answer:
+        """The losses of the first steps; this process was started with the seed."""
+        loop = self.loop
+        loop.keeps_losses = True
+        losses: list[list[Any]] = [list(loop.interval.losses)]
+        samples = loop.interval.samples or 0
+        while len(losses) < request["steps"]:
+            yield
+            losses.append(list(loop.interval.losses))
+            samples += loop.interval.samples or 0
+        means = [_mean([float(one) for one in step]) for step in losses]
+        tail = means[-max(1, request["steps"] // 10) :]
+        known = [loss for loss in tail if loss is not None and math.isfinite(loss)]
+        return {
+            "type": "trained",
+            "loss": sum(known) / len(tail) if len(known) == len(tail) else None,
+            "losses": means,
+            "samples": samples,
+        }
+
+    def _finish(self, _: Mapping[str, Any]) -> Answer:
+        import torch
+
+        from perftool.measure.probes.device import read_peaks
+
+        peaks = read_peaks(torch.device(self.device))
+        loss = self._loss()
+        return {
+            "type": "finished",
+            "last_loss": loss if loss is not None and math.isfinite(loss) else None,
+            "peak_device_allocated_bytes": peaks.allocated_bytes,
+            "peak_device_reserved_bytes": peaks.reserved_bytes,
+            "peak_device_nvml_bytes": peaks.nvml_bytes,
+        }
+        yield
+
+    # ------------------------------------------------------------------------------------------------ explanations
+
+    def _watch(self, request: Mapping[str, Any]) -> Answer:
+        return explain.watched(self._watcher, self.loop, request, launch=self.spec["launch"])
+
+    def _trace(self, request: Mapping[str, Any]) -> Answer:
+        return explain.traced(self.loop, request)
+
+    def _count(self, request: Mapping[str, Any]) -> Answer:
+        return explain.counted(self.loop, self.realised, request)
+
+    def _weigh(self, _: Mapping[str, Any]) -> Answer:
+        return explain.weighed(self.loop, self.realised, self.device)
+
+    def _limit(self, _: Mapping[str, Any]) -> Answer:
+        return explain.limited(self.loop, self.realised, self.device)
+
+    def _fit(self, _: Mapping[str, Any]) -> Answer:
+        return explain.not_fitted(self.device)
+
+    # ------------------------------------------------------------------------------------------------------ helpers
+
+    def _clock(self) -> Any:
+        import torch
+
+        from perftool.measure.probes.clock import step_clock
+
+        return step_clock(torch.device(self.device))
+
+    def _device(self) -> str:
+        """Where the parameters are that the optimizers update."""
+        for optimizer in self.loop.optimizers:
+            for group in getattr(optimizer, "param_groups", ()):
+                for part in group["params"]:
+                    return str(part.device)
+        loss = self.loop.last_loss
+        return "cpu" if loss is None else str(loss.device)
+
+    def _note_events(self) -> None:
+        """Remember the last step in which something was compiled, captured or retried."""
+        import torch
+
+        from perftool.measure.probes.device import allocator_retries
+
+        dynamo = sys.modules.get("torch._dynamo.utils")
+        compiled = sum(dynamo.counters["frames"].values()) if dynamo else 0
+        events = (compiled, allocator_retries(torch.device(self.device)))
+        if self._events_seen and events != self._events_seen:
+            self._last_event_step = self.loop.steps
+        self._events_seen = events
+
+    def _loss(self) -> float | None:
+        loss = self.loop.last_loss
+        return None if loss is None else float(loss)
+
+    def _check_loss(self) -> None:
+        loss = self._loss()
+        if loss is not None and not math.isfinite(loss):
+            raise FloatingPointError(f"the loss became {loss} within {self.loop.steps} steps")
+
+
+def _told(site: Mapping[str, Any] | None) -> str:
+    """ "evaluation at train.py:88"."""
+    if site is None:
+        return "elsewhere"
+    where = place(dict(site))
+    return f"{site['kind']} at {where}" if where else str(site["kind"])
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

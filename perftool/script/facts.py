@@ -1,0 +1,117 @@
+"""What perftool has to know of a script, learnt from one launch of it that is thrown away."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import platform
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from perftool.script.loop import Loop
+from perftool.script.realise import Realised
+from perftool.script.sites import FRAMEWORKS
+
+if TYPE_CHECKING:
+    import torch
+
+OPTIONS = ("foreach", "fused", "capturable", "differentiable")
+
+
+def facts_of(loop: Loop, realised: Realised, device: str) -> dict[str, Any]:
+    """Everything as plain values: `perftool.measure.scripted` makes records of it."""
+    import torch
+
+    parameters = _parameters(loop, realised)
+    return {
+        "rule": None if loop.rule is None else loop.rule.as_json(),
+        "steps": loop.steps,
+        "device": device,
+        "python": sys.executable,
+        "python_version": platform.python_version(),
+        "torch_version": str(torch.__version__),
+        "torch_threads": torch.get_num_threads(),
+        "optimizers": [_optimizer(one, realised) for one in loop.optimizers],
+        "loaders": [
+            {**_loader(loader), "site": site, "trains": id(loader) in loop.training_loaders}
+            for loader, site in realised.loaders
+        ],
+        "models": [
+            {"name": type(root).__name__, "site": site, "compiled": _is_compiled(root)}
+            for root, site in zip(realised.roots, realised.root_sites, strict=True)
+        ],
+        "autocast": realised.autocast,
+        "parameter_count": sum(part.numel() for part in parameters),
+        "parameter_bytes": sum(part.numel() * part.element_size() for part in parameters),
+        "floating_parameters": all(torch.is_floating_point(part) for part in parameters),
+        "denormal_values": _denormal(parameters),
+        "python_objects": len(gc.get_objects()),
+        "frameworks": sorted({name for module, name in FRAMEWORKS.items() if module in sys.modules}),
+        "peak_device_reserved_bytes": torch.cuda.max_memory_reserved(device) if device.startswith("cuda") else None,
+        "seeded": loop.seeded,
+        "main": getattr(sys.modules.get("__main__"), "__file__", None),
+    }
+
+
+def _parameters(loop: Loop, realised: Realised) -> list[torch.Tensor]:
+    """Of the optimizers, or where the script updates by hand, of the models."""
+    groups = (group for one in loop.optimizers for group in getattr(one, "param_groups", ()))
+    found = {id(part): part for group in groups for part in group["params"]}
+    if not found:
+        found = {id(part): part for root in realised.roots for part in root.parameters()}
+    return list(found.values())
+
+
+def _optimizer(optimizer: Any, realised: Realised) -> dict[str, Any]:
+    defaults = getattr(optimizer, "defaults", {})
+    step = inspect.unwrap(type(optimizer).step)
+    return {
+        "name": type(optimizer).__name__,
+        "options": {name: defaults[name] for name in OPTIONS if name in defaults},
+        "step_class": step.__qualname__.partition(".")[0] if step.__module__.startswith("torch.optim.") else None,
+        "site": realised.optimizer_sites.get(id(optimizer)),
+    }
+
+
+def _loader(loader: Any) -> dict[str, Any]:
+    from torch.utils.data import IterableDataset, RandomSampler, TensorDataset
+    from torch.utils.data._utils.collate import default_collate
+
+    dataset = loader.dataset
+    plain = isinstance(dataset, TensorDataset) and type(dataset).__getitem__ is TensorDataset.__getitem__
+    kind = "iterable" if isinstance(dataset, IterableDataset) else "tensors" if plain else "map"
+    return {
+        "name": type(loader).__name__,
+        "dataset": type(dataset).__name__,
+        "kind": kind,
+        "rows": _length(dataset) if kind != "iterable" else None,
+        "batch_size": loader.batch_size,
+        "workers": loader.num_workers,
+        "pinned": bool(loader.pin_memory),
+        "has_collate": loader.collate_fn is not default_collate and loader.batch_size is not None,
+        "shuffle": isinstance(loader.sampler, RandomSampler),
+        "drop_last": bool(loader.drop_last),
+    }
+
+
+def _length(dataset: Any) -> int | None:
+    try:
+        return len(dataset)
+    except TypeError:
+        return None
+
+
+def _is_compiled(module: Any) -> bool:
+    return type(module).__name__ == "OptimizedModule"
+
+
+def _denormal(tensors: Sequence[torch.Tensor]) -> int:
+    import torch
+
+    found = 0
+    for tensor in tensors:
+        if tensor.dtype in (torch.float32, torch.float64) and not tensor.is_sparse:
+            sizes = tensor.detach().abs()
+            found += int(((sizes > 0) & (sizes < torch.finfo(tensor.dtype).tiny)).sum())
+    return found

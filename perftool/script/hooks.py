@@ -1,0 +1,259 @@
+"""What is put around torch's own functions, so that a script's loop is seen, and its parts are as the Plan has them.
+
+Each hook costs some microseconds or less, the same under all settings. Hooks of module calls cost more and break
+compiled graphs, so they are there only until the models of the script are known.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+from perftool.script.loop import CHECKPOINT, EVALUATION, Loop
+from perftool.script.steps import BACKWARD
+from perftool.words import BACKWARD as BACKWARD_PHASE
+from perftool.words import OPTIMIZER as OPTIMIZER_PHASE
+from perftool.words import WAIT
+
+if TYPE_CHECKING:
+    from perftool.script.realise import Realised
+
+Undo = Callable[[], None]
+
+
+def install(loop: Loop, realised: Realised) -> None:
+    """Put all hooks in place; torch has just been imported."""
+    _around_optimizers(loop, realised)
+    _around_backward(loop)
+    _around_scaler(loop)
+    _around_loaders(loop, realised)
+    _around_modes(loop)
+    _around_saving(loop)
+    realised.follow_calls()
+
+
+def replaced(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Undo:
+    """Put what `make` makes of a function in its place; returns what undoes that."""
+    plain = inspect.getattr_static(owner, name)
+    function = getattr(owner, name)
+    made = functools.wraps(function)(make(function))
+    setattr(owner, name, staticmethod(made) if isinstance(plain, staticmethod) else made)
+    return lambda: setattr(owner, name, plain)
+
+
+def _around_optimizers(loop: Loop, realised: Realised) -> None:
+    """A step of any optimizer. At the end of the whole wrapped step and not in torch's own post-hook, which runs within
+    the profiler's range of the step."""
+    from torch.optim import Optimizer
+
+    def around_wrapping(wrapping: Callable[..., Any]) -> Callable[..., Any]:
+        def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
+            plain = wrapping(step)
+
+            @functools.wraps(plain)
+            def followed(*arguments: Any, **options: Any) -> Any:
+                if loop.in_update:  # a step that calls its base class's
+                    return plain(*arguments, **options)
+                optimizer = arguments[0]
+                realised.configure(optimizer)
+                marks = loop.marks
+                loop.in_update = True
+                if marks is not None:
+                    marks.push(OPTIMIZER_PHASE)
+                try:
+                    found = plain(*arguments, **options)
+                finally:
+                    loop.in_update = False
+                    if marks is not None:
+                        marks.pop()
+                loop.updated(optimizer)
+                return found
+
+            return followed
+
+        return hooked
+
+    replaced(Optimizer, "profile_hook_step", around_wrapping)
+
+    def registering(make: Callable[..., Any]) -> Callable[..., Any]:
+        def init(self: Any, *arguments: Any, **options: Any) -> None:
+            make(self, *arguments, **options)
+            realised.optimizer_made(self)
+
+        return init
+
+    replaced(Optimizer, "__init__", registering)
+
+
+def _around_backward(loop: Loop) -> None:
+    import torch
+
+    def around(backward: Callable[..., Any]) -> Callable[..., Any]:
+        def call(tensors: Any, *arguments: Any, **options: Any) -> Any:
+            loop.backward_began(tensors if isinstance(tensors, torch.Tensor) else None)
+            marks = loop.marks
+            if marks is None:
+                found = backward(tensors, *arguments, **options)
+            else:
+                marks.push(BACKWARD_PHASE)
+                found = backward(tensors, *arguments, **options)
+                marks.pop()
+            if not loop.in_update:  # a closure's backward is part of the optimizer's step
+                loop.ended(BACKWARD)
+            return found
+
+        return call
+
+    replaced(torch.autograd, "backward", around)
+
+
+def _around_scaler(loop: Loop) -> None:
+    """A scaler skips the update where gradients have overflowed: the step ends all the same."""
+    from torch.amp import GradScaler
+
+    def stepping(step: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Any, optimizer: Any, *arguments: Any, **options: Any) -> Any:
+            before = loop.updates
+            found = step(self, optimizer, *arguments, **options)
+            if loop.updates == before:
+                loop.updated(getattr(optimizer, "optimizer", optimizer))
+            return found
+
+        return call
+
+    def scaling(scale: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Any, outputs: Any) -> Any:
+            found = scale(self, outputs)
+            loop.scaled(outputs, found)
+            return found
+
+        return call
+
+    replaced(GradScaler, "step", stepping)
+    replaced(GradScaler, "scale", scaling)
+
+
+def _around_loaders(loop: Loop, realised: Realised) -> None:
+    from torch.utils.data import DataLoader
+    from torch.utils.data import dataloader as module
+
+    signature = inspect.signature(DataLoader.__init__)
+
+    def making(make: Callable[..., Any]) -> Callable[..., Any]:
+        def init(self: Any, *arguments: Any, **options: Any) -> None:
+            bound = signature.bind(self, *arguments, **options)
+            changed = realised.loader_options(bound.arguments)
+            if changed:
+                bound.arguments.update(changed)
+            make(*bound.args, **bound.kwargs)
+            realised.loader_made(self)
+
+        return init
+
+    def iterating(begin: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Any) -> Any:
+            loop.iterated(id(self))
+            batches = realised.epoch(self)
+            if batches is not None:
+                return Fed(batches, self, loop)
+            found = begin(self)
+            found.__dict__["_perftool_epoch"] = Epoch(self)
+            return found
+
+        return call
+
+    def fetching(fetch: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Any) -> Any:
+            epoch = self.__dict__.get("_perftool_epoch")
+            if epoch is None:
+                return fetch(self)
+            return fetched(loop, epoch, functools.partial(fetch, self))
+
+        return call
+
+    replaced(DataLoader, "__init__", making)
+    replaced(DataLoader, "__iter__", iterating)
+    replaced(module._BaseDataLoaderIter, "__next__", fetching)
+
+
+def fetched(loop: Loop, epoch: Epoch, fetch: Callable[[], Any]) -> Any:
+    """A batch; the time that it took is told to the loop."""
+    marks = loop.marks
+    asked_ns = perf_counter_ns()
+    if marks is not None:
+        marks.push(WAIT)
+    try:
+        batch = fetch()
+    finally:
+        if marks is not None:
+            marks.pop()
+    loop.fetched(epoch.loader, perf_counter_ns() - asked_ns, epoch.next_samples(), batch)
+    return batch
+
+
+class Epoch:
+    """One pass of a loader over its data: how many samples each batch has, by what the sampler says."""
+
+    __slots__ = ("_batch_size", "_left", "loader")
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = id(loader)
+        self._batch_size = loader.batch_size
+        try:
+            self._left = None if loader.batch_size is None else len(loader.sampler)
+        except TypeError:  # an iterable dataset, whose last batch may have fewer
+            self._left = None
+
+    def next_samples(self) -> int | None:
+        """Of the batch that has just come; None where only the loader's own sampler of batches knows."""
+        if self._batch_size is None:
+            return None
+        if self._left is None:
+            return int(self._batch_size)
+        count = min(int(self._batch_size), self._left)
+        self._left -= count
+        return count
+
+
+class Fed:
+    """The iterator of an epoch whose batches come from the Plan and not from the loader itself."""
+
+    def __init__(self, batches: Iterator[Any], loader: Any, loop: Loop) -> None:
+        self._batches, self._epoch, self._loop = batches, Epoch(loader), loop
+
+    def __iter__(self) -> Fed:
+        return self
+
+    def __next__(self) -> Any:
+        return fetched(self._loop, self._epoch, functools.partial(next, self._batches))
+
+
+def _around_modes(loop: Loop) -> None:
+    """`model.eval()` announces an evaluation."""
+    from torch.nn import Module
+
+    def around(train: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Any, mode: bool = True) -> Any:
+            if not mode:
+                loop.noticed("eval mode", EVALUATION)
+            return train(self, mode)
+
+        return call
+
+    replaced(Module, "train", around)
+
+
+def _around_saving(loop: Loop) -> None:
+    import torch
+
+    def around(save: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            loop.noticed("saving", CHECKPOINT)
+            return save(*arguments, **options)
+
+        return call
+
+    replaced(torch, "save", around)

@@ -1,0 +1,16 @@
+"""`perftool.step()`: for loops whose steps nothing else shows."""
+
+from __future__ import annotations
+
+import sys
+
+
+def step(samples: int | None = None) -> None:
+    """Say that a training step has ended here. Costs next to nothing where perftool does not measure.
+
+    samples: that the step has learnt from, where no DataLoader tells.
+    """
+    started = sys.modules.get("perftool.script.start")
+    loop = getattr(started, "loop", None)
+    if loop is not None:
+        loop.marked(samples)

@@ -1,0 +1,209 @@
+"""The second realisation of a Plan: laid over what a script builds, while it builds it.
+
+`process` before the script starts, `loader` on each training DataLoader as it is built, `epoch` where one begins,
+`optimizer` before an optimizer's first step, `model` and `loss` around the outermost call of each module with
+parameters while gradients are enabled: reduced precision inside, float32 outside, as accelerate has it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from perftool.script.loop import EVALUATION, Loop
+from perftool.script.sites import own_site
+from perftool.words import FORWARD
+
+if TYPE_CHECKING:
+
+    from perftool.plan import Plan
+
+SITES_MOST = 64
+
+
+class Realised:
+    """A Plan over the loop of this process."""
+
+    def __init__(self, plan: Plan, loop: Loop, *, training_loaders: Sequence[int] | None = None) -> None:
+        """training_loaders: by the order in which the script makes its loaders; None: not known yet."""
+        self.plan, self.loop = plan, loop
+        self._training_loaders = training_loaders
+        self._configured: set[int] = set()
+        self._loaders_made = 0
+        self._restore_calls: Callable[[], None] | None = None
+        self._depth = 0  # of calls of modules, while all are followed
+        self._is_within_root = False
+        self.roots: list[Any] = []  # modules that are called from outside of any module, with gradients
+        self.loaders: list[tuple[Any, dict[str, Any] | None]] = []
+        self.optimizer_sites: dict[int, dict[str, Any] | None] = {}
+        self.root_sites: list[dict[str, Any] | None] = []
+        self.autocast: str | None = None  # the type that the script itself computes in
+
+    # ------------------------------------------------------------------------------------------- process, optimizer
+
+    def prepare(self) -> None:
+        """What holds for the process: before the script builds anything, and once it has built all, since it may have
+        set the same itself."""
+        for prepare in self.plan.process:
+            prepare()
+
+    def optimizer_made(self, optimizer: Any) -> None:
+        self.loop.has_optimizer = True
+        if len(self.optimizer_sites) < SITES_MOST:
+            self.optimizer_sites[id(optimizer)] = own_site(callee=type(optimizer).__name__)
+
+    def configure(self, optimizer: Any) -> None:
+        """Before an optimizer's first step."""
+        if id(optimizer) in self._configured:
+            return
+        self._configured.add(id(optimizer))
+        if not self.plan.optimizer and not self.plan.optimizer_changes:
+            return
+        defaults = optimizer.defaults
+        options = {name: value for name, value in self.plan.optimizer.items() if name in defaults or value}
+        if all(name in defaults for name in options):
+            from perftool.training import configure
+
+            configure(optimizer, options)
+        for change in self.plan.optimizer_changes:
+            change(self.plan, optimizer)
+
+    # ------------------------------------------------------------------------------------------------------ loaders
+
+    def loader_options(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the Plan changes of the arguments of a loader that is being made."""
+        number = self._loaders_made
+        trains = self._training_loaders is None or number in self._training_loaders
+        if not self.plan.loader or not trains or _is_iterable(arguments.get("dataset")):
+            return {}
+        return self.plan.loader
+
+    def loader_made(self, loader: Any) -> None:
+        self._loaders_made += 1
+        if len(self.loaders) < SITES_MOST:
+            self.loaders.append((loader, own_site(callee=type(loader).__name__)))
+
+    def epoch(self, loader: Any) -> Iterator[Any] | None:
+        """The batches of an epoch, where the Plan has its own way to come by them."""
+        return None if self.plan.epoch is None else self.plan.epoch(loader)
+
+    # -------------------------------------------------------------------------------------------------------- calls
+
+    def follow_calls(self) -> None:
+        """See every outermost call of a module, until `stop_following`."""
+        from torch.nn import Module
+
+        plain = Module.__call__
+        realised = self
+
+        @functools.wraps(plain)
+        def outermost(module: Any, *arguments: Any, **options: Any) -> Any:
+            if realised._depth:
+                return plain(module, *arguments, **options)
+            realised._depth += 1
+            try:
+                realised._adopt(module)
+                return plain(module, *arguments, **options)
+            finally:
+                realised._depth -= 1
+
+        Module.__call__ = outermost  # type: ignore[method-assign, assignment]
+
+        def restore() -> None:
+            Module.__call__ = plain  # type: ignore[method-assign]
+
+        self._restore_calls = restore
+
+    def stop_following(self) -> None:
+        """Calls cost nothing from here on but for the roots that are known."""
+        if self._restore_calls is not None:
+            self._restore_calls()
+            self._restore_calls = None
+
+    def _adopt(self, module: Any) -> None:
+        """Make a module's calls go by the Plan, at its first call with gradients."""
+        import torch
+
+        if not torch.is_grad_enabled() or any(module is root for root in self.roots):
+            return
+        if next(module.parameters(), None) is None:  # a loss, an activation
+            return
+        self.roots.append(module)
+        self.root_sites.append(own_site(callee=type(module).__name__))
+        if self.autocast is None:
+            self.autocast = _autocast_in_force()
+        try:
+            # Torch's own place for what a call runs in place of the module's forward with its hooks: instance-wide,
+            # left out of pickles and copies, and taken by torch.nn.Module.compile itself.
+            inner = module.__dict__.get("_compiled_call_impl") or module._call_impl
+            module.__dict__["_compiled_call_impl"] = self._call_of(module, self._transformed(module, inner))
+        except (AttributeError, TypeError):  # no ordinary module: left as it is, which the proofs then say
+            return
+
+    def _transformed(self, module: Any, inner: Callable[..., Any]) -> Callable[..., Any]:
+        if not self.plan.model:
+            return inner
+        from perftool.script.inner import Inner
+
+        model: Any = Inner(module, inner)
+        for transform in self.plan.model:
+            model = transform(model)
+        return model
+
+    def _call_of(self, module: Any, inner: Callable[..., Any]) -> Callable[..., Any]:
+        import torch
+
+        loop, is_grad_enabled = self.loop, torch.is_grad_enabled
+        compute: Callable[..., Any] = lambda _, batch: inner(*batch[0], **batch[1])  # noqa: E731
+        for wrap in self.plan.loss:
+            compute = wrap(compute)
+        reduces = bool(self.plan.loss)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            if not is_grad_enabled():
+                loop.noticed("no gradients", EVALUATION)
+                return inner(*arguments, **options)
+            marks = loop.marks
+            if marks is not None:
+                marks.begin(FORWARD)
+            if not reduces or self._is_within_root:
+                return inner(*arguments, **options)
+            self._is_within_root = True
+            try:
+                return in_float32(compute(module, (arguments, options)))
+            finally:
+                self._is_within_root = False
+
+        return call
+
+
+def in_float32(output: Any) -> Any:
+    """The output with floating tensors of fewer bits as float32, whatever holds them."""
+    import torch
+
+    if isinstance(output, torch.Tensor):
+        return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*(in_float32(part) for part in output))
+    if isinstance(output, (list, tuple)):
+        return type(output)(in_float32(part) for part in output)
+    if isinstance(output, dict):
+        for key in list(output):
+            output[key] = in_float32(output[key])
+    return output
+
+
+def _autocast_in_force() -> str | None:
+    import torch
+
+    for kind in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(kind):
+            return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(torch.get_autocast_dtype(kind))
+    return None
+
+
+def _is_iterable(dataset: Any) -> bool:
+    from torch.utils.data import IterableDataset
+
+    return isinstance(dataset, IterableDataset)

@@ -1,0 +1,98 @@
+"""What a step of a script is, learnt from what it calls: where one ends, and how many updates make one.
+
+Pure: events in, a rule out. A step ends where the optimizer's step does; with the last of several that take turns; with
+the backward pass where updates are made by hand; or where the script says so itself (`perftool.step()`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+MARK, OPTIMIZER, BACKWARD = "mark", "optimizer", "backward"
+PERIOD_MOST = 64
+TIMES_SEEN = 2  # that a pattern repeats before it is one
+EVENTS_ENOUGH, ENOUGH_S = 24, 2.0
+EVENTS_FEW, FEW_S = 3, 10.0  # of a script whose steps are slow
+
+
+class Event(NamedTuple):
+    """Something that may end a step. `who` numbers the optimizers in the order of their first steps."""
+
+    kind: str
+    who: int = 0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which events end a step.
+
+    boundary: MARK, OPTIMIZER or BACKWARD: the kind of event; other kinds end nothing.
+    last: the optimizer whose step ends a training step; None where any does.
+    every: so many of these events make one step.
+    """
+
+    boundary: str
+    last: int | None = None
+    every: int = 1
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(fields: Mapping[str, Any]) -> Rule:
+        return Rule(boundary=str(fields["boundary"]), last=fields.get("last"), every=int(fields.get("every", 1)))
+
+
+class Counter:
+    """Counts steps by a rule."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.boundary, self._last, self._every = rule.boundary, rule.last, rule.every
+        self._events = 0
+
+    def ends_step(self, kind: str, who: int = 0) -> bool:
+        """Whether a step ends with this event. Called several times a step: below a microsecond."""
+        if kind != self.boundary or (self._last is not None and who != self._last):
+            return False
+        self._events += 1
+        return self._events % self._every == 0
+
+
+def seen_enough(events: int, elapsed_s: float) -> bool:
+    """Whether so many events that may end a step, in so many seconds, show what a step is."""
+    return (events >= EVENTS_ENOUGH and elapsed_s >= ENOUGH_S) or (events >= EVENTS_FEW and elapsed_s >= FEW_S)
+
+
+def find_rule(events: Sequence[Event]) -> Rule | None:
+    """The rule that these events follow; None where there are none."""
+    if any(event.kind == MARK for event in events):
+        return Rule(MARK)
+    updates = [event.who for event in events if event.kind == OPTIMIZER]
+    if not updates:
+        return Rule(BACKWARD) if any(event.kind == BACKWARD for event in events) else None
+    pattern = _pattern(updates)
+    if pattern.count(pattern[-1]) == 1:
+        return Rule(OPTIMIZER, last=pattern[-1] if len(pattern) > 1 else None)
+    return Rule(OPTIMIZER, every=len(pattern))
+
+
+def _pattern(updates: Sequence[int]) -> Sequence[int]:
+    """What the updates repeat, by the first start after which they do; one update where they repeat nothing.
+
+    A script may begin with something else, such as a few updates of one network alone.
+    """
+    for start in range(0, len(updates) // 2 + 1):
+        rest = updates[start:]
+        for period in range(1, min(PERIOD_MOST, len(rest) // TIMES_SEEN) + 1):
+            if all(one == later for one, later in zip(rest, rest[period:], strict=False)):
+                return rest[:period] if set(rest) == set(updates) else _ends_with_rarest(updates)
+    return _ends_with_rarest(updates)
+
+
+def _ends_with_rarest(updates: Sequence[int]) -> Sequence[int]:
+    """Where nothing repeats, the optimizer that steps least ends a step: the others work towards it."""
+    counts = {who: updates.count(who) for who in updates}
+    rarest = min(counts, key=lambda who: counts[who])
+    return [*(who for who in counts if who != rarest), rarest]
