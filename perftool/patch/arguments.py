@@ -78,6 +78,9 @@ def change_arguments(draft: Draft, call: cst.Call, wanted: Wanted, positions: Se
 
 
 def check_plain(source: Source, call: cst.Call) -> None:
+    """Raise Refused for a call whose arguments cannot be told, or that stands within a string."""
+    if any(isinstance(parent, cst.FormattedString) for _, parent in source.parents(call)):
+        raise Refused(f"the call at {source.path}:{source.line(call)} stands within a string")
     packed = next((arg for arg in call.args if arg.star), None)
     if packed is not None:
         text = source.code(packed.with_changes(comma=cst.MaybeSentinel.DEFAULT))
@@ -103,7 +106,8 @@ def put(call: cst.Call, wanted: Wanted, positions: Sequence[str]) -> cst.Call:
     ]
     if last is None or not (added or kept[-1:] != [last]):
         return call.with_changes(args=[*kept, *added])
-    return call.with_changes(args=_joined(call, kept, added, last))
+    args = _joined(call, kept, added, last)
+    return call.with_changes(args=[_apart(arg) for arg in args] if added else args)
 
 
 def fitted(source: Source, call: cst.Call) -> cst.Call:
@@ -131,6 +135,14 @@ def with_names(call: cst.Call, positions: Sequence[str]) -> cst.Call:
         for index, arg in enumerate(call.args)
     ]
     return call.with_changes(args=args)
+
+
+def _apart(arg: cst.Arg) -> cst.Arg:
+    """A generator that is the only argument needs parentheses beside others."""
+    value = arg.value
+    if isinstance(value, cst.GeneratorExp) and not value.lpar:
+        return arg.with_changes(value=value.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()]))
+    return arg
 
 
 def _joined(call: cst.Call, kept: Sequence[cst.Arg], added: Iterable[cst.Arg], last: cst.Arg) -> list[cst.Arg]:

@@ -36,6 +36,7 @@ class Source:
             raise Refused(f"libcst cannot read {path}, line {error.raw_line}") from None
         if self.mark + self.module.code != text:
             raise Refused(f"libcst does not give {path} back as it is")
+        self._lines = re.split(r"\r\n|\r|\n", self.module.code)
         wrapper = MetadataWrapper(self.module, unsafe_skip_copy=True)
         self._positions: Mapping[cst.CSTNode, CodeRange] = wrapper.resolve(PositionProvider)
         self._parents: Mapping[cst.CSTNode, cst.CSTNode] = wrapper.resolve(ParentNodeProvider)
@@ -55,7 +56,10 @@ class Source:
             node = parent
 
     def calls(self, site: CodeSite) -> list[cst.Call]:
-        """The calls of the site's callee that its line belongs to, none within another. Raises Refused for none."""
+        """The call that ends where the site says, else the calls of its callee that its line belongs to, none within
+        another. Raises Refused for none."""
+        if site.end_line is not None and site.end_column is not None and site.framework is None:
+            return [self._call_to(site.end_line, site.end_column)]
         fitting = [
             node
             for node, place in self._positions.items()
@@ -67,6 +71,14 @@ class Source:
             raise Refused(f"no call of {site.callee} is seen at {self.path}:{site.line}")
         inner = {call for call in fitting for _, parent in self.parents(call) if parent in fitting}
         return sorted((call for call in fitting if call not in inner), key=self._start)
+
+    def _call_to(self, line: int, column_bytes: int) -> cst.Call:
+        for node, place in self._positions.items():
+            if isinstance(node, cst.Call) and place.end.line == line:
+                before_end = self._lines[line - 1][: place.end.column]
+                if len(before_end.encode()) == column_bytes:
+                    return node
+        raise Refused(f"no call ends at {self.path}:{line}, column {column_bytes + 1}")
 
     def call(self, site: CodeSite) -> cst.Call:
         """The one call of the site's callee. Raises Refused for none or several."""

@@ -7,6 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,12 @@ def applied(old: str, diff: str) -> str:
             "DataLoader(\n    rows,  # all\n    batch_size=4,  # few\n    num_workers=2,\n"
             "    persistent_workers=True,\n    prefetch_factor=2\n)",
         ),
+        (
+            "2",
+            "DataLoader(\n    row for row in rows  # all\n)",
+            "DataLoader(\n    (row for row in rows),  # all\n    num_workers=2,\n"
+            "    persistent_workers=True,\n    prefetch_factor=2\n)",
+        ),
         ("0", "DataLoader(rows, num_workers=2, batch_size=4)", "DataLoader(rows, batch_size=4)"),
         ("0", "DataLoader(rows, 4, num_workers=2, prefetch_factor=8)", "DataLoader(rows, 4)"),
         ("0", "DataLoader(\n    rows,\n    num_workers=2,\n)", "DataLoader(\n    rows,\n)"),
@@ -143,6 +150,7 @@ def test_arguments_keep_the_style_of_a_call(setting: str, before: str, after: st
         ("DataLoader(*more)", r"takes \*more"),
         ("DataLoader(rows), DataLoader(others)", "several times"),
         ("make(rows)", "no call of DataLoader"),
+        ("f'{DataLoader(rows)}'", "within a string"),
     ],
 )
 def test_a_call_that_cannot_be_told_is_left(before: str, reason: str) -> None:
@@ -175,6 +183,30 @@ def test_a_dataset_with_a_name_keeps_it() -> None:
     assert "batch_size=None" in call
     assert "sampler=BatchSampler(RandomSampler(self.rows), 4, drop_last=False)" in call
     assert "shuffle" not in call
+
+
+def test_the_end_of_a_call_tells_it_from_others() -> None:
+    """As the interpreter itself reports where the call is, whatever the source calls the callee."""
+    line = 'é = wrap("é", (make(rows)), [make(more)], make)'
+    code = compile(f"{HEAD}{line}\n", "train.py", "exec")
+    seen: list[tuple[int | None, int | None, int | None]] = []
+
+    def make_loader(_: object) -> None:
+        frame = inspect.currentframe()
+        assert frame is not None
+        assert frame.f_back is not None
+        start, end, _, column = next(islice(code.co_positions(), frame.f_back.f_lasti // 2, None))
+        seen.append((start, end, column))
+
+    exec(code, {"make": make_loader, "wrap": lambda *_: None, "rows": 1, "more": 2})
+    for number, name in enumerate(("rows", "more")):
+        start, end, column = seen[number]
+        site = CodeSite(
+            kind="loader", file=f"{ROOT}/train.py", line=start or 0, end_line=end, end_column=column, callee="X"
+        )
+        patch = make({"dataloader_workers": "2"}, CODES, [site], lambda _: f"{HEAD}{line}\n", ROOT)
+        assert f"make({name}, num_workers=2" in patch.files["train.py"]
+        assert patch.files["train.py"].count("num_workers") == 1
 
 
 def test_the_positions_are_those_of_torch() -> None:
