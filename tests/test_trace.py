@@ -22,9 +22,9 @@ from perftool.analysis.traces import SIZE_MOST_BYTES, TRACED_CALLS_MOST, facts_o
 from perftool.measure import messages
 from perftool.measure.lab import BaselineFailed, Lab
 from perftool.measure.launch import LaunchFailed
-from perftool.probes.marks import phases_named, with_forward_named
 from perftool.measure.worker import Worker
 from perftool.plan import Looped, Plan, Step
+from perftool.probes.marks import phases_named, with_forward_named
 from perftool.records import TraceFacts, TraceReport, from_json
 from perftool.report.profiles import trace_warnings
 from perftool.report.terminal import render_trace

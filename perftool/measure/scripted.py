@@ -18,7 +18,6 @@ from perftool.measure.kept import Kept
 from perftool.measure.lab import BaselineFailed, Lab, Watcher
 from perftool.measure.launch import LaunchFailed, LiveLaunch
 from perftool.measure.ledger import Ledger
-from perftool.probes.machine import describe_machine
 from perftool.measure.script_launch import ScriptLaunch
 from perftool.measure.survey import (
     GROWTH,
@@ -28,6 +27,7 @@ from perftool.measure.survey import (
     UNTOLD_LAUNCH_BYTES,
     UnusableError,
 )
+from perftool.probes.machine import describe_machine
 from perftool.records import Machine, ScriptFacts, WorkloadFacts
 from perftool.scenario import Scenario, Scenarios, environment_of
 from perftool.target import Script, name_of

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from perftool.script.loop import Loop
@@ -106,10 +105,10 @@ def counted(loop: Loop, realised: Realised, request: Mapping[str, Any]) -> Answe
 
 def weighed(loop: Loop, realised: Realised, device: str) -> Answer:
     """What the training's memory is taken by; activations as autograd keeps them in the next step."""
+    import torch
+
     from perftool.probes.device import read_use
     from perftool.probes.storages import Storages, tensors_within
-
-    import torch
 
     use = read_use(torch.device(device))
     parameters = parameters_of(loop, realised)

@@ -17,7 +17,6 @@ from perftool.script.steps import BACKWARD
 from perftool.words import BACKWARD as BACKWARD_PHASE
 from perftool.words import OPTIMIZER as OPTIMIZER_PHASE
 from perftool.words import REST
-from perftool.words import WAIT
 
 if TYPE_CHECKING:
     from perftool.script.realise import Realised

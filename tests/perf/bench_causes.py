@@ -16,8 +16,8 @@ import numpy as np
 
 from perftool.analysis.slow_steps import slow_steps, watched
 from perftool.measure import messages
-from perftool.probes.watch import COPYING_CALLS
 from perftool.measure.worker import Worker
+from perftool.probes.watch import COPYING_CALLS
 from perftool.records import (
     LOADER,
     RUN_QUEUE,

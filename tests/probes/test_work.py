@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from perftool.measure import messages
-from perftool.probes.work import count_work
 from perftool.measure.worker import Worker
+from perftool.probes.work import count_work
 from perftool.training import Plan, Training
 from perftool.workload import Workload
 from scenarios.amp import apply as autocast
