@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from time import monotonic
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from msgspec.structs import replace
 
@@ -60,11 +61,11 @@ class ScriptLaunch:
     ) -> None:
         """Nothing is started before the first question.
 
-        command: what `start` starts, for messages. hook: what its processes are told; see `perftool.script.start.begin`.
+        command: what `start` starts, for messages. hook: what its processes are told; see `perftool.script.start`.
         """
         self._spec, self._command, self._start_kept, self._hook = spec, list(command), start, dict(hook)
         self._folder = Path(mkdtemp(prefix="perftool-"))
-        self._kept: Kept | None = None
+        self.kept: Kept | None = None  # while there are processes
         self._listener: socket.socket | None = None
         self._ranks: list[Rank] = []
         self._children_peak_bytes = 0
@@ -77,10 +78,10 @@ class ScriptLaunch:
         if isinstance(request, messages.Train):  # each from the beginning, with its own seed
             self._stop_all()
             self._begin({**self._hook, "seed": request.seed, "keeps_losses": True}, deadline_s)
-        elif self._kept is None:
+        elif self.kept is None:
             self._begin(self._hook, deadline_s)
         else:
-            self._kept.tree.resume()
+            self.kept.tree.resume()
         line = messages.encode(request)
         try:
             for rank in self._ranks:
@@ -89,9 +90,9 @@ class ScriptLaunch:
         except OSError:
             raise self._gone() from None
         lines = [self._line(rank, deadline_s) for rank in self._ranks]
-        assert self._kept is not None
+        assert self.kept is not None
         try:
-            self._kept.tree.stop()
+            self.kept.tree.stop()
         except TimeoutError as error:
             self.close()
             raise LaunchFailed("time", f"it did not stop between its blocks: {error}") from error
@@ -106,9 +107,9 @@ class ScriptLaunch:
 
     def _line(self, rank: Rank, deadline_s: float) -> bytes:
         """What a rank replies. Raises LaunchFailed where it fails, ends, or does not reply in time."""
-        assert self._kept is not None
+        assert self.kept is not None
         while True:
-            ready = _ready([rank.socket, self._kept], max(0.0, deadline_s - monotonic()))
+            ready = _ready([rank.socket, self.kept], max(0.0, deadline_s - monotonic()))
             if rank.socket in ready:
                 break
             if ready:
@@ -130,19 +131,20 @@ class ScriptLaunch:
 
     def _begin(self, hook: Mapping[str, Any], deadline_s: float) -> None:
         """Start the command, and wait until every process that makes steps has called."""
-        address = self._folder / "turns"
+        # An abstract address: no path can be too long, and no view of folders hides it. Nobody guesses it.
+        address = f"\0perftool-{uuid4().hex}"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(address))
+        self._listener.bind(address)
         self._listener.listen()
         told = self._folder / "launch.json"
-        told.write_text(json.dumps({**hook, "address": str(address)}), encoding="utf-8")
+        told.write_text(json.dumps({**hook, "address": address}), encoding="utf-8")
         try:
-            self._kept = self._start_kept(hooked(str(told)))
+            self.kept = self._start_kept(hooked(str(told)))
         except NotStarted as error:
             self.close()
             raise LaunchFailed("reference", str(error)) from error
         while not self._ranks or len(self._ranks) < self._ranks[0].world_size:
-            ready = _ready([self._listener, self._kept], max(0.0, deadline_s - monotonic()))
+            ready = _ready([self._listener, self.kept], max(0.0, deadline_s - monotonic()))
             if self._listener in ready:
                 connection, _ = self._listener.accept()
                 self._ranks.append(Rank(connection))
@@ -153,7 +155,6 @@ class ScriptLaunch:
                 raise self._given_up(f"took no step{missing}; {self._no_step()}{self._last_words()}")
         self._ranks.sort(key=lambda rank: rank.number)
         self._listener.close()  # whoever else makes steps goes on by itself
-        address.unlink()
 
     def _no_step(self) -> str:
         """Why perftool has seen no step."""
@@ -176,8 +177,8 @@ class ScriptLaunch:
 
     def _over(self, steps: int) -> LaunchFailed:
         """The script has come to its end."""
-        assert self._kept is not None
-        ended = self._kept.ended(ENDING_S)
+        assert self.kept is not None
+        ended = self.kept.ended(ENDING_S)
         code = 0 if ended is None else ended.code
         words = self._last_words()
         self.close()
@@ -187,12 +188,12 @@ class ScriptLaunch:
 
     def _gone(self) -> LaunchFailed:
         """The command has ended, or the process that was asked."""
-        assert self._kept is not None
+        assert self.kept is not None
         if self._is_killed:
             self.close()
             return LaunchFailed("died", "it was ended")
-        self._kept.tree.resume()
-        ended = self._kept.ended(ENDING_S)
+        self.kept.tree.resume()
+        ended = self.kept.ended(ENDING_S)
         words = self._last_words()
         if not self._ranks:
             why = self._no_step()
@@ -211,7 +212,7 @@ class ScriptLaunch:
 
     def _last_words(self) -> str:
         """The last line that the command printed, as evidence."""
-        lines = self._kept.printed().strip().splitlines() if self._kept is not None else []
+        lines = self.kept.printed().strip().splitlines() if self.kept is not None else []
         return f"; last output: {lines[-1][:LAST_WORDS]}" if lines else ""
 
     # -------------------------------------------------------------------------------------------------------- memory
@@ -237,8 +238,8 @@ class ScriptLaunch:
 
     def kill(self) -> None:
         self._is_killed = True
-        if self._kept is not None:
-            self._kept.kill()
+        if self.kept is not None:
+            self.kept.kill()
 
     def close(self) -> None:
         self._stop_all()
@@ -251,10 +252,10 @@ class ScriptLaunch:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        if self._kept is not None:
-            self._kept.close()
-            self._kept = None
-        for left in ("turns", f"launch.json{SEEN}", f"launch.json{TORCH}", f"launch.json{TROUBLE}"):
+        if self.kept is not None:
+            self.kept.close()
+            self.kept = None
+        for left in (f"launch.json{SEEN}", f"launch.json{TORCH}", f"launch.json{TROUBLE}"):
             with suppress(OSError):
                 (self._folder / left).unlink()
 
