@@ -144,14 +144,36 @@ class FitnessRating(Record, frozen=True, kw_only=True):
     reasons: list[str]  # each with what would help
 
 
-class Site(Record, frozen=True, kw_only=True):
-    """A place in the user's own files."""
+SiteKind = Literal["loader", "optimizer", "model", "model_call", "import_torch", "main"]
+Outputs = Literal["tensor", "tensors", "other"]
 
-    file: str  # absolute
-    line: int  # that the interpreter was at
-    function: str = ""
-    callee: str = ""  # what was called there
-    framework: str | None = None  # that made the call on behalf of that place
+
+class Site(Record, frozen=True, kw_only=True):
+    """A place in the user's own files that a training uses: of all frames at that moment the innermost that is neither
+    the standard library's nor an installed package's.
+
+    kind: what happens there: a loader, an optimizer or a model is built, a model is called. "main" is the script
+        itself, "import_torch" the first import of torch; their line does not matter.
+    file: absolute; "" where no frame was in a file of the user's.
+    line: that the interpreter was at.
+    end_line, end_column: the end of the call; columns count bytes of UTF-8 from 0. They tell which call of a line it
+        is, whatever its name. None where they are not known, or where that call is another, whose library builds or
+        calls what this is about; then the callee tells.
+    callee: the last name of what is called as the source writes it ("net" of `self.net(x)`); of what is built the name
+        of its class does, too, whatever name it was imported by.
+    framework: whose loop trains there: "lightning", "transformers", "accelerate", or None.
+    outputs: of a model call, what it returned: one floating-point tensor; a tuple or list of nothing but such tensors;
+        anything else.
+    """
+
+    kind: SiteKind
+    file: str
+    line: int
+    end_line: int | None = None
+    end_column: int | None = None
+    callee: str = ""
+    framework: str | None = None
+    outputs: Outputs = "tensor"
 
 
 class StepRule(Record, frozen=True, kw_only=True):
@@ -168,7 +190,6 @@ class ScriptOptimizer(Record, frozen=True, kw_only=True):
     name: str  # of its class
     options: dict[str, bool | None]  # those of foreach, fused, capturable, differentiable that it has
     step_class: str | None  # class of torch.optim whose step it runs; None where the step is its own
-    site: Site | None
 
 
 class ScriptLoader(Record, frozen=True, kw_only=True):
@@ -185,7 +206,6 @@ class ScriptLoader(Record, frozen=True, kw_only=True):
     shuffle: bool
     drop_last: bool
     trains: bool  # its batches went into a backward pass
-    site: Site | None
 
 
 class ScriptModel(Record, frozen=True, kw_only=True):
@@ -193,7 +213,6 @@ class ScriptModel(Record, frozen=True, kw_only=True):
 
     name: str  # of its class
     compiled: bool
-    site: Site | None  # of the call
 
 
 class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
@@ -212,6 +231,7 @@ class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     optimizers: list[ScriptOptimizer]
     loaders: list[ScriptLoader]  # in the order made
     models: list[ScriptModel]
+    sites: list[Site] = []
     autocast: Literal["bf16", "fp16"] | None  # that the script itself uses
     parameter_count: int
     parameter_bytes: int
@@ -221,7 +241,6 @@ class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     frameworks: list[str]
     peak_device_reserved_bytes: int | None = None
     seeded: bool = False  # it sets a seed
-    main: str | None = None  # the file that Python runs
     ranks: int = 1
 
     @property

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from perftool.analysis.handover import Codes
 from perftool.patch.lines import advice
-from perftool.patch.sites import CodeSite
 from perftool.patch.texts import diff_of, encoded, encoded_diff
-from perftool.records import Record, Settings
+from perftool.records import Record, Settings, Site
 
 
 class Unwritten(Record, frozen=True, kw_only=True):
@@ -41,7 +40,7 @@ class Patch(Record, frozen=True, kw_only=True):
     notes: list[str]
 
 
-def make(settings: Settings, codes: Codes, sites: Sequence[CodeSite], read: Callable[[str], str], root: str) -> Patch:
+def make(settings: Settings, codes: Codes, sites: Sequence[Site], read: Callable[[str], str], root: str) -> Patch:
     """The patch for these settings.
 
     codes: the lines of each scenario by value and place; place "environment" has variables to start with, "command"
