@@ -29,7 +29,7 @@ SCHEMA_VERSION = "1.6"
 # 1.5  the settings of a check in its history, and its workload from the root of the repository; whether a check was
 #      made against what was stored, and why it could not be made to the end
 # 1.6  of a workload: whether a script of the user's own drives it, what its DataLoader does already, and that it may
-#      make its batches without one
+#      make its batches without one; the patch of its files
 
 Command = Literal["tune", "compare", "profile", "trace", "check"]
 Status = Literal["measured", "skipped", "failed"]
@@ -41,7 +41,7 @@ WarmupClass = Literal["flat", "warm-up", "slowdown", "no steady state"]
 MEASURE, COUNT = "measure", "count"
 """Stages of a comparison, and of launches that only count."""
 ALONE, TOGETHER, CONFIRM = "alone", "together", "confirm"
-LEAVE_ONE_OUT, PARITY = "leave one out", "loss parity"
+LEAVE_ONE_OUT, PATCHED, PARITY = "leave one out", "patched", "loss parity"
 """Stages of a search. `TOGETHER` is followed by the number of the pass."""
 EXPLAIN = "explain"
 """The stage whose launch is watched: its blocks explain, and count for no verdict."""
@@ -154,7 +154,7 @@ class Site(Record, frozen=True, kw_only=True):
 
     kind: what happens there: a loader, an optimizer or a model is built, a model is called. "main" is the script
         itself, "import_torch" the first import of torch; their line does not matter.
-    file: absolute; "" where no frame was in a file of the user's.
+    file: absolute, without links; "" where no frame was in a file of the user's.
     line: that the interpreter was at.
     end_line, end_column: the end of the call; columns count bytes of UTF-8 from 0. They tell which call of a line it
         is, whatever its name. None where they are not known, or where that call is another, whose library builds or
@@ -476,6 +476,32 @@ class Decision(Record, frozen=True, kw_only=True, tag="decision"):
     reason: str
 
 
+class Unwritten(Record, frozen=True, kw_only=True):
+    """A setting that a patch has not: why, and what to write or to type instead."""
+
+    setting: str  # name=value
+    reason: str
+    advice: str
+
+
+class Patch(Record, frozen=True, kw_only=True, tag="patch"):
+    """What settings change in a user's own files."""
+
+    root: str  # absolute
+    diff: str  # unified, with paths from the root on; `git apply` and `patch -p1` take it; "" where nothing changes
+    files: dict[str, str]  # path from the root on, with slashes, to the new text of each file that changes
+    written: list[str]  # names of the settings that the diff contains
+    already: list[str]  # those that the files had already
+    unwritten: list[Unwritten]
+    notes: list[str]  # what else to know of how they are written, as sentences
+    variant: int | None = None  # the one whose launches run the changed files; None: none does
+
+    @property
+    def in_files(self) -> list[str]:
+        """Names of the settings that need nothing else once the files are changed."""
+        return [*self.written, *self.already]
+
+
 class StepWork(Record, frozen=True, kw_only=True):
     """What one training step has to do at the least: arithmetic by counting, and bytes moved between memory and the
     processor where nothing stays in a cache from one pass (forward, backward, update) to the next."""
@@ -580,6 +606,7 @@ class Session(Record, frozen=True, kw_only=True):
     counters: list[Counters] = []
     training_runs: list[TrainingRun] = []
     decisions: list[Decision] = []
+    patch: Patch | None = None  # of the settings that a search has chosen for a script
     limits: Limits | None = None  # of the baseline, where it was asked for
     memory_samples: list[MemorySample] = []
     memory_parts: MemoryParts | None = None
@@ -782,6 +809,25 @@ class Rejected(Record, frozen=True, kw_only=True):
     reason: str
 
 
+class PatchAdvice(Record, frozen=True, kw_only=True):
+    """The recommended settings as a patch of the user's own files, and how fast the patched script is.
+
+    The patched launches ran the files as the patch has them; only what it does not contain was laid over them.
+    """
+
+    file: str | None  # beside the summary; None: there is nothing to apply
+    root: str  # the folder that the paths in it start from
+    files: list[str]
+    written: list[str]
+    already: list[str]  # settings that the files had already
+    unwritten: list[Unwritten]
+    notes: list[str]
+    confirmed: Literal["confirmed", "not_confirmed", "not_measured", "broken"] | None  # None: there is nothing to run
+    reason: str | None = None  # why it was not measured, or is broken
+    versus_baseline: Comparison | None = None  # in the metric of the goal, as below
+    versus_interposed: Comparison | None = None  # the patched script against its own files with the settings laid over
+
+
 class Recommendation(Record, frozen=True, kw_only=True):
     """What `tune` advises. Every number in it is of the confirmation in fresh launches."""
 
@@ -802,6 +848,7 @@ class Recommendation(Record, frozen=True, kw_only=True):
     diff: str = ""  # unified, from that script with the baseline's settings to the one with these
     per_setting: list[SettingEffect]
     rejected: list[Rejected]
+    patch: PatchAdvice | None = None  # of a script's files
     metric: str = "throughput"  # that the goal is about
     gain: Estimate | None = None  # in that metric
 

@@ -54,7 +54,7 @@ def facts_of(loop: Loop, realised: Realised, device: str) -> dict[str, Any]:
 def _sites(loop: Loop, realised: Realised) -> list[dict[str, Any]]:
     """Where the user's files make and call what settings change of the training; each place once."""
     main = getattr(sys.modules.get("__main__"), "__file__", None)
-    found = [{"kind": "main", "file": os.path.abspath(main), "line": 1}] if main is not None and is_own(main) else []
+    found = [{"kind": "main", "file": os.path.realpath(main), "line": 1}] if main is not None and is_own(main) else []
     places = [
         ("import_torch", "", realised.torch_place),
         *(("loader", type(one).__name__, place) for one, place in realised.loaders if _trains(one, loop, realised)),

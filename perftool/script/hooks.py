@@ -197,15 +197,18 @@ class Epoch:
     __slots__ = ("_batch_size", "_left", "loader")
 
     def __init__(self, loader: Any) -> None:
+        from torch.utils.data import BatchSampler
+
         self.loader = id(loader)
-        self._batch_size = loader.batch_size
+        batches = next((one for one in (loader.batch_sampler, loader.sampler) if type(one) is BatchSampler), None)
+        self._batch_size = None if batches is None else batches.batch_size
         try:
-            self._left = None if loader.batch_size is None else len(loader.sampler)
+            self._left = None if batches is None else len(batches.sampler)
         except TypeError:  # an iterable dataset, whose last batch may have fewer
             self._left = None
 
     def next_samples(self) -> int | None:
-        """Of the batch that has just come; None where only the loader's own sampler of batches knows."""
+        """Of the batch that has just come; None where only a sampler of batches of the user's own knows."""
         if self._batch_size is None:
             return None
         if self._left is None:

@@ -44,7 +44,8 @@ class Place(NamedTuple):
 
     @property
     def file(self) -> str:
-        return "" if self.code is None else os.path.abspath(self.code.co_filename)
+        """Absolute, without links; "" where there is none."""
+        return "" if self.code is None else os.path.realpath(self.code.co_filename)
 
     def site(self, kind: str, callee: str = "", **more: Any) -> dict[str, Any]:
         """The fields of a `perftool.records.Site`; `more` are others than those of the place."""
@@ -80,9 +81,10 @@ def own_place(made: Any = None, *, outside: bool = False) -> Place:
     found: FrameType | None = None
     while frame is not None and (found is None or framework is None):
         code = frame.f_code
-        framework = framework or FRAMEWORKS.get(str(frame.f_globals.get("__name__", "")).partition(".")[0])
+        constructs = found is None and made is not None and _constructs(frame, made)
+        if not constructs:
+            framework = framework or FRAMEWORKS.get(str(frame.f_globals.get("__name__", "")).partition(".")[0])
         if found is None and not code.co_filename.startswith(_OWN):
-            constructs = made is not None and _constructs(frame, made)
             if is_own(code.co_filename) and not (outside and constructs):
                 found = frame
             elif not constructs:

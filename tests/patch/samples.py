@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from perftool.analysis.handover import Codes
-from perftool.patch.make import Patch, make
-from perftool.records import Outputs, Settings, Site, SiteKind
+from perftool.patch.make import make
+from perftool.records import Outputs, Patch, Settings, Site, SiteKind
 from perftool.scenario import Context, discover
 from tests.measure.fakes import MACHINE, WORKLOAD
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from perftool.patch.arguments import LOADER
 from perftool.patch.frameworks import WORDS, words
-from perftool.patch.make import make, save, write
-from perftool.patch.texts import decoded, diff_of, encoded
+from perftool.patch.make import make
+from perftool.patch.texts import decoded, diff_of, encoded, encoded_diff
 from perftool.records import Site
 from tests.patch.regenerate import GOLDEN, page
 from tests.patch.samples import CODES, PLAIN, ROOT, SAMPLES, Sample, Seen
@@ -325,18 +325,17 @@ def test_tools_apply_it(name: str, tool: list[str], tmp_path: Path) -> None:
     wanted = {"optimizer_kernel": "fused", "threads": "1"}
     patch = make(wanted, CODES, sites, lambda path: decoded(Path(path).read_bytes()), str(tmp_path))
     assert patch.written == ["optimizer_kernel", "threads"]
-    save(patch, tmp_path / "recommended.patch")
-    write(patch, tmp_path / "copy")
+    (tmp_path / "recommended.patch").write_bytes(encoded_diff(patch.diff, patch.files))
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     subprocess.run([*tool, "recommended.patch"], cwd=tmp_path, check=True, capture_output=True)
-    assert file.read_bytes() == (tmp_path / "copy" / "my code" / "train.py").read_bytes() != ODD[name]
+    assert file.read_bytes() == encoded(patch.files["my code/train.py"]) != ODD[name]
     ast.parse(file.read_bytes())
 
 
 @pytest.mark.process
 def test_a_patched_script_trains(tmp_path: Path) -> None:
     patch = PLAIN.patch({name: value for name, value in PLAIN.settings.items() if name != "torch_compile"})
-    write(patch, tmp_path)
+    (tmp_path / "train.py").write_bytes(encoded(patch.files["train.py"]))
     command = [sys.executable, str(tmp_path / "train.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
