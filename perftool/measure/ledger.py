@@ -56,7 +56,7 @@ class Ledger:
         return self._session
 
     def enter(self, *records: Record) -> None:
-        """Add records, each to those of its kind; of limits, memory parts, batch fit and patch there is one, the last."""
+        """Add records, each to those of its kind; of facts, such as limits or the patch, there is one, the last."""
         for record in records:
             kind = type(record)
             if kind in _FACTS:

@@ -143,6 +143,9 @@ def workload_of(script: Script, facts: ScriptFacts) -> WorkloadFacts:
         python_objects=facts.python_objects,
         denormal_values=facts.denormal_values,
         loader_options={"num_workers": loader.workers, "pin_memory": loader.pinned} if loader else {},
+        autocast=facts.autocast,
+        compiled=any(one.compiled for one in facts.models),
+        sample_unit="sample" if loader or facts.says_samples else "step",
         script=facts,
     )
 
@@ -180,9 +183,7 @@ def start(
     def kept(hooked: Mapping[str, str]) -> Kept:
         uncovered = [path for path in files if not sandbox.covers(path)]
         if uncovered:
-            raise LaunchFailed(
-                "setting", f"{uncovered[0]} cannot be covered here, so it was not run as the patch has it"
-            )
+            raise LaunchFailed("setting", f"{uncovered[0]} cannot be covered here, so the patch was not run")
         return sandbox.launch(command, {**environment, **variables, **hooked}, files=files)
 
     return ScriptLaunch(spec, command, kept, hook)

@@ -200,7 +200,7 @@ class Epoch:
         from torch.utils.data import BatchSampler
 
         self.loader = id(loader)
-        batches = next((one for one in (loader.batch_sampler, loader.sampler) if type(one) is BatchSampler), None)
+        batches: Any = next((one for one in (loader.batch_sampler, loader.sampler) if type(one) is BatchSampler), None)
         self._batch_size = None if batches is None else batches.batch_size
         try:
             self._left = None if batches is None else len(batches.sampler)

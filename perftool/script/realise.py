@@ -123,7 +123,8 @@ class Realised:
             make(module, *arguments, **options)
             realised._made[id(module)] = own_place(module, outside=True)
 
-        Module.__call__, Module.__init__ = outermost, made  # type: ignore[method-assign]
+        Module.__call__ = outermost  # type: ignore[method-assign]
+        Module.__init__ = made  # type: ignore[assignment, method-assign]
 
         def restore() -> None:
             Module.__call__, Module.__init__ = plain, make  # type: ignore[method-assign]
