@@ -223,6 +223,7 @@ class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     seeded: bool = False  # it sets a seed
     main: str | None = None  # the file that Python runs
     ranks: int = 1
+    passed_over: int = 0  # processes that made steps, and ended, before the one that trains
 
     @property
     def training_loaders(self) -> list[int]:
