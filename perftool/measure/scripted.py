@@ -166,6 +166,7 @@ def start(
         "settings": spec.settings,
         "scenarios": {name: scenarios[name].file for name in spec.settings if name not in own},
         "script": asdict(script),
+        "tree": None if spec.tree is None else asdict(spec.tree),
         "rule": None if facts is None or facts.rule is None else to_builtins(facts.rule),
         "training_loaders": None if facts is None else facts.training_loaders,
         "device": spec.device if facts is None else facts.device,

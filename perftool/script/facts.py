@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from perftool.script.hooks import batch_size_of
 from perftool.script.loop import Loop
 from perftool.script.realise import Realised
 from perftool.script.sites import FRAMEWORKS
@@ -81,17 +82,18 @@ def _loader(loader: Any) -> dict[str, Any]:
     dataset = loader.dataset
     plain = isinstance(dataset, TensorDataset) and type(dataset).__getitem__ is TensorDataset.__getitem__
     kind = "iterable" if isinstance(dataset, IterableDataset) else "tensors" if plain else "map"
+    batches = loader.batch_sampler
     return {
         "name": type(loader).__name__,
         "dataset": type(dataset).__name__,
         "kind": kind,
         "rows": _length(dataset) if kind != "iterable" else None,
-        "batch_size": loader.batch_size,
+        "batch_size": batch_size_of(loader),
         "workers": loader.num_workers,
         "pinned": bool(loader.pin_memory),
-        "has_collate": loader.collate_fn is not default_collate and loader.batch_size is not None,
-        "shuffle": isinstance(loader.sampler, RandomSampler),
-        "drop_last": bool(loader.drop_last),
+        "has_collate": loader.collate_fn is not default_collate and batches is not None,
+        "shuffle": isinstance(getattr(batches, "sampler", loader.sampler), RandomSampler),
+        "drop_last": bool(getattr(batches, "drop_last", loader.drop_last)),
     }
 
 

@@ -198,21 +198,32 @@ class Epoch:
 
     def __init__(self, loader: Any) -> None:
         self.loader = id(loader)
-        self._batch_size = loader.batch_size
-        try:
-            self._left = None if loader.batch_size is None else len(loader.sampler)
-        except TypeError:  # an iterable dataset, whose last batch may have fewer
-            self._left = None
+        self._batch_size = batch_size_of(loader)
+        self._left = None if self._batch_size is None else rows_of(loader)
 
     def next_samples(self) -> int | None:
         """Of the batch that has just come; None where only the loader's own sampler of batches knows."""
         if self._batch_size is None:
             return None
-        if self._left is None:
-            return int(self._batch_size)
-        count = min(int(self._batch_size), self._left)
+        if not self._left:  # an iterable dataset, whose last batch may have fewer; or more came than was told
+            return self._batch_size
+        count = min(self._batch_size, self._left)
         self._left -= count
         return count
+
+
+def batch_size_of(loader: Any) -> int | None:
+    """Of the loader, or of its own sampler of batches; None where neither says."""
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+    return size if isinstance(size, int) else None
+
+
+def rows_of(loader: Any) -> int | None:
+    """That one pass draws; None where nobody knows."""
+    try:
+        return len(getattr(loader.batch_sampler, "sampler", None) or loader.sampler)
+    except TypeError:  # an iterable dataset
+        return None
 
 
 class Fed:
