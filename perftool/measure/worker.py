@@ -317,7 +317,7 @@ class Worker:
         return weigh(self._live())
 
     def fit(self) -> BatchFit:
-        from perftool.probes.weights import fit_batch
+        from perftool.probes.fit import fit_batch
 
         return fit_batch(self._live())
 

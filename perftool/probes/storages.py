@@ -13,8 +13,14 @@ import torch
 from torch.autograd import graph
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from perftool.words import BACKWARD
+
 Place = StorageWeakRef
 """A storage, for as long as its place is known here, which does not keep its memory: no other one takes its place."""
+
+
+class Uncountable(Exception):
+    """The text says why."""
 
 
 class Storages:
@@ -61,11 +67,11 @@ class Saved:
 
 
 class Passes:
-    """While this is open, sees what autograd saves, each pass apart; whoever opened it says where one ends."""
+    """While this is open, sees what autograd saves, each pass apart; whoever opened it tells the phases of the step."""
 
     def __init__(self) -> None:
-        self.done: list[Saved] = []
-        self.trouble: str | None = None  # why not all could be seen
+        self._done: list[Saved] = []
+        self._trouble: str | None = None
         self._now = Saved()
         self._hooks = graph.saved_tensors_hooks(self._note, lambda tensor: tensor)
         self._is_open = False
@@ -84,21 +90,28 @@ class Passes:
         graph_module.disable_saved_tensors_hooks = self._refuse
         self._end()
 
-    def backward_begins(self) -> None:
-        """What was saved until now is used by this pass."""
-        self.done.append(self._now)
-        self._now = Saved()
+    def phase(self, name: str) -> None:
+        """What follows is of this phase: a backward pass uses what was saved until then."""
+        if name == BACKWARD:
+            self._done.append(self._now)
+            self._now = Saved()
+
+    def saved(self) -> list[Saved]:
+        """By each backward pass that has begun. Raises Uncountable."""
+        if self._trouble is not None:
+            raise Uncountable(self._trouble)
+        return self._done
 
     def _note(self, tensor: torch.Tensor) -> torch.Tensor:
         try:
             self._now.note(tensor)
         except Exception as error:  # within the user's forward pass
-            self.trouble = self.trouble or f"{type(error).__name__}: {error}"
+            self._trouble = self._trouble or f"{type(error).__name__}: {error}"
         return tensor
 
     def _yielding(self, message: str) -> Any:
         if self._is_open:
-            self.trouble = f"a function transform lets nobody see what is saved ({message})"
+            self._trouble = f"a function transform lets nobody see what is saved ({message})"
             self._end()
         return self._refuse(message)
 

@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count, shape_wrapper
 
-from perftool.probes.storages import Passes, Place, bytes_of, place_of, places_of, tensors_within
+from perftool.probes.storages import Passes, Place, Uncountable, bytes_of, place_of, places_of, tensors_within
 from perftool.training import copied, count_samples, leaves_of, tensors_of
+from perftool.words import BACKWARD, OPTIMIZER
 
 if TYPE_CHECKING:
     from perftool.records import StepWork
@@ -31,10 +32,6 @@ aten = torch.ops.aten
 MATMULS = ("mm", "addmm", "bmm", "baddbmm", "_scaled_mm")
 CONVOLUTIONS = ("conv", "rnn")  # in the names of operations whose precision has a setting of its own
 LOOKUPS = "embedding"  # in the names of operations that read a few rows of a table
-
-
-class Uncountable(Exception):
-    """The text says why."""
 
 
 class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -60,6 +57,9 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.trouble is not None:
             raise Uncountable(self.trouble)
         return sum(self._by_name.values())
+
+    def phase(self, name: str) -> None:
+        """What follows is of this phase. Here all count alike."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -90,7 +90,7 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class Work(Counting):
     """Counts the work of one step, of however many forward and backward passes, while this is open.
 
-    Whoever opens it says where a backward pass begins and ends, and where the optimizer updates.
+    Whoever opens it tells the phases of the step.
     """
 
     def __init__(self, parameters: Iterable[torch.Tensor]) -> None:
@@ -104,42 +104,31 @@ class Work(Counting):
         self._gradients: dict[torch.Tensor, int] = {}
 
     def __enter__(self) -> Work:
-        self._hooks = [
-            part.register_post_accumulate_grad_hook(self._accumulated)
-            for part in self._parameters
-            if part.requires_grad and part.is_leaf
-        ]
-        self._passes.__enter__()
-        super().__enter__()
+        with ExitStack() as opened:
+            for part in self._parameters:
+                if part.requires_grad and part.is_leaf:
+                    opened.callback(part.register_post_accumulate_grad_hook(self._accumulated).remove)
+            opened.enter_context(self._passes)
+            super().__enter__()
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self._passes.__exit__()
-        for hook in self._hooks:
-            hook.remove()
+        self._opened.close()
 
-    def backward_begins(self) -> None:
-        self._passes.backward_begins()
-        self._read_bytes += sum(bytes_of(part) for part in self._parameters if place_of(part) in self._touched)
-        self._touched = set()
-        self._is_forward = False
-
-    def updates(self) -> None:
-        """The optimizer does."""
-        self._is_forward = False
-
-    def goes_on(self) -> None:
-        """Neither of the two, any more."""
-        self._is_forward = True
+    def phase(self, name: str) -> None:
+        self._is_forward = name not in (BACKWARD, OPTIMIZER)
+        self._passes.phase(name)
+        if name == BACKWARD:
+            self._read_bytes += sum(bytes_of(part) for part in self._parameters if place_of(part) in self._touched)
+            self._touched = set()
 
     def fields(
         self, *, samples: int, batch: Sequence[torch.Tensor], buffers: Iterable[torch.Tensor], optimizers: Iterable[Any]
     ) -> dict[str, Any]:
         """The fields of a StepWork. batch: the tensors that were fed in. Raises Uncountable."""
-        if self._passes.trouble is not None:
-            raise Uncountable(self._passes.trouble)
-        done, batch_places = self._passes.done, places_of(batch)
+        done, batch_places = self._passes.saved(), places_of(batch)
         held = self._places | batch_places | places_of(buffers)
         saved_parameter_bytes = sum(one.shown_bytes(self._places, within=True) for one in done)
         saved_batch_bytes = sum(one.shown_bytes(batch_places, within=True) for one in done)
@@ -172,9 +161,13 @@ class Work(Counting):
 
     def _accumulated(self, part: torch.Tensor) -> None:
         """A gradient has been written, for the first or another time."""
-        if part.grad is not None:  # an update that takes place in the backward pass has used it up
+        if part.grad is None:  # an update within the backward pass has used it up
+            return
+        try:
             self._gradients[part] = _gradient_bytes(part.grad)
             self._written_bytes += self._gradients[part]
+        except Exception as error:
+            self.trouble = self.trouble or f"{type(error).__name__}: {error}"
 
 
 class _Resting:
@@ -224,7 +217,7 @@ def count_work(training: Training) -> StepWork:
         warnings.simplefilter("ignore")  # whatever the training has warned of before
         with work:
             loss = training.loss(training.module, batch)
-            work.backward_begins()
+            work.phase(BACKWARD)
             loss.backward()  # type: ignore[no-untyped-call]
     fields = work.fields(
         samples=count_samples(batch),
