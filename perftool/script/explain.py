@@ -102,7 +102,8 @@ def counted(loop: Loop, realised: Realised, request: Mapping[str, Any]) -> Answe
     try:
         with nothing_compiled():
             counting, _ = yield from _one_step(loop, Counting)
-        operations, flops = counting.operations, counting.flops
+        operations = counting.operations
+        flops = counting.flops
     except Exception as error:
         told = str(error) if isinstance(error, Uncountable) else f"{type(error).__name__}: {error}"
         reasons.append(f"its arithmetic cannot be counted ({told})")
