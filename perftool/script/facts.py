@@ -24,7 +24,7 @@ def facts_of(loop: Loop, realised: Realised, device: str) -> dict[str, Any]:
     """Everything as plain values: `perftool.measure.scripted` makes records of it."""
     import torch
 
-    parameters = _parameters(loop, realised)
+    parameters = parameters_of(loop, realised)
     return {
         "rule": None if loop.rule is None else loop.rule.as_json(),
         "steps": loop.steps,
@@ -55,13 +55,12 @@ def facts_of(loop: Loop, realised: Realised, device: str) -> dict[str, Any]:
     }
 
 
-def _parameters(loop: Loop, realised: Realised) -> list[torch.Tensor]:
-    """Of the optimizers, or where the script updates by hand, of the models."""
+def parameters_of(loop: Loop, realised: Realised) -> list[torch.Tensor]:
+    """Those that the optimizers update, and those of the models, which may hold frozen ones, too; each once."""
     groups = (group for one in loop.optimizers for group in getattr(one, "param_groups", ()))
-    found = {id(part): part for group in groups for part in group["params"]}
-    if not found:
-        found = {id(part): part for root in realised.roots for part in root.parameters()}
-    return list(found.values())
+    updated = (part for group in groups for part in group["params"])
+    called = (part for root in realised.roots for part in root.parameters())
+    return list({id(part): part for part in (*updated, *called)}.values())
 
 
 def _optimizer(optimizer: Any, realised: Realised) -> dict[str, Any]:
