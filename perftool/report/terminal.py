@@ -109,7 +109,7 @@ def render(summary: Summary, *, width: int = 80, colour: bool = False) -> str:
             _profiled(page, summary)
         case "check":
             _checked(page, summary)
-    _reasons(page, "The script", scripts.lines(summary.script))
+    _reasons(page, scripts.TITLE, scripts.lines(summary.script))
     for warning in answers.warnings(summary):
         page.line()
         page.line(f"Warning: {warning}", style="yellow")
