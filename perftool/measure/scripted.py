@@ -90,7 +90,7 @@ def survey(
         raise BaselineFailed(failed.reason, failed.kind) from failed
     finally:
         launch.close()
-    facts = replace(facts, command=list(script.command), folder=script.folder)
+    facts = replace(facts, command=list(script.command), folder=script.folder, passed_over=launch.passed_over)
     return (
         messages.Described(
             machine=_machine(facts, seed),
@@ -172,6 +172,7 @@ def start(
         "rule": None if facts is None or facts.rule is None else to_builtins(facts.rule),
         "training_loaders": None if facts is None else facts.training_loaders,
         "device": spec.device if facts is None else facts.device,
+        "passed_over": 0 if facts is None else facts.passed_over,
         "seed": spec.seed,
         "watched": spec.watched,
     }

@@ -1,4 +1,4 @@
-"""The first thing of perftool in a user's process: it waits until torch has been imported, then puts the hooks in place.
+"""The first of perftool in a user's process: it waits until torch has been imported, then puts the hooks in place.
 
 Loaded by its path, for the interpreter may have another perftool, or none.
 """

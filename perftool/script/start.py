@@ -25,8 +25,8 @@ def begin(spec: Mapping[str, Any]) -> None:
     """Put the settings over what the script is going to build, and take turns from its first step end on.
 
     spec: address of perftool's socket, or None for a script that is only to run under its settings; launch (number),
-    settings, scenarios (name to file), script (its command, folder, and options that are settings), rule (of steps), training_loaders (by order), device, seed (to shift the script's
-    own by), keeps_losses, watched.
+    settings, scenarios (name to file), script (its command, folder, and options that are settings), rule (of steps),
+    training_loaders (by order), device, seed (to shift the script's own by), keeps_losses, watched.
     """
     settings = spec["settings"]
     scenarios = {name: _load(name, file) for name, file in spec["scenarios"].items()}
@@ -65,7 +65,8 @@ def _load(name: str, file: str) -> Scenario:
     """A scenario from its file, under a name that no module of the user's has."""
     module_name = f"perftool_scenarios.{name}"
     spec = importlib.util.spec_from_file_location(module_name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     spec.loader.exec_module(module)
