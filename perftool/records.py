@@ -28,8 +28,8 @@ SCHEMA_VERSION = "1.6"
 #      heat, and what the device was doing, in the fitness of the machine
 # 1.5  the settings of a check in its history, and its workload from the root of the repository; whether a check was
 #      made against what was stored, and why it could not be made to the end
-# 1.6  of a workload: whether a script of the user's own drives it, what its DataLoader does already, and that it may
-#      make its batches without one
+# 1.6  of a workload: whether a script of the user's own drives it, what it does already, and that it may make its
+#      batches without a DataLoader; what a rate counts; of a script: its loop beside its steps, and its ranks
 
 Command = Literal["tune", "compare", "profile", "trace", "check"]
 Status = Literal["measured", "skipped", "failed"]
@@ -37,6 +37,7 @@ VerdictWord = Literal["better", "worse", "same", "undecided"]
 DatasetKind = Literal["tensors", "map", "iterable", "own"]  # own: a script makes its batches, with no DataLoader
 BatchForm = Literal["tensor", "list", "tuple", "dict", "nested"]
 WarmupClass = Literal["flat", "warm-up", "slowdown", "no steady state"]
+SampleUnit = Literal["sample", "step"]  # that samples are counted in: steps, where nobody says what a step learns from
 
 MEASURE, COUNT = "measure", "count"
 """Stages of a comparison, and of launches that only count."""
@@ -222,6 +223,7 @@ class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     peak_device_reserved_bytes: int | None = None
     seeded: bool = False  # it sets a seed
     main: str | None = None  # the file that Python runs
+    says_samples: bool = False  # of a step: by a DataLoader, or by perftool.step(samples)
     ranks: int = 1
     passed_over: int = 0  # processes that made steps, and ended, before the one that trains
 
@@ -261,6 +263,9 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     script: ScriptFacts | None = None  # of a training that is a command of the user's
     driver: Literal["workload", "script"] = "workload"  # whose loop it is: perftool's, or a script's own
     loader_options: dict[str, bool | int] = {}  # num_workers and pin_memory of a script's own DataLoader
+    autocast: Literal["bf16", "fp16"] | None = None  # that a script itself computes in
+    compiled: bool = False  # a script compiles its model itself
+    sample_unit: SampleUnit = "sample"
 
     @property
     def is_gathered_from_memory(self) -> bool:
@@ -310,10 +315,12 @@ class Block(Record, frozen=True, kw_only=True, tag="block"):
     step_ns: list[int] = []  # one per step, end to end; empty where several steps run in one call
     wait_ns: list[int] = []  # one per step: waiting for the next batch, part of step_ns
     waited_ns: int | None = None  # in all, for batches; part of wall_ns
-    aside_ns: dict[
-        str, int
-    ] = {}  # beside wall_ns: what else the loop of a script did, such as an evaluation, and where
+    # Beside wall_ns: what else the loop of a script did, such as an evaluation, and where.
+    aside_ns: dict[str, int] = {}
+    aside_steps: int = 0  # that came with that; their own part is in no other figure
     alone_ns: list[int] = []  # by rank: what a step took before its first backward pass, in all
+    rank_wall_ns: list[int] = []  # by rank, where there are several: wall_ns is the longest of these
+    rank_steps: list[int] = []  # likewise; one that evaluates for all may have fewer
     labels: BlockLabels = BlockLabels()
 
 
@@ -780,7 +787,7 @@ class Recommendation(Record, frozen=True, kw_only=True):
     changes_optimisation: bool
     changes_numerics: bool = False
     code: str  # lines to paste
-    script: str  # the same as a script that runs
+    script: str  # the same as a script that runs; "" where what is trained is a script already
     diff: str = ""  # unified, from that script with the baseline's settings to the one with these
     per_setting: list[SettingEffect]
     rejected: list[Rejected]
@@ -793,6 +800,33 @@ class SoFar(Record, frozen=True, kw_only=True):
 
     settings: Settings
     gain: Estimate  # in the metric of the goal, as a ratio of the baseline to it
+
+
+class LoopPart(Record, frozen=True, kw_only=True):
+    """What a script's loop does beside its steps."""
+
+    name: str  # what and where: "evaluation at train.py:88"
+    share: float  # of the loop's time
+
+
+class RankTime(Record, frozen=True, kw_only=True):
+    """One of several ranks: means over the baseline's steps."""
+
+    rank: int
+    step_ns: float
+    alone_ns: float  # of that, before the first backward pass, in which ranks wait for each other
+
+
+class ScriptReport(Record, frozen=True, kw_only=True):
+    """What is told of a script beyond its steps. Shares are estimates: what comes rarely may be in no block."""
+
+    rule: StepRule | None
+    optimizers: list[str]  # classes, in the order of their first steps
+    step_share: float | None  # of the loop's time, start-up and end left out; None without blocks
+    beside: list[LoopPart]  # the rest of it, the largest first
+    ranks: list[RankTime] = []  # empty where there is one
+    last_rank: int | None = None  # that surely comes last to the backward pass; None where none does
+    lag_ns: float | None = None  # of that rank behind the one before it, median
 
 
 class SmallestBatch(Record, frozen=True, kw_only=True):
@@ -858,6 +892,7 @@ class Check(Record, frozen=True, kw_only=True):
     metrics: list[MetricCheck]
     stored: bool = False  # against what was stored, beside calibration kernels, in place of another revision
     failed: str | None = None  # why a side could not be measured to the end; the outcome is "undecided" then
+    sample_unit: SampleUnit = "sample"
 
 
 RecommendationStatus = Literal["confirmed", "nothing_better", "not_confirmed", "interrupted"]
@@ -890,6 +925,9 @@ class Summary(Record, frozen=True, kw_only=True):
     distance: Distance | None = None  # of the baseline to the limits of the machine
     memory: MemoryReport | None = None
     check: Check | None = None
+    script: ScriptReport | None = None  # where that is what is trained
+    sample_unit: SampleUnit = "sample"
+    folder: str | None = None  # that its files are in, as the command was told; None where nothing is kept
     measured_s: float  # wall time of all blocks
     warnings: list[str]
 
@@ -976,6 +1014,7 @@ class HistoryEntry(Record, frozen=True, kw_only=True):
     outcome: Outcome
     log_ratios: dict[str, float]  # metric to log(now / against), in the metric's own unit
     settings: Settings = {}  # of the pinned side; not known before 1.5
+    sample_unit: SampleUnit = "sample"
 
 
 class RecommendedSettings(Record, frozen=True, kw_only=True):

@@ -29,11 +29,14 @@ from perftool.records import (
 from perftool.units import ratio
 
 
-def conclude(session: Session) -> Summary:
-    """The summary of any session, with the recommendation of a tuned one."""
+def conclude(session: Session, folder: str | None = None) -> Summary:
+    """The summary of any session, with the recommendation of a tuned one.
+
+    folder: that its files are in; None where they are nowhere.
+    """
     summaries = Summaries(session)
     if session.command != "tune":
-        return summarise(session, summaries=summaries)
+        return summarise(session, summaries=summaries, folder=folder)
     winner = chosen(session)
     status, recommendation = None, None
     if winner is not None:
@@ -41,6 +44,7 @@ def conclude(session: Session) -> Summary:
     return summarise(
         session,
         summaries=summaries,
+        folder=folder,
         recommendation=recommendation,
         recommendation_status=status,
         rejected=rejected(session, winner or {}, summaries),
@@ -109,6 +113,7 @@ def _recommendation(
         return "not_confirmed", None
     memory = confirmed.versus_baseline.get("peak_device") or confirmed.versus_baseline.get("peak_host")
     measured = {**session.baseline, **winner}
+    plain, diff = _handed_over(session, measured)
     return "confirmed", Recommendation(
         settings=winner,
         speedup=speedup,
@@ -123,14 +128,23 @@ def _recommendation(
         changes_optimisation=any(session.scenario_changes.get(name) == "optimisation" for name in winner),
         changes_numerics=any(session.scenario_changes.get(name) == "numerics" for name in winner),
         code=to_paste(session.codes, measured, session.baseline),
-        script=script(session.codes, measured, workload=session.workload, device=session.machine.device),
-        diff=lines_to_change(
-            session.codes, measured, session.baseline, workload=session.workload, device=session.machine.device
-        ),
+        script=plain,
+        diff=diff,
         per_setting=setting_effects(session, winner),
         rejected=rejected(session, winner, summaries),
         metric=metric,
         gain=gain,
+    )
+
+
+def _handed_over(session: Session, measured: Settings) -> tuple[str, str]:
+    """A workload's training as a script that runs, and what changes in it; "" of a script, which is one already."""
+    workload, device = session.workload, session.machine.device
+    if workload.driver == "script":
+        return "", ""
+    return (
+        script(session.codes, measured, workload=workload, device=device),
+        lines_to_change(session.codes, measured, session.baseline, workload=workload, device=device),
     )
 
 

@@ -126,7 +126,7 @@ class Job(ABC, Generic[Made]):
     def finish(self, done: Done[Made], results: Results, front: Front) -> Outcome:
         """Write what was measured, and tell it."""
         session, options = done.session, self.options
-        summary = conclude(session)
+        summary = conclude(session, None if options.out is None else str(results.folder))
         results.write(session, summary)
         front.answer(Measured(session, summary))
         code = done.exit_code or self.conclude(session, summary, front)

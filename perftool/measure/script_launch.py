@@ -291,9 +291,15 @@ def _of_ranks(replies: Sequence[R]) -> R:
     if not isinstance(first, Block):
         return first
     blocks = [block for block in replies if isinstance(block, Block)]
-    slowest = max(blocks, key=lambda block: block.wall_ns)
-    samples = sum(block.samples for block in blocks)
-    return replace(slowest, samples=samples, alone_ns=[ns for block in blocks for ns in block.alone_ns])
+    if len(blocks) == 1:
+        return first
+    return replace(
+        max(blocks, key=lambda block: block.wall_ns),
+        samples=sum(block.samples for block in blocks),
+        alone_ns=[ns for block in blocks for ns in block.alone_ns],
+        rank_wall_ns=[block.wall_ns for block in blocks],
+        rank_steps=[block.steps for block in blocks],
+    )
 
 
 def _ready(channels: Sequence[Callers | Caller | Kept], deadline_s: float) -> list[Callers | Caller | Kept]:

@@ -142,6 +142,9 @@ def workload_of(script: Script, facts: ScriptFacts) -> WorkloadFacts:
         python_objects=facts.python_objects,
         denormal_values=facts.denormal_values,
         loader_options={"num_workers": loader.workers, "pin_memory": loader.pinned} if loader else {},
+        autocast=facts.autocast,
+        compiled=any(one.compiled for one in facts.models),
+        sample_unit="sample" if loader or facts.says_samples else "step",
         script=facts,
     )
 

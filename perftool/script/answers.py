@@ -183,6 +183,7 @@ class Answers:
             "wait_ns": [wait_ns[at] for at in own],
             "waited_ns": sum(wait_ns[at] for at in own),
             "aside_ns": aside_ns,
+            "aside_steps": len(asides) - len(own),
             "alone_ns": [sum(alone_ns[at] for at in own)],
             "labels": counted,
         }

@@ -52,6 +52,7 @@ def facts_of(loop: Loop, realised: Realised, device: str) -> dict[str, Any]:
         "peak_device_reserved_bytes": torch.cuda.max_memory_reserved(device) if device.startswith("cuda") else None,
         "seeded": loop.seeded,
         "main": getattr(sys.modules.get("__main__"), "__file__", None),
+        "says_samples": loop.interval.samples is not None,
     }
 
 
