@@ -197,10 +197,13 @@ def spawn(
     lab.launches_to_come = max(0, lab.launches_to_come - 1)
     side = session.sides[variant] if session.sides else None
     settings = side.settings if side else {**session.baseline, **session.variants[variant]}
+    patch = session.patch if session.patch is not None and session.patch.variant == variant else None
+    laid = {name: value for name, value in settings.items() if patch is None or name not in patch.in_files}
     spec = messages.LaunchSpec(
         launch=number,
         reference=side.reference if side else session.workload.reference,
         tree=tree_of(session.sides, variant),
+        patch=patch,
         scenario_files=lab.scenario_files,
         settings=settings,
         device=session.machine.device,
@@ -214,7 +217,7 @@ def spawn(
     places = {"TORCHINDUCTOR_CACHE_DIR": str(lab.caches / (f"variant-{variant}" if own_caches else "shared"))}
     if side:  # a C++ extension is built by its name, which both revisions give theirs
         places["TORCH_EXTENSIONS_DIR"] = str(lab.caches / f"extensions-{variant}")
-    live = lab.start(spec, {**lab.environment(settings), **places})
+    live = lab.start(spec, {**lab.environment(laid), **places})
     return Running(lab, live, number, variant, stage, lab.next_generation, cold)
 
 

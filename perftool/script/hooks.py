@@ -202,7 +202,7 @@ class Epoch:
         self._left = None if self._batch_size is None else rows_of(loader)
 
     def next_samples(self) -> int | None:
-        """Of the batch that has just come; None where only the loader's own sampler of batches knows."""
+        """Of the batch that has just come; None where only a sampler of batches of the user's own knows."""
         if self._batch_size is None:
             return None
         if not self._left:  # an iterable dataset, whose last batch may have fewer; or more came than was told
@@ -213,17 +213,22 @@ class Epoch:
 
 
 def batch_size_of(loader: Any) -> int | None:
-    """Of the loader, or of its own sampler of batches; None where neither says."""
-    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+    """Of the loader, or of what samples its batches; None where neither says."""
+    size = loader.batch_size or getattr(_batches_of(loader), "batch_size", None)
     return size if isinstance(size, int) else None
 
 
 def rows_of(loader: Any) -> int | None:
     """That one pass draws; None where nobody knows."""
     try:
-        return len(getattr(loader.batch_sampler, "sampler", None) or loader.sampler)
+        return len(getattr(_batches_of(loader), "sampler", loader.sampler))
     except TypeError:  # an iterable dataset
         return None
+
+
+def _batches_of(loader: Any) -> Any:
+    """What samples whole batches: the loader's own, or with `batch_size=None` one that is given as its sampler."""
+    return loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
 
 
 class Fed:
