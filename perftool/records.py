@@ -245,6 +245,7 @@ class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     seeded: bool = False  # it sets a seed
     says_samples: bool = False  # of a step: by a DataLoader, or by perftool.step(samples)
     ranks: int = 1
+    passed_over: int = 0  # processes that made steps, and ended, before the one that trains
 
     @property
     def training_loaders(self) -> list[int]:

@@ -25,16 +25,9 @@ from perftool.records import (
     WatchedBlock,
     WorkloadFacts,
 )
+from perftool.trees import Tree
 
 R = TypeVar("R")
-
-
-class Tree(Record, frozen=True, kw_only=True):
-    """Where one side's modules come from, and where they must not. All absolute."""
-
-    root: str
-    folder: str  # within the root, to work in
-    others: list[str]  # roots of the other sides
 
 
 class LaunchSpec(Record, frozen=True, kw_only=True):

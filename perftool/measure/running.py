@@ -12,6 +12,7 @@ from perftool.measure.lab import BaselineFailed, Lab, Lost
 from perftool.measure.launch import LaunchFailed, LiveLaunch
 from perftool.measure.warmup import classify, settled
 from perftool.records import Block, Engaged, Launch, Side, Status
+from perftool.trees import Tree
 
 BLOCK_S = 0.03
 QUEUES_PER_BLOCK = (2, 10)  # so that what loader workers held ready when the block began does not decide it
@@ -226,10 +227,10 @@ def block_steps(call_ns: float, queued_calls: int) -> int:
     return max(1, round(BLOCK_S * 1e9 / call_ns), min(most, max(least, round(LONG_BLOCK_S * 1e9 / call_ns))))
 
 
-def tree_of(sides: Sequence[Side], variant: int) -> messages.Tree | None:
+def tree_of(sides: Sequence[Side], variant: int) -> Tree | None:
     """Where the modules of a side come from, and where they must not."""
     roots = [side.root for side in sides]
     own = sides[variant] if sides else None
     if own is None or own.root is None or own.folder is None:
         return None
-    return messages.Tree(root=own.root, folder=own.folder, others=[one for one in roots if one and one != own.root])
+    return Tree(root=own.root, folder=own.folder, others=[one for one in roots if one and one != own.root])

@@ -91,7 +91,7 @@ def survey(
         raise BaselineFailed(failed.reason, failed.kind) from failed
     finally:
         launch.close()
-    facts = replace(facts, command=list(script.command), folder=script.folder)
+    facts = replace(facts, command=list(script.command), folder=script.folder, passed_over=launch.passed_over)
     return (
         messages.Described(
             machine=_machine(facts, seed),
@@ -173,9 +173,11 @@ def start(
         "in_files": [] if patch is None else patch.in_files,
         "scenarios": {name: scenarios[name].file for name in spec.settings if name not in own},
         "script": asdict(script),
+        "tree": None if spec.tree is None else asdict(spec.tree),
         "rule": None if facts is None or facts.rule is None else to_builtins(facts.rule),
         "training_loaders": None if facts is None else facts.training_loaders,
         "device": spec.device if facts is None else facts.device,
+        "passed_over": 0 if facts is None else facts.passed_over,
         "seed": spec.seed,
         "watched": spec.watched,
     }

@@ -101,7 +101,9 @@ def _shares(summary: Summary) -> dict[str, str]:
     phases = summary.explained.phases if summary.explained is not None else []
     uneven = profiles.jitter_lines(summary.baseline.jitter)[:2] if summary.baseline.jitter is not None else []
     causes = summary.explained.causes if summary.explained is not None else []
+    beside = summary.script.beside if summary.script is not None else []
     return {
+        **{f"{one.name}, of the loop": units.share(one.share) for one in beside},
         **{one.name: units.share(one.share) for one in phases},
         **{name.replace(",", ""): text for name, text in uneven},
         **{f"lost to {one.cause}": units.share(one.share_of_time) for one in causes},

@@ -54,6 +54,8 @@ def _rendered(summary: Summary, left_out: Sequence[str]) -> str:
         parts.append(_table(("figure", ""), checks.for_later_lines(summary)))
     else:
         parts += _variants(summary, left_out, fold=advice is not None)
+    told = scripts.lines(summary.script)
+    parts.append(_table(("the script", ""), told) if told else "")
     parts.append(
         _folded(
             "How it was measured",

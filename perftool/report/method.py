@@ -87,7 +87,6 @@ def circumstances(summary: Summary) -> Pairs:
             f"{summary.created_at}, {units.duration(summary.measured_s * 1e9)} of blocks, seed {summary.seed}",
         ),
         ("again", again(summary)),
-        *scripts.lines(summary.script),
     ]
     if summary.fitness is not None:
         lines.append(("it was", fitness_text(summary.fitness)))

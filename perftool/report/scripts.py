@@ -12,6 +12,7 @@ from perftool.report.wording import Pairs
 
 PARTS_SHOWN = 3  # of what the loop does beside steps
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
+TITLE = "The script"
 USE_TITLE = "Train with it at once"
 
 
@@ -75,7 +76,8 @@ def whole_loop_text(summary: Summary, speedup: float) -> str:
     if script is None or script.step_share is None or not script.beside:
         return ""
     gained = units.ratio(whole_loop(script.step_share, speedup))
-    return f"The whole loop gains about {gained} if nothing but its steps gets faster: {loop_text(script)}."
+    steps = units.share(script.step_share)
+    return f"The whole loop, of which steps take about {steps}, gains about {gained} if nothing else gets faster."
 
 
 def how() -> str:

@@ -109,7 +109,7 @@ def render(summary: Summary, *, width: int = 80, colour: bool = False) -> str:
             _profiled(page, summary)
         case "check":
             _checked(page, summary)
-    _reasons(page, "The script", scripts.lines(summary.script))
+    _reasons(page, scripts.TITLE, scripts.lines(summary.script))
     for warning in answers.warnings(summary):
         page.line()
         page.line(f"Warning: {warning}", style="yellow")
@@ -218,8 +218,8 @@ def _tuned(page: _Page, summary: Summary) -> None:
         # Combinations are steps of the search; the page has them all.
         shown = [one for one in wording.measured(summary) if one is summary.baseline or len(one.settings) == 1]
     _variants(page, summary, [one for one in shown if one.status == "measured"])
-    told = [one.settings for one in shown]
-    _reasons(page, "Not advised", wording.rejected([one for one in summary.rejected if one.settings not in told]))
+    already = [one.settings for one in shown]
+    _reasons(page, "Not advised", wording.rejected([one for one in summary.rejected if one.settings not in already]))
     if summary.smallest_batch is not None:
         page.line()
         page.line(answers.smallest_batch(summary.smallest_batch))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from perftool.script.hooks import batch_size_of
 from perftool.script.loop import Loop
 from perftool.script.realise import Realised
 from perftool.script.sites import FRAMEWORKS, is_own
@@ -24,7 +25,7 @@ def facts_of(loop: Loop, realised: Realised, device: str) -> dict[str, Any]:
     """Everything as plain values: `perftool.measure.scripted` makes records of it."""
     import torch
 
-    parameters = _parameters(loop, realised)
+    parameters = parameters_of(loop, realised)
     return {
         "rule": None if loop.rule is None else loop.rule.as_json(),
         "steps": loop.steps,
@@ -76,13 +77,12 @@ def _trains(loader: Any, loop: Loop, realised: Realised) -> bool:
     return id(loader) in loop.training_loaders or any(loader.dataset is one for one in datasets)
 
 
-def _parameters(loop: Loop, realised: Realised) -> list[torch.Tensor]:
-    """Of the optimizers, or where the script updates by hand, of the models."""
+def parameters_of(loop: Loop, realised: Realised) -> list[torch.Tensor]:
+    """Those that the optimizers update, and those of the models, which may hold frozen ones, too; each once."""
     groups = (group for one in loop.optimizers for group in getattr(one, "param_groups", ()))
-    found = {id(part): part for group in groups for part in group["params"]}
-    if not found:
-        found = {id(part): part for root in realised.roots for part in root.parameters()}
-    return list(found.values())
+    updated = (part for group in groups for part in group["params"])
+    called = (part for root in realised.roots for part in root.parameters())
+    return list({id(part): part for part in (*updated, *called)}.values())
 
 
 def _optimizer(optimizer: Any) -> dict[str, Any]:
@@ -102,17 +102,18 @@ def _loader(loader: Any) -> dict[str, Any]:
     dataset = loader.dataset
     plain = isinstance(dataset, TensorDataset) and type(dataset).__getitem__ is TensorDataset.__getitem__
     kind = "iterable" if isinstance(dataset, IterableDataset) else "tensors" if plain else "map"
+    batches = loader.batch_sampler
     return {
         "name": type(loader).__name__,
         "dataset": type(dataset).__name__,
         "kind": kind,
         "rows": _length(dataset) if kind != "iterable" else None,
-        "batch_size": loader.batch_size,
+        "batch_size": batch_size_of(loader),
         "workers": loader.num_workers,
         "pinned": bool(loader.pin_memory),
-        "has_collate": loader.collate_fn is not default_collate and loader.batch_size is not None,
-        "shuffle": isinstance(loader.sampler, RandomSampler),
-        "drop_last": bool(loader.drop_last),
+        "has_collate": loader.collate_fn is not default_collate and batches is not None,
+        "shuffle": isinstance(getattr(batches, "sampler", loader.sampler), RandomSampler),
+        "drop_last": bool(getattr(batches, "drop_last", loader.drop_last)),
     }
 
 
