@@ -49,7 +49,6 @@ from perftool.records import (
     Session,
     SettingEffect,
     Settings,
-    Site,
     SlowCause,
     SlowStep,
     StepRule,
@@ -138,7 +137,6 @@ def make_script(session: Session, *, aside_ms: Mapping[str, float], **changes: A
 
 def make_script_facts(**changes: Any) -> ScriptFacts:
     """A script with one loader, one optimizer and one model."""
-    site = Site(file="/home/user/train.py", line=40)
     usual: dict[str, Any] = {
         "command": ["python", "train.py", "--epochs", "3"],
         "folder": "/home/user",
@@ -150,14 +148,14 @@ def make_script_facts(**changes: Any) -> ScriptFacts:
         "python_version": "3.11.0",
         "torch_version": "2.13.0",
         "torch_threads": 2,
-        "optimizers": [ScriptOptimizer(name="Adam", options={"fused": None}, step_class="Adam", site=site)],
+        "optimizers": [ScriptOptimizer(name="Adam", options={"fused": None}, step_class="Adam")],
         "loaders": [
             ScriptLoader(
                 name="DataLoader", dataset="Digits", kind="map", rows=1000, batch_size=10, workers=0, pinned=False,
-                has_collate=False, shuffle=True, drop_last=False, trains=True, site=site,
+                has_collate=False, shuffle=True, drop_last=False, trains=True,
             )
         ],
-        "models": [ScriptModel(name="Net", compiled=False, site=site)],
+        "models": [ScriptModel(name="Net", compiled=False)],
         "autocast": None,
         "parameter_count": 10,
         "parameter_bytes": 40,

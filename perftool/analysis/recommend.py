@@ -8,6 +8,7 @@ from __future__ import annotations
 from perftool.analysis.contributions import setting_effects
 from perftool.analysis.handover import lines_to_change, script, to_paste
 from perftool.analysis.parity import parity_of, time_to_loss
+from perftool.analysis.patched import patch_advice
 from perftool.analysis.search import Offer, believe
 from perftool.analysis.summary import Summaries, summarise
 from perftool.analysis.verdict import ALPHA, LOOKS
@@ -16,6 +17,7 @@ from perftool.records import (
     PARITY,
     Estimate,
     LossParity,
+    PatchAdvice,
     Recommendation,
     RecommendationStatus,
     Rejected,
@@ -113,7 +115,8 @@ def _recommendation(
         return "not_confirmed", None
     memory = confirmed.versus_baseline.get("peak_device") or confirmed.versus_baseline.get("peak_host")
     measured = {**session.baseline, **winner}
-    plain, diff = _handed_over(session, measured)
+    patch = patch_advice(session, session.variants.index(winner), _measurable(metric), summaries)
+    plain, diff = _handed_over(session, measured, patch)
     return "confirmed", Recommendation(
         settings=winner,
         speedup=speedup,
@@ -132,16 +135,17 @@ def _recommendation(
         diff=diff,
         per_setting=setting_effects(session, winner),
         rejected=rejected(session, winner, summaries),
+        patch=patch,
         metric=metric,
         gain=gain,
     )
 
 
-def _handed_over(session: Session, measured: Settings) -> tuple[str, str]:
-    """A workload's training as a script that runs, and what changes in it; "" of a script, which is one already."""
+def _handed_over(session: Session, measured: Settings, patch: PatchAdvice | None) -> tuple[str, str]:
+    """A workload's training as a script that runs, "" of a script, which is one already; and what changes in it."""
     workload, device = session.workload, session.machine.device
     if workload.driver == "script":
-        return "", ""
+        return "", session.patch.diff if session.patch is not None and patch is not None and patch.file else ""
     return (
         script(session.codes, measured, workload=workload, device=device),
         lines_to_change(session.codes, measured, session.baseline, workload=workload, device=device),
@@ -167,10 +171,15 @@ def _gain(metric: str, confirmed: VariantSummary, learning: TimeToLoss | None) -
             return None, False
         return Estimate(ratio=learning.ratio, low=learning.low, high=learning.high), learning.high < 1
     # What changes neither numerics nor the optimisation needs as many samples: only its speed counts.
-    found = confirmed.versus_baseline.get("throughput" if metric == "time_to_loss" else metric)
+    found = confirmed.versus_baseline.get(_measurable(metric))
     if found is None or found.low is None or found.high is None:
         return None, False
     return Estimate(ratio=found.ratio, low=found.low, high=found.high), found.verdict == "better"
+
+
+def _measurable(metric: str) -> str:
+    """The metric of blocks that stands for the goal's."""
+    return "throughput" if metric == "time_to_loss" else metric
 
 
 def _is_needed(session: Session, baseline: VariantSummary, confirmed: VariantSummary) -> bool:

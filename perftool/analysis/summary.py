@@ -23,6 +23,7 @@ from perftool.records import (
     CONFIRM,
     EXPLAIN,
     METRICS,
+    PATCHED,
     Block,
     Comparison,
     Distance,
@@ -128,7 +129,7 @@ def summarise(
     summaries: of this session, where somebody has them already. folder: that its files are in.
     """
     summaries = summaries or Summaries(session)
-    launched = {launch.variant for launch in session.launches} - {0}
+    launched = {launch.variant for launch in session.launches if launch.stage != PATCHED} - {0}
     variants = [summaries.of(variant) for variant in sorted(launched)]
     baseline = summaries.of(0)
     found, memory, limit = explained(session), memory_report(session), _distance(session, baseline)

@@ -19,13 +19,14 @@ from perftool.measure import scripted as scripts
 from perftool.measure import survey as workloads
 from perftool.measure.lab import Lab, Watcher
 from perftool.measure.ledger import Ledger
-from perftool.measure.messages import Described, Tree
+from perftool.measure.messages import Described
 from perftool.measure.scripted import Sandboxes
 from perftool.probes.machine import read_fitness
 from perftool.records import Fitness, Machine, Side
 from perftool.scenario import Context, ScenarioError, Scenarios, discover
 from perftool.store import measuring_lock
 from perftool.target import Script, Target, reference_of
+from perftool.trees import Tree
 from perftool.vary import scenarios_of
 from perftool.workload import check_reference
 

@@ -57,6 +57,11 @@ class ScriptLaunch:
         self._is_killed = False
         self.passed_over = 0  # processes that made steps, and ended before the one that trains
 
+    @property
+    def ranks(self) -> int:
+        """Processes that take turns together."""
+        return len(self._ranks)
+
     # -------------------------------------------------------------------------------------------------------- asking
 
     def ask(self, request: messages.Ask[R], limit_s: float) -> R:

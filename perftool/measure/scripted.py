@@ -29,6 +29,7 @@ from perftool.measure.survey import (
     UNTOLD_LAUNCH_BYTES,
     UnusableError,
 )
+from perftool.patch.texts import encoded
 from perftool.probes.machine import describe_machine
 from perftool.records import Machine, ScriptFacts, WorkloadFacts
 from perftool.scenario import Scenario, Scenarios, environment_of
@@ -162,13 +163,17 @@ def start(
     environment: what the settings need. scenarios: those of all settings, but for those that are the script's own.
     facts: what is known of it; None while it is being found out.
     """
+    patch = spec.patch
+    files = {} if patch is None else {Path(patch.root, path): encoded(text) for path, text in patch.files.items()}
     command, variables = command_with(script, spec.settings)
     own = {vary.name for vary in script.vary}
     hook = {
         "launch": spec.launch,
         "settings": spec.settings,
+        "in_files": [] if patch is None else patch.in_files,
         "scenarios": {name: scenarios[name].file for name in spec.settings if name not in own},
         "script": asdict(script),
+        "tree": None if spec.tree is None else asdict(spec.tree),
         "rule": None if facts is None or facts.rule is None else to_builtins(facts.rule),
         "training_loaders": None if facts is None else facts.training_loaders,
         "device": spec.device if facts is None else facts.device,
@@ -178,7 +183,10 @@ def start(
     }
 
     def kept(hooked: Mapping[str, str]) -> Kept:
-        return sandbox.launch(command, {**environment, **variables, **hooked})
+        uncovered = [path for path in files if not sandbox.covers(path)]
+        if uncovered:
+            raise LaunchFailed("setting", f"{uncovered[0]} cannot be covered here, so the patch was not run")
+        return sandbox.launch(command, {**environment, **variables, **hooked}, files=files)
 
     return ScriptLaunch(spec, command, kept, hook)
 

@@ -36,7 +36,7 @@ from perftool.records import (
     Summary,
     VariantSummary,
 )
-from perftool.report import answers, beside, captions, checks, method, plots, profiles, scripts, wording
+from perftool.report import answers, beside, captions, checks, method, patches, plots, profiles, scripts, wording
 from perftool.report.thin import Envelope, Floats, bars, envelope
 
 if TYPE_CHECKING:
@@ -660,6 +660,7 @@ def _page(template: str, **content: Any) -> str:
         checks=checks,
         method=method,
         profiles=profiles,
+        patches=patches,
         scripts=scripts,
         wording=wording,
         units=units,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from perftool.records import Check, Explained, SideBySide, Summary
-from perftool.report import answers, beside, checks, method, profiles, scripts, wording
+from perftool.report import answers, beside, checks, method, patches, profiles, scripts, wording
 
 FITS = 65_000  # characters; GitHub takes 65,536 in a comment
 MOST_ROWS = 100  # of the table of variants
@@ -35,6 +35,10 @@ def _rendered(summary: Summary, left_out: Sequence[str]) -> str:
         parts.append(_table(("cost", ""), answers.costs(summary, advice)))
         if use := scripts.use(summary):
             parts.append(f"{scripts.USE_TITLE}:\n\n{_fenced(use, 'sh')}")
+        if told := patches.lines(summary):
+            taken = patches.command(summary)
+            parts.append(f"{patches.TITLE}:" + (f"\n\n{_fenced(taken, 'sh')}" if taken else ""))
+            parts.append(_table(("patch", ""), told))
         parts.append(_folded("Code to paste", _fenced(advice.code)))
         if advice.diff:
             parts.append(_folded("Lines to change", _fenced(advice.diff, "diff")))

@@ -20,7 +20,7 @@ from perftool.records import (
     TraceReport,
     VariantSummary,
 )
-from perftool.report import answers, beside, checks, method, profiles, scripts, wording
+from perftool.report import answers, beside, checks, method, patches, profiles, scripts, wording
 
 if TYPE_CHECKING:
     import numpy as np
@@ -202,9 +202,14 @@ def _tuned(page: _Page, summary: Summary) -> None:
         if use := scripts.use(summary):
             page.title(scripts.USE_TITLE)
             page.code(use)
+        if told := patches.lines(summary):
+            page.title(patches.TITLE)
+            if taken := patches.command(summary):
+                page.code(taken)
+            page.pairs(told)
         page.title("Paste into your training")
         page.code(advice.code)
-        if advice.diff:
+        if advice.diff and advice.script:
             page.line("Where each line goes: 'Lines to change' in report.md, and recommended.py, which runs.")
         if len(advice.per_setting) > 1:
             page.title(f"What each setting buys, in {wording.goal_name('throughput', summary.sample_unit)}")
@@ -213,8 +218,8 @@ def _tuned(page: _Page, summary: Summary) -> None:
         # Combinations are steps of the search; the page has them all.
         shown = [one for one in wording.measured(summary) if one is summary.baseline or len(one.settings) == 1]
     _variants(page, summary, [one for one in shown if one.status == "measured"])
-    told = [one.settings for one in shown]
-    _reasons(page, "Not advised", wording.rejected([one for one in summary.rejected if one.settings not in told]))
+    already = [one.settings for one in shown]
+    _reasons(page, "Not advised", wording.rejected([one for one in summary.rejected if one.settings not in already]))
     if summary.smallest_batch is not None:
         page.line()
         page.line(answers.smallest_batch(summary.smallest_batch))

@@ -72,6 +72,11 @@ def block_of(launch: ScriptLaunch, steps: int = 5) -> object:
     return launch.ask(messages.Run(round=0, position=0, drop=1, steps=steps), LIMIT_S)
 
 
+def run_out(launch: ScriptLaunch) -> None:
+    for _ in range(2000):
+        block_of(launch)
+
+
 def test_a_script_is_looked_at_and_takes_its_turns(launches: Launches) -> None:
     facts = launches.look(script("mlp.py"))
     assert [one.name for one in facts.optimizers] == ["Adam"]
@@ -135,8 +140,7 @@ def test_why_measuring_ends(launches: Launches, name: str, kind: str, told: str)
     launch = launches.start(script(name), facts=launches.look(script(name)))
     launch.ask(messages.Start(), LIMIT_S)
     with pytest.raises(LaunchFailed, match=told) as failed:
-        for _ in range(2000):
-            block_of(launch)
+        run_out(launch)
     assert failed.value.kind == kind
 
 

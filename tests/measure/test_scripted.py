@@ -34,7 +34,7 @@ def test_a_rate_counts_samples_where_somebody_says_how_many(changes: dict[str, A
 
 def test_what_the_script_does_itself_is_known() -> None:
     assert (told().autocast, told().compiled) == (None, False)
-    model = ScriptModel(name="OptimizedModule", compiled=True, site=None)
+    model = ScriptModel(name="OptimizedModule", compiled=True)
     both = told(autocast="bf16", models=[model])
     assert (both.autocast, both.compiled) == ("bf16", True)
 

@@ -15,8 +15,9 @@ from time import monotonic, sleep
 
 import pytest
 
+from perftool.git import RevisionError, tracked
 from perftool.measure import worktree
-from perftool.measure.worktree import RevisionError, both_sides
+from perftool.measure.worktree import both_sides
 from perftool.target import Script
 
 
@@ -162,7 +163,7 @@ def test_on_another_disk_than_gits_it_lies_in_the_temporary_folder(
     with both_sides("sub/train.py:mine", "old") as (before, _):
         assert before.root is not None
         assert Path(before.root).parent.parent == tmp_path
-        assert worktree.tracked(before.root, "*.py") == [PurePosixPath("sub/train.py")]
+        assert tracked(before.root, "*.py") == [PurePosixPath("sub/train.py")]
     assert not list(tmp_path.glob(f"{worktree.PREFIX}*"))
 
 
