@@ -889,6 +889,7 @@ class ScriptReport(Record, frozen=True, kw_only=True):
 
     rule: StepRule | None
     optimizers: list[str]  # classes, in the order of their first steps
+    steps: int  # of the baseline, from which all of this is told
     step_share: float | None  # of the loop's time, start-up and end left out; None without blocks
     beside: list[LoopPart]  # the rest of it, the largest first
     ranks: list[RankTime] = []  # empty where there is one

@@ -364,6 +364,7 @@ with torch.autocast("cpu", dtype=torch.bfloat16):''',
         script=ScriptReport(
             rule=StepRule(boundary="optimizer"),
             optimizers=["Adam"],
+            steps=960,
             step_share=0.72,
             beside=[
                 LoopPart(name="evaluation at train.py:88", share=0.25),

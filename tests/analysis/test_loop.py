@@ -64,6 +64,7 @@ def test_only_the_baselines_plain_blocks_tell_of_the_loop() -> None:
     assert [one.name for one in found.beside] == ["evaluation at a.py:8"]
     assert found.step_share == pytest.approx(5 / 6, rel=0.05)
     assert found.optimizers == ["Adam"]
+    assert found.steps == 4 * 10 * 4
     assert found.ranks == []
 
 

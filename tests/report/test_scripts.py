@@ -19,7 +19,7 @@ FORMS = [terminal.render, markdown.render]
 
 def told(rule: StepRule | None, names: Sequence[str] = ("Adam",), **changes: object) -> ScriptReport:
     """A script of this rule and these optimizers."""
-    plain = ScriptReport(rule=rule, optimizers=list(names), step_share=1.0, beside=[])
+    plain = ScriptReport(rule=rule, optimizers=list(names), steps=960, step_share=1.0, beside=[])
     return replace(plain, **changes)
 
 
@@ -53,6 +53,10 @@ def test_little_things_of_a_loop_are_one() -> None:
     text = scripts.loop_text(told(None, step_share=0.5, beside=beside))
     assert text.startswith("steps take 50 % of it; evaluation at train.py:0 10 %, ")
     assert text.endswith("train.py:2 10 %, others 20 % (estimated)")
+
+
+def test_a_loop_in_which_nothing_else_was_seen_says_how_long_somebody_looked() -> None:
+    assert scripts.loop_text(told(None)) == "nothing but steps was seen in it, in 960 of them"
 
 
 def test_the_slower_rank_is_named() -> None:
