@@ -16,15 +16,13 @@ from tempfile import mkdtemp
 from time import monotonic
 from typing import Any, TypeVar
 
-from msgspec.structs import replace
-
 from perftool.measure import messages
 from perftool.measure.callers import Caller, Callers
 from perftool.measure.keeper import Ended
 from perftool.measure.kept import Kept, NotStarted
 from perftool.measure.launch import LaunchFailed
+from perftool.measure.steps import block_of
 from perftool.probes import memory
-from perftool.records import Block
 from perftool.script.boot import SEEN, TORCH, TROUBLE
 from perftool.script.boot import environment as hooked
 
@@ -85,14 +83,29 @@ class ScriptLaunch:
         except TimeoutError as error:
             self.close()
             raise LaunchFailed("time", f"it did not stop between its blocks: {error}") from error
+        if isinstance(request, messages.Run):
+            block: Any = block_of(self._steps(lines))
+            found: R = block
+            return found
         replies: list[R] = []
         for line in lines:
             reply = messages.decode_reply(line, request)
             if isinstance(reply, messages.Failed):
-                self.close()
-                raise LaunchFailed(reply.kind, reply.reason)
+                raise self._failed(reply)
             replies.append(reply)
-        return _of_ranks(replies)
+        return replies[0]
+
+    def _steps(self, lines: Sequence[bytes]) -> list[messages.Steps]:
+        """What each rank did."""
+        replies = [messages.decode_steps(line) for line in lines]
+        for reply in replies:
+            if isinstance(reply, messages.Failed):
+                raise self._failed(reply)
+        return [reply for reply in replies if isinstance(reply, messages.Steps)]
+
+    def _failed(self, reply: messages.Failed) -> LaunchFailed:
+        self.close()
+        return LaunchFailed(reply.kind, reply.reason)
 
     def _lines(self, question: bytes, deadline_s: float) -> list[bytes]:
         """What each rank replies. Raises LaunchFailed where one fails, ends, or does not reply in time."""
@@ -283,23 +296,6 @@ def _end(text: str) -> LaunchFailed:
 def _told(code: int) -> str:
     """How a command ended."""
     return f"its command was ended by signal {-code}" if code < 0 else f"its command ended with exit code {code}"
-
-
-def _of_ranks(replies: Sequence[R]) -> R:
-    """One reply for all ranks: those of a block go as the slowest, and learn from the samples of all."""
-    first = replies[0]
-    if not isinstance(first, Block):
-        return first
-    blocks = [block for block in replies if isinstance(block, Block)]
-    if len(blocks) == 1:
-        return first
-    return replace(
-        max(blocks, key=lambda block: block.wall_ns),
-        samples=sum(block.samples for block in blocks),
-        alone_ns=[ns for block in blocks for ns in block.alone_ns],
-        rank_wall_ns=[block.wall_ns for block in blocks],
-        rank_steps=[block.steps for block in blocks],
-    )
 
 
 def _ready(channels: Sequence[Callers | Caller | Kept], deadline_s: float) -> list[Callers | Caller | Kept]:
