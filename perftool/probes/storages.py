@@ -125,7 +125,7 @@ def place_of(tensor: torch.Tensor) -> Place | None:
     """Where its storage lies; None for what has none, such as sparse tensors."""
     try:
         storage = tensor.untyped_storage()
-        return Place(storage) if storage.data_ptr() else None
+        return Place(storage) if storage.data_ptr() else None  # type: ignore[no-untyped-call]
     except (NotImplementedError, RuntimeError):  # a subclass without memory of its own
         return None
 

@@ -87,7 +87,7 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._convolutions_by_dtype[dtype] += flops
 
 
-class Work(Counting):
+class Work(Counting):  # type: ignore[no-untyped-call]
     """Counts the work of one step, of however many forward and backward passes, while this is open.
 
     Whoever opens it tells the phases of the step.
@@ -107,14 +107,14 @@ class Work(Counting):
         with ExitStack() as opened:
             for part in self._parameters:
                 if part.requires_grad and part.is_leaf:
-                    opened.callback(part.register_post_accumulate_grad_hook(self._accumulated).remove)
+                    opened.callback(part.register_post_accumulate_grad_hook(self._accumulated).remove)  # type: ignore[no-untyped-call]
             opened.enter_context(self._passes)
-            super().__enter__()
+            super().__enter__()  # type: ignore[no-untyped-call]
             self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._opened.close()
 
     def phase(self, name: str) -> None:

@@ -23,4 +23,4 @@ class Names:
             self._open.__exit__(None, None, None)
         self._open = None if phase == REST else record_function(phase)
         if self._open is not None:
-            self._open.__enter__()
+            self._open.__enter__()  # type: ignore[no-untyped-call]
