@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace as replace_fields
 
-from perftool.measure import messages, trees
+from perftool import trees
+from perftool.measure import messages
 from perftool.measure.devices import DeviceError, take_device
 from perftool.measure.facts import count_denormal, describe_workload
 from perftool.records import WAIT, BatchFit, Block, BlockLabels, Counters, Limits, MemoryParts, WatchedBlock, known

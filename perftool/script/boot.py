@@ -1,4 +1,4 @@
-"""The first thing of perftool in a user's process: it waits until torch has been imported, then puts the hooks in place.
+"""The first of perftool in a user's process: it waits until torch has been imported, then puts the hooks in place.
 
 Loaded by its path, for the interpreter may have another perftool, or none.
 """
@@ -29,6 +29,10 @@ def boot(spec_path: str) -> None:
     with open(spec_path, encoding="utf-8") as file:
         spec = json.load(file)
     sys.meta_path.insert(0, _Own())
+    if spec.get("tree"):  # before the project is imported
+        from perftool.trees import Tree, enter
+
+        enter(Tree(**spec["tree"]))
     sys.meta_path.insert(0, _AfterTorch(lambda: _begin(spec, spec_path)))
 
 

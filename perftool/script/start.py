@@ -25,14 +25,14 @@ def begin(spec: Mapping[str, Any]) -> None:
     """Put the settings over what the script is going to build, and take turns from its first step end on.
 
     spec: address of perftool's socket, or None for a script that is only to run under its settings; launch (number),
-    settings, scenarios (name to file), script (its command, folder, and options that are settings), rule (of steps), training_loaders (by order), device, seed (to shift the script's
-    own by), keeps_losses, watched.
+    settings, in_files (names of those that the script's own files have, which are only to be proved), scenarios (name
+    to file), script (its command, folder, and options that are settings), rule (of steps), training_loaders (by order),
+    device, seed (to shift the script's own by), keeps_losses, watched.
     """
     settings = spec["settings"]
     scenarios = {name: _load(name, file) for name, file in spec["scenarios"].items()}
-    plan = plan_of(
-        None, {name: settings[name] for name in scenarios}, scenarios, device=spec["device"], seed=spec["seed"]
-    )
+    laid = {name: settings[name] for name in scenarios if name not in spec.get("in_files", ())}
+    plan = plan_of(None, laid, scenarios, device=spec["device"], seed=spec["seed"])
     scenarios |= scenarios_of(script_of(spec["script"]))
     loop = Loop(Rule.from_json(spec["rule"]) if spec.get("rule") else None)
     loop.keeps_losses = bool(spec.get("keeps_losses"))
@@ -65,7 +65,8 @@ def _load(name: str, file: str) -> Scenario:
     """A scenario from its file, under a name that no module of the user's has."""
     module_name = f"perftool_scenarios.{name}"
     spec = importlib.util.spec_from_file_location(module_name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     spec.loader.exec_module(module)
