@@ -156,7 +156,12 @@ def _around_loaders(loop: Loop, realised: Realised) -> None:
             batches = realised.epoch(self)
             if batches is not None:
                 return Fed(batches, self, loop)
+            watcher = loop.watcher
+            if watcher is not None:  # workers may have to start
+                watcher.iterating(id(self))
             found = begin(self)
+            if watcher is not None:
+                watcher.fetched()
             found.__dict__["_perftool_epoch"] = Epoch(self)
             return found
 
