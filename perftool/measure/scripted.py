@@ -54,7 +54,8 @@ def survey(script: Script, device: str, seed: int, budget_s: float = SURVEY_LIMI
         raise BaselineFailed(failed.reason, failed.kind) from failed
     finally:
         launch.close()
-    facts = replace(facts, command=list(script.command), folder=script.folder)
+    options = {vary.name: vary.kind for vary in script.vary}
+    facts = replace(facts, command=list(script.command), folder=script.folder, options=options)
     return (
         messages.Described(
             machine=_machine(facts, seed),
