@@ -50,7 +50,9 @@ class Results:
             recommended = RecommendedSettings(
                 workload=summary.workload,
                 settings=measured,
-                options={} if script is None else {name: script.options[name] for name in measured if name in script.options},
+                options={}
+                if script is None
+                else {name: script.options[name] for name in measured if name in script.options},
                 device=summary.machine.device,
             )
             self.attempt(partial(self.store.write, "recommended.json", to_json(recommended, indent=2)))

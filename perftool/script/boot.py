@@ -1,4 +1,4 @@
-"""The first thing of perftool in a user's process: it waits until torch has been imported, then puts the hooks in place.
+"""The first thing of perftool in a user's process: once torch has been imported, it puts the hooks in place.
 
 Loaded by its path, for the interpreter may have another perftool, or none.
 """
@@ -78,7 +78,8 @@ def settings_text(settings: Mapping[str, str]) -> str:
 def say(sentence: str) -> None:
     """Tell the user on stderr; of several ranks the first does."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"perftool: {sentence}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"perftool: {sentence}\n")
+        sys.stderr.flush()
 
 
 def _note(path: str, ending: str, text: str = "") -> None:

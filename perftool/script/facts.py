@@ -32,7 +32,7 @@ def facts_of(loop: Loop, realised: Realised, device: str, *, looks_at_values: bo
         "device": device,
         "python": sys.executable,
         "python_version": platform.python_version(),
-        "torch_version": "" if torch is None else str(torch.__version__),
+        "torch_version": "none" if torch is None else str(torch.__version__),
         "torch_threads": 1 if torch is None else torch.get_num_threads(),
         "optimizers": [_optimizer(one, realised) for one in loop.optimizers],
         "loaders": [

@@ -35,9 +35,7 @@ def install(loop: Loop, realised: Realised) -> None:
     realised.follow_calls()
 
 
-def replaced(
-    owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> Callable[[], None]:
+def replaced(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:
     """Put what `make` makes of a function in its place; what is returned puts the function back."""
     plain = inspect.getattr_static(owner, name)
     function = getattr(owner, name)

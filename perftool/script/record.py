@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from time import monotonic_ns
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 WATCHED_STEPS = 16  # of a burst
 EVERY_LEAST = 1024  # steps from one burst to the next
-EVERY_SHARE = 128  # likewise this part of all steps so far, so that a long training leaves no long file
-SPARE_NS = 250  # that bursts may cost a step on average
+EVERY_SHARE = 128  # or this part of all so far, so that a long training leaves no long file
+ONCE_NS, SPARE_NS = 50_000_000, 250  # that all bursts may cost, once and beside that for each step
 ASIDES_MOST = 64  # kinds and places
 FILES_MOST = 100  # of one rank, where a command runs several trainings
 
@@ -88,7 +89,7 @@ class Recorder:
         self._next_burst = 0
         self._watcher: Any = None
         self._burst: list[Interval] = []
-        self._burst_began_ns = 0
+        self._burst_began_ns = self._cost_ns = 0  # the latter of all bursts
         self._is_over = False
         self._updated: Callable[[Any], None] = self.loop.updated
         self._stepped: Callable[[], None] = self._step
@@ -137,11 +138,9 @@ class Recorder:
     def _silence(self) -> None:
         """From here on nothing is recorded, as in a child of this process."""
         self._is_over = True
-        self._updated = lambda _: None
-        self._stepped = lambda: None
+        self._updated = self.loop.ended = self.loop.marked = _nothing  # type: ignore[method-assign]
+        self._stepped = _nothing
         self.loop.watcher = None
-        self.loop.ended = lambda *_: None  # type: ignore[method-assign]
-        self.loop.marked = lambda _: None  # type: ignore[method-assign]
 
     def _guarded(self, act: Callable[[], object]) -> None:
         """Do what may fail, at the price of the recording and not of the training."""
@@ -177,7 +176,7 @@ class Recorder:
         self._trail = _trail(self._folder, rank)
         loop.rule = rule
         loop.steps = self._sampled_steps = len(ends)
-        plain_ns = [one.at_ns - before.at_ns for before, one in zip(ends, ends[1:], strict=False) if not one.aside]
+        plain_ns = [one.at_ns - before.at_ns for before, one in pairwise(ends) if not one.aside]
         self._trail.tell(
             {
                 **facts_of(loop, self.realised, device, looks_at_values=False),
@@ -297,7 +296,7 @@ class Recorder:
         """Tell how things stand; where phases can be seen, once some steps have been watched."""
         if self._watcher is None:
             self._tell_standing()
-            self._next_burst = self._steps + self._spacing(0)
+            self._space()
             return
         self._burst_began_ns = monotonic_ns()
         loop = self.loop
@@ -331,9 +330,7 @@ class Recorder:
         fields = self._watcher.finish()
         loop.watcher, self._stepped = None, self._step
         self._passing.close()
-        if any(interval.asides for interval in self._burst):  # what is no step cannot be taken out again
-            self._next_burst = self._steps + BLOCK_STEPS
-        else:
+        if not any(interval.asides for interval in self._burst):  # what is no step cannot be taken out again
             samples = sum(interval.samples or 0 for interval in self._burst)
             if self._counts_samples:
                 self._samples += samples
@@ -350,13 +347,14 @@ class Recorder:
                 }
             )
             self._tell_standing()
-            cost_ns = monotonic_ns() - self._burst_began_ns - sum(fields["step_ns"])
-            self._next_burst = self._steps + self._spacing(cost_ns)
+        self._cost_ns += monotonic_ns() - self._burst_began_ns - sum(fields["step_ns"])
+        self._space()
         self._resume()
 
-    def _spacing(self, cost_ns: int) -> int:
-        """Steps until the next burst, where one costs so much."""
-        return max(EVERY_LEAST, self._steps // EVERY_SHARE, cost_ns // SPARE_NS)
+    def _space(self) -> None:
+        """Decide when there is more to look at."""
+        paid = (self._cost_ns - ONCE_NS) // SPARE_NS  # by so many steps
+        self._next_burst = max(self._steps + EVERY_LEAST, self._steps + self._steps // EVERY_SHARE, paid)
 
     def _tell_standing(self) -> None:
         assert self._trail is not None
@@ -372,6 +370,10 @@ class Recorder:
                 **_device_bytes(device_of(self.loop)),
             }
         )
+
+
+def _nothing(*_: Any) -> None:
+    """In place of whatever is no longer done."""
 
 
 def _around_updates(recorder: Recorder) -> Callable[[], None]:

@@ -105,7 +105,8 @@ def _load(name: str, file: str) -> Scenario:
     """A scenario from its file, under a name that no module of the user's has."""
     module_name = f"perftool_scenarios.{name}"
     spec = importlib.util.spec_from_file_location(module_name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     spec.loader.exec_module(module)

@@ -6,6 +6,7 @@ the program.
 
 import os
 import sys
+from contextlib import suppress
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -55,8 +56,6 @@ def _tell(error: Exception) -> None:
 try:
     _boot()
 except Exception as error:  # the program runs as it would without perftool
-    try:
+    with suppress(OSError, KeyError):
         _tell(error)
-    except (OSError, KeyError):
-        pass
 _chain()
