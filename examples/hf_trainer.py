@@ -37,7 +37,7 @@ class Arguments(TrainingArguments):
     per_device_train_batch_size: int = 8
     per_device_eval_batch_size: int = 64
     learning_rate: float = 1e-3
-    warmup_steps: float = 50
+    warmup_steps: float = 10
     eval_strategy: str = "epoch"
     save_strategy: str = "epoch"
     logging_steps: float = 50
@@ -53,7 +53,7 @@ class Sentences(Dataset):
         self.tokens = []
         for label in self.labels:
             length = draw.integers(24, 49)
-            low = draw.random(length) < (0.7 if label else 0.3)
+            low = draw.random(length) < (0.8 if label else 0.2)
             self.tokens.append(np.where(low, draw.integers(5, 500, length), draw.integers(500, 1_000, length)).tolist())
 
     def __len__(self):

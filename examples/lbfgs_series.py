@@ -1,4 +1,4 @@
-"""A recurrent network that continues sine waves, fitted by L-BFGS: each optimizer step calls its closure many times.
+"""A recurrent network that continues waves, fitted by L-BFGS: each optimizer step calls its closure many times.
 
 python lbfgs_series.py --steps 10
 """
@@ -29,11 +29,12 @@ class Sequence(nn.Module):
 
 
 def waves(series, length):
-    """Sums of two sine waves, each series with phases and a period of its own; (series, length) doubles."""
+    """Sums of two sine waves under noise, of phases and periods of their own; (series, length) doubles."""
     draw = torch.Generator().manual_seed(2)
-    phase1, phase2, period = torch.rand(3, series, 1, generator=draw, dtype=torch.float64)
+    phase, other, period = torch.rand(3, series, 1, generator=draw, dtype=torch.float64)
     at = torch.arange(length)
-    return (torch.sin((at + phase1 * 40) / (3 + 2 * period)) + torch.sin((at + phase2 * 40) / 9)) / 2
+    clean = (torch.sin((at + phase * 40) / (1 + 2 * period)) + torch.sin((at + other * 40) / (3 + 6 * phase))) / 2
+    return clean + 0.1 * torch.randn(clean.shape, generator=draw, dtype=torch.float64)
 
 
 def main():
@@ -42,7 +43,7 @@ def main():
     parser.add_argument("--series", type=int, default=60)
     parser.add_argument("--length", type=int, default=25)
     parser.add_argument("--hidden", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=0.8)
+    parser.add_argument("--lr", type=float, default=0.5)
     args = parser.parse_args()
 
     torch.manual_seed(0)

@@ -120,7 +120,7 @@ def main():
     step, seconds = 0, 0.0
     for epoch in range(1, args.epochs + 1):
         model.train()
-        total, began = 0.0, time.perf_counter()
+        losses, began = [], time.perf_counter()
         for batch in train_loader:
             images = batch["image"].to(device, memory_format=torch.channels_last)
             masks = batch["mask"].to(device)
@@ -134,16 +134,17 @@ def main():
             scaler.step(optimizer)
             scaler.update()
             step += 1
-            total += loss.item()
+            losses.append(loss.item())
 
             if step % args.validate_every == 0:
                 seconds += time.perf_counter() - began
                 score = evaluate(model, val_loader, device, args.amp)
                 scheduler.step(score)
-                print(f"step {step} loss {loss.item():.4f} validation dice {score:.4f}")
+                recent = losses[-args.validate_every :]
+                print(f"step {step} mean loss {sum(recent) / len(recent):.4f} validation dice {score:.4f}")
                 began = time.perf_counter()
         seconds += time.perf_counter() - began
-        print(f"epoch {epoch} mean loss {total / len(train_loader):.4f}")
+        print(f"epoch {epoch} mean loss {sum(losses) / len(losses):.4f}")
         Path("checkpoints").mkdir(exist_ok=True)
         torch.save(model.state_dict(), f"checkpoints/checkpoint_epoch{epoch}.pth")
     print(f"{step} steps in {seconds:.2f} s")

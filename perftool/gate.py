@@ -25,6 +25,7 @@ from perftool.measure.survey import UnusableError
 from perftool.measure.worktree import WORKING_TREE
 from perftool.records import CONFIRM, MEASURE, Comparison, Fitness, Session, Settings, Side, StoredBaseline
 from perftool.scenario import Context, ScenarioError, Scenarios, check_settings
+from perftool.trees import Tree
 
 
 def beside_calibration(reference: str) -> list[Side]:
@@ -36,7 +37,7 @@ def beside_calibration(reference: str) -> list[Side]:
 
 
 def described(
-    sides: Sequence[Side], survey: Callable[[Side, messages.Tree | None], tuple[messages.Described, int]]
+    sides: Sequence[Side], survey: Callable[[Side, Tree | None], tuple[messages.Described, int]]
 ) -> tuple[list[messages.Described], int]:
     """What each side is, and the host memory that a launch takes, by a survey of each.
 

@@ -28,9 +28,10 @@ SCHEMA_VERSION = "1.6"
 #      heat, and what the device was doing, in the fitness of the machine
 # 1.5  the settings of a check in its history, and its workload from the root of the repository; whether a check was
 #      made against what was stored, and why it could not be made to the end
-# 1.6  of a workload: whether a script of the user's own drives it, what its DataLoader does already, and that it may
-#      make its batches without one; sessions of a run that was recorded; of recommended settings, which are options of
-#      the command, and for which device they are
+# 1.6  of a workload: whether a script of the user's own drives it, what it does already, and that it may make its
+#      batches without a DataLoader; what a rate counts; of a script: its loop beside its steps, its ranks, and the
+#      patch of its files; sessions of a run that was recorded; of recommended settings, which are options of the
+#      command, and for which device they are
 
 Command = Literal["tune", "compare", "profile", "trace", "check", "run"]
 Status = Literal["measured", "skipped", "failed"]
@@ -39,11 +40,12 @@ OptionKind = Literal["option", "flag", "variable", "argument"]  # of a script's 
 DatasetKind = Literal["tensors", "map", "iterable", "own"]  # own: a script makes its batches, with no DataLoader
 BatchForm = Literal["tensor", "list", "tuple", "dict", "nested"]
 WarmupClass = Literal["flat", "warm-up", "slowdown", "no steady state"]
+SampleUnit = Literal["sample", "step"]  # that samples are counted in: steps, where nobody says what a step learns from
 
 MEASURE, COUNT = "measure", "count"
 """Stages of a comparison, and of launches that only count."""
 ALONE, TOGETHER, CONFIRM = "alone", "together", "confirm"
-LEAVE_ONE_OUT, PARITY = "leave one out", "loss parity"
+LEAVE_ONE_OUT, PATCHED, PARITY = "leave one out", "patched", "loss parity"
 """Stages of a search. `TOGETHER` is followed by the number of the pass."""
 EXPLAIN = "explain"
 """The stage whose launch is watched: its blocks explain, and count for no verdict."""
@@ -146,14 +148,36 @@ class FitnessRating(Record, frozen=True, kw_only=True):
     reasons: list[str]  # each with what would help
 
 
-class Site(Record, frozen=True, kw_only=True):
-    """A place in the user's own files."""
+SiteKind = Literal["loader", "optimizer", "model", "model_call", "import_torch", "main"]
+Outputs = Literal["tensor", "tensors", "other"]
 
-    file: str  # absolute
-    line: int  # that the interpreter was at
-    function: str = ""
-    callee: str = ""  # what was called there
-    framework: str | None = None  # that made the call on behalf of that place
+
+class Site(Record, frozen=True, kw_only=True):
+    """A place in the user's own files that a training uses: of all frames at that moment the innermost that is neither
+    the standard library's nor an installed package's.
+
+    kind: what happens there: a loader, an optimizer or a model is built, a model is called. "main" is the script
+        itself, "import_torch" the first import of torch; their line does not matter.
+    file: absolute, without links; "" where no frame was in a file of the user's.
+    line: that the interpreter was at.
+    end_line, end_column: the end of the call; columns count bytes of UTF-8 from 0. They tell which call of a line it
+        is, whatever its name. None where they are not known, or where that call is another, whose library builds or
+        calls what this is about; then the callee tells.
+    callee: the last name of what is called as the source writes it ("net" of `self.net(x)`); of what is built the name
+        of its class does, too, whatever name it was imported by.
+    framework: whose loop trains there: "lightning", "transformers", "accelerate", or None.
+    outputs: of a model call, what it returned: one floating-point tensor; a tuple or list of nothing but such tensors;
+        anything else.
+    """
+
+    kind: SiteKind
+    file: str
+    line: int
+    end_line: int | None = None
+    end_column: int | None = None
+    callee: str = ""
+    framework: str | None = None
+    outputs: Outputs = "tensor"
 
 
 class StepRule(Record, frozen=True, kw_only=True):
@@ -170,7 +194,6 @@ class ScriptOptimizer(Record, frozen=True, kw_only=True):
     name: str  # of its class
     options: dict[str, bool | None]  # those of foreach, fused, capturable, differentiable that it has
     step_class: str | None  # class of torch.optim whose step it runs; None where the step is its own
-    site: Site | None
 
 
 class ScriptLoader(Record, frozen=True, kw_only=True):
@@ -187,7 +210,6 @@ class ScriptLoader(Record, frozen=True, kw_only=True):
     shuffle: bool
     drop_last: bool
     trains: bool  # its batches went into a backward pass
-    site: Site | None
 
 
 class ScriptModel(Record, frozen=True, kw_only=True):
@@ -195,7 +217,6 @@ class ScriptModel(Record, frozen=True, kw_only=True):
 
     name: str  # of its class
     compiled: bool
-    site: Site | None  # of the call
 
 
 class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
@@ -214,6 +235,7 @@ class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     optimizers: list[ScriptOptimizer]
     loaders: list[ScriptLoader]  # in the order made
     models: list[ScriptModel]
+    sites: list[Site] = []
     autocast: Literal["bf16", "fp16"] | None  # that the script itself uses
     parameter_count: int
     parameter_bytes: int
@@ -223,8 +245,9 @@ class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     frameworks: list[str]
     peak_device_reserved_bytes: int | None = None
     seeded: bool = False  # it sets a seed
-    main: str | None = None  # the file that Python runs
+    says_samples: bool = False  # of a step: by a DataLoader, or by perftool.step(samples)
     ranks: int = 1
+    passed_over: int = 0  # processes that made steps, and ended, before the one that trains
     options: dict[str, OptionKind] = {}  # its own that are settings
 
     @property
@@ -263,6 +286,9 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     script: ScriptFacts | None = None  # of a training that is a command of the user's
     driver: Literal["workload", "script"] = "workload"  # whose loop it is: perftool's, or a script's own
     loader_options: dict[str, bool | int] = {}  # num_workers and pin_memory of a script's own DataLoader
+    autocast: Literal["bf16", "fp16"] | None = None  # that a script itself computes in
+    compiled: bool = False  # a script compiles its model itself
+    sample_unit: SampleUnit = "sample"
 
     @property
     def is_gathered_from_memory(self) -> bool:
@@ -312,10 +338,12 @@ class Block(Record, frozen=True, kw_only=True, tag="block"):
     step_ns: list[int] = []  # one per step, end to end; empty where several steps run in one call
     wait_ns: list[int] = []  # one per step: waiting for the next batch, part of step_ns
     waited_ns: int | None = None  # in all, for batches; part of wall_ns
-    aside_ns: dict[
-        str, int
-    ] = {}  # beside wall_ns: what else the loop of a script did, such as an evaluation, and where
+    # Beside wall_ns: what else the loop of a script did, such as an evaluation, and where.
+    aside_ns: dict[str, int] = {}
+    aside_steps: int = 0  # that came with that; their own part is in no other figure
     alone_ns: list[int] = []  # by rank: what a step took before its first backward pass, in all
+    rank_wall_ns: list[int] = []  # by rank, where there are several: wall_ns is the longest of these
+    rank_steps: list[int] = []  # likewise; one that evaluates for all may have fewer
     labels: BlockLabels = BlockLabels()
 
 
@@ -460,6 +488,32 @@ class Decision(Record, frozen=True, kw_only=True, tag="decision"):
     reason: str
 
 
+class Unwritten(Record, frozen=True, kw_only=True):
+    """A setting that a patch has not: why, and what to write or to type instead."""
+
+    setting: str  # name=value
+    reason: str
+    advice: str
+
+
+class Patch(Record, frozen=True, kw_only=True, tag="patch"):
+    """What settings change in a user's own files."""
+
+    root: str  # absolute
+    diff: str  # unified, with paths from the root on; `git apply` and `patch -p1` take it; "" where nothing changes
+    files: dict[str, str]  # path from the root on, with slashes, to the new text of each file that changes
+    written: list[str]  # names of the settings that the diff contains
+    already: list[str]  # those that the files had already
+    unwritten: list[Unwritten]
+    notes: list[str]  # what else to know of how they are written, as sentences
+    variant: int | None = None  # the one whose launches run the changed files; None: none does
+
+    @property
+    def in_files(self) -> list[str]:
+        """Names of the settings that need nothing else once the files are changed."""
+        return [*self.written, *self.already]
+
+
 class StepWork(Record, frozen=True, kw_only=True):
     """What one training step has to do at the least: arithmetic by counting, and bytes moved between memory and the
     processor where nothing stays in a cache from one pass (forward, backward, update) to the next."""
@@ -564,6 +618,7 @@ class Session(Record, frozen=True, kw_only=True):
     counters: list[Counters] = []
     training_runs: list[TrainingRun] = []
     decisions: list[Decision] = []
+    patch: Patch | None = None  # of the settings that a search has chosen for a script
     limits: Limits | None = None  # of the baseline, where it was asked for
     memory_samples: list[MemorySample] = []
     memory_parts: MemoryParts | None = None
@@ -766,6 +821,25 @@ class Rejected(Record, frozen=True, kw_only=True):
     reason: str
 
 
+class PatchAdvice(Record, frozen=True, kw_only=True):
+    """The recommended settings as a patch of the user's own files, and how fast the patched script is.
+
+    The patched launches ran the files as the patch has them; only what it does not contain was laid over them.
+    """
+
+    file: str | None  # beside the summary; None: there is nothing to apply
+    root: str  # the folder that the paths in it start from
+    files: list[str]
+    written: list[str]
+    already: list[str]  # settings that the files had already
+    unwritten: list[Unwritten]
+    notes: list[str]
+    confirmed: Literal["confirmed", "not_confirmed", "not_measured", "broken"] | None  # None: there is nothing to run
+    reason: str | None = None  # why it was not measured, or is broken
+    versus_baseline: Comparison | None = None  # in the metric of the goal, as below
+    versus_interposed: Comparison | None = None  # the patched script against its own files with the settings laid over
+
+
 class Recommendation(Record, frozen=True, kw_only=True):
     """What `tune` advises. Every number in it is of the confirmation in fresh launches."""
 
@@ -782,10 +856,11 @@ class Recommendation(Record, frozen=True, kw_only=True):
     changes_optimisation: bool
     changes_numerics: bool = False
     code: str  # lines to paste
-    script: str  # the same as a script that runs
+    script: str  # the same as a script that runs; "" where what is trained is a script already
     diff: str = ""  # unified, from that script with the baseline's settings to the one with these
     per_setting: list[SettingEffect]
     rejected: list[Rejected]
+    patch: PatchAdvice | None = None  # of a script's files
     metric: str = "throughput"  # that the goal is about
     gain: Estimate | None = None  # in that metric
 
@@ -795,6 +870,34 @@ class SoFar(Record, frozen=True, kw_only=True):
 
     settings: Settings
     gain: Estimate  # in the metric of the goal, as a ratio of the baseline to it
+
+
+class LoopPart(Record, frozen=True, kw_only=True):
+    """What a script's loop does beside its steps."""
+
+    name: str  # what and where: "evaluation at train.py:88"
+    share: float  # of the loop's time
+
+
+class RankTime(Record, frozen=True, kw_only=True):
+    """One of several ranks: means over the baseline's steps."""
+
+    rank: int
+    step_ns: float
+    alone_ns: float  # of that, before the first backward pass, in which ranks wait for each other
+
+
+class ScriptReport(Record, frozen=True, kw_only=True):
+    """What is told of a script beyond its steps. Shares are estimates: what comes rarely may be in no block."""
+
+    rule: StepRule | None
+    optimizers: list[str]  # classes, in the order of their first steps
+    steps: int  # of the baseline, from which all of this is told
+    step_share: float | None  # of the loop's time, start-up and end left out; None without blocks
+    beside: list[LoopPart]  # the rest of it, the largest first
+    ranks: list[RankTime] = []  # empty where there is one
+    last_rank: int | None = None  # that surely comes last to the backward pass; None where none does
+    lag_ns: float | None = None  # of that rank behind the one before it, median
 
 
 class SmallestBatch(Record, frozen=True, kw_only=True):
@@ -860,6 +963,7 @@ class Check(Record, frozen=True, kw_only=True):
     metrics: list[MetricCheck]
     stored: bool = False  # against what was stored, beside calibration kernels, in place of another revision
     failed: str | None = None  # why a side could not be measured to the end; the outcome is "undecided" then
+    sample_unit: SampleUnit = "sample"
 
 
 RecommendationStatus = Literal["confirmed", "nothing_better", "not_confirmed", "interrupted"]
@@ -892,6 +996,9 @@ class Summary(Record, frozen=True, kw_only=True):
     distance: Distance | None = None  # of the baseline to the limits of the machine
     memory: MemoryReport | None = None
     check: Check | None = None
+    script: ScriptReport | None = None  # where that is what is trained
+    sample_unit: SampleUnit = "sample"
+    folder: str | None = None  # that its files are in, as the command was told; None where nothing is kept
     measured_s: float  # wall time of all blocks
     warnings: list[str]
 
@@ -978,6 +1085,7 @@ class HistoryEntry(Record, frozen=True, kw_only=True):
     outcome: Outcome
     log_ratios: dict[str, float]  # metric to log(now / against), in the metric's own unit
     settings: Settings = {}  # of the pinned side; not known before 1.5
+    sample_unit: SampleUnit = "sample"
 
 
 class RecommendedSettings(Record, frozen=True, kw_only=True):

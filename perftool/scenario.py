@@ -204,8 +204,8 @@ class Scenario:
         """Why a value cannot be had here, as a sentence, or None: what the scenario says itself, and for a script what
         the value would have to change of its loop."""
         own = self.refusal(value, context)
-        if own is not None or context.workload.driver == "workload":
-            return own
+        if own is not None or context.workload.driver == "workload" or value == self.default(context):
+            return own  # what the script does already need not be laid over it
         before = Plan(workload=None, device=context.machine.device, batch_size=context.workload.batch_size)
         try:
             return needs_own_loop(before, self.apply(before, value))

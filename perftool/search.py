@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
+from pathlib import Path
+
+from msgspec.structs import replace
 
 from perftool.analysis.parity import parity_of, runs_of, settings_that, without
 from perftool.analysis.search import REGRET, Belief, Offer, Race, believe, excluded
@@ -19,14 +22,19 @@ from perftool.measure.aside import train_runs
 from perftool.measure.lab import Lab
 from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
 from perftool.measure.rounds import generation
+from perftool.measure.sandbox import top_of
+from perftool.patch.make import make
+from perftool.patch.texts import decoded
 from perftool.records import (
     ALONE,
     CONFIRM,
     LEAVE_ONE_OUT,
     PARITY,
+    PATCHED,
     TOGETHER,
     Decision,
     Goal,
+    ScriptFacts,
     Session,
     Settings,
 )
@@ -284,22 +292,59 @@ def parity_steps(step_s: float, seconds: float) -> int:
 
 
 def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
-    """The winner against the baseline, in launches that had no part in choosing it; beside it, in some generations, the
-    winner without each of its settings."""
+    """The winner against the baseline, in launches that had no part in choosing it; beside it the patched script, and
+    in some generations the winner without each of its settings."""
     variant = lab.variant(winner)
     without = [lab.variant({key: text for key, text in winner.items() if key != name}) for name in winner]
     aside = (
         {number: LEAVE_ONE_OUT for number in without if number and number not in lab.lost} if len(winner) > 1 else {}
     )
+    patched = _patched(lab, winner)
+    always = {} if patched is None else {patched: PATCHED}
 
     def decided() -> bool:
         return all_decided(lab.session, [variant], stages=[CONFIRM]) or deadline_s < lab.elapsed_s
 
     def guests(done: int) -> Mapping[int, str]:
+        present = [winner, *(winner for number in always if number not in lab.lost)]
         settings = [lab.session.variants[number] for number in aside]
-        cost_s = lab.launches_s([winner, *settings]) - lab.launches_s([winner])
-        to_come_s = max(1, CONFIRM_GENERATIONS - done) * lab.launches_s([winner])
+        cost_s = lab.launches_s([*present, *settings]) - lab.launches_s(present)
+        to_come_s = max(1, CONFIRM_GENERATIONS - done) * lab.launches_s(present)
         blocks_s = SHARE_CONFIRM * lab.session.budget_s
-        return aside if cost_s + to_come_s + blocks_s <= deadline_s - lab.elapsed_s else {}
+        affords = cost_s + to_come_s + blocks_s <= deadline_s - lab.elapsed_s
+        return always | (aside if affords else {})
 
     measure_repeatedly(lab, CONFIRM, [variant], budget_s=lab.left_s, decided=decided, guests=guests)
+
+
+def _patched(lab: Lab, winner: Settings) -> int | None:
+    """The variant that has the winner's settings in the script's own files; None where they write nothing there.
+
+    The patch is made of the files as they are now, and entered.
+    """
+    session = lab.session
+    facts = session.workload.script
+    if facts is None:
+        return None
+    root = _root(facts)
+    patch = make(
+        {**session.baseline, **winner},
+        session.codes,
+        facts.sites,
+        lambda file: decoded(Path(file).read_bytes()),
+        str(root),
+    )
+    before = session.patch
+    if before is not None and replace(before, variant=None) == patch:  # a search that goes on
+        return before.variant
+    variant = lab.ledger.another(winner) if patch.files else None
+    lab.ledger.enter(replace(patch, variant=variant))
+    return variant
+
+
+def _root(facts: ScriptFacts) -> Path:
+    """The folder that a patch is for: of the working folder and the script's own the repository, the first that has
+    the script."""
+    folder = top_of(Path(facts.folder).resolve())
+    main = next((Path(site.file) for site in facts.sites if site.kind == "main"), folder)
+    return folder if main.is_relative_to(folder) else top_of(main.parent)

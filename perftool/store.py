@@ -29,6 +29,7 @@ from perftool.records import (
     Limits,
     MemoryParts,
     MemorySample,
+    Patch,
     Record,
     SchemaError,
     Session,
@@ -68,6 +69,7 @@ _Entry = (
     | MemorySample
     | MemoryParts
     | BatchFit
+    | Patch
     | Launch
     | Counters
     | TrainingRun
@@ -314,6 +316,8 @@ def _from_journal(content: bytes) -> Session:
                 session = replace(session, memory_parts=entry)
             case BatchFit():
                 session = replace(session, batch_fit=entry)
+            case Patch():
+                session = replace(session, patch=entry)
             case Launch():
                 launches[entry.launch] = entry  # one may be written when it starts, and again when it ends
             case Counters():

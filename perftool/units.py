@@ -30,11 +30,16 @@ def duration(time_ns: float | None) -> str:
     return sign + _two_units(round(size_ns / _SECOND_NS / 60), 60, "h", "min")
 
 
-def rate(per_second: float | None, what: str = "samples") -> str:
+def rate(per_second: float | None, unit: str = "sample") -> str:
     """Something per second as "70.3 k samples/s"."""
     if per_second is None or not isfinite(per_second):
         return UNKNOWN
-    return f"{_scaled(per_second, _PREFIXES)} {what}/s"
+    return f"{_scaled(per_second, _PREFIXES)} {unit}s/s"
+
+
+def told_in(text: str, unit: str) -> str:
+    """A text about samples, of what is counted: "samples/s" as it is for "sample", "steps/s" for "step"."""
+    return text.replace("sample", unit).replace("Sample", unit.capitalize())
 
 
 def size(size_bytes: float | None) -> str:

@@ -30,8 +30,8 @@ VALUES = ("off", "bf16", "fp16")
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
-def default(_: Context) -> str:
-    return "off"
+def default(context: Context) -> str:
+    return context.workload.autocast or "off"
 
 
 def values(_: Context) -> Sequence[str]:
@@ -41,11 +41,14 @@ def values(_: Context) -> Sequence[str]:
 def refusal(value: str, context: Context) -> str | None:
     if value == "bf16" and context.on_cuda and (context.machine.device_capability or [0])[0] < 8:
         return "bfloat16 needs a GPU of compute capability 8.0 or newer; use fp16"
+    own = context.workload.autocast
+    if value == "off" and own is not None:
+        return f"the script itself computes in {own}; take that out of it, or vary its own option by --vary"
     return refuse_unlisted(value, VALUES)
 
 
 def discouraged(value: str, context: Context) -> str | None:
-    if context.on_cuda or value == "off":
+    if context.on_cuda or value == default(context):
         return None
     if value == "bf16" and not context.has_bf16_units:
         return f"{NO_BF16_UNITS}, so it is emulated: many times slower than float32"

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 VALUES = ("off", "default", "reduce-overhead", "max-autotune")
 
 
-def default(_: Context) -> str:
-    return "off"
+def default(context: Context) -> str:
+    return "default" if context.workload.compiled else "off"
 
 
 def values(context: Context) -> Sequence[str]:
@@ -38,6 +38,9 @@ def values(context: Context) -> Sequence[str]:
 
 def refusal(value: str, context: Context) -> str | None:
     machine = context.machine
+    if context.workload.compiled and value in VALUES:
+        own = "the script compiles its model itself; change that there, or vary its own option by --vary"
+        return None if value == default(context) else own
     if value == "off" or value not in VALUES:
         return refuse_unlisted(value, VALUES)
     if not context.on_cuda and machine.compiler is None:

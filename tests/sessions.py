@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from shlex import join
 from typing import Any
 
 from msgspec.structs import replace
@@ -32,6 +33,7 @@ from perftool.records import (
     Jitter,
     Launch,
     Limits,
+    LoopPart,
     LossParity,
     MemoryParts,
     MemoryReport,
@@ -39,11 +41,17 @@ from perftool.records import (
     Quantiles,
     Recommendation,
     Rejected,
+    ScriptFacts,
+    ScriptLoader,
+    ScriptModel,
+    ScriptOptimizer,
+    ScriptReport,
     Session,
     SettingEffect,
     Settings,
     SlowCause,
     SlowStep,
+    StepRule,
     StepWork,
     Summary,
     VariantSummary,
@@ -105,6 +113,58 @@ def make_block(launch: int, round_number: int, step_ns: Sequence[int], position:
         step_ns=list(step_ns),
         wait_ns=[time_ns // 10 for time_ns in step_ns],
     )
+
+
+def make_script(session: Session, *, aside_ms: Mapping[str, float], **changes: Any) -> Session:
+    """The same session of a command. Each block of the baseline has these things beside its steps, with one step."""
+    facts = make_script_facts(**changes)
+    workload = replace(
+        session.workload,
+        name="train",
+        reference=join(facts.command),
+        driver="script",
+        script=facts,
+        sample_unit="sample" if facts.training_loaders else "step",
+    )
+    own = {launch.launch for launch in session.launches if launch.variant == 0}
+    aside_ns = {name: round(ms * 1e6) for name, ms in aside_ms.items()}
+    blocks = [
+        replace(block, aside_ns=aside_ns, aside_steps=int(bool(aside_ns))) if block.launch in own else block
+        for block in session.blocks
+    ]
+    return replace(session, workload=workload, blocks=blocks)
+
+
+def make_script_facts(**changes: Any) -> ScriptFacts:
+    """A script with one loader, one optimizer and one model."""
+    usual: dict[str, Any] = {
+        "command": ["python", "train.py", "--epochs", "3"],
+        "folder": "/home/user",
+        "rule": StepRule(boundary="optimizer"),
+        "steps": 30,
+        "step_ns": 12_000_000,
+        "device": "cpu",
+        "python": "/usr/bin/python",
+        "python_version": "3.11.0",
+        "torch_version": "2.13.0",
+        "torch_threads": 2,
+        "optimizers": [ScriptOptimizer(name="Adam", options={"fused": None}, step_class="Adam")],
+        "loaders": [
+            ScriptLoader(
+                name="DataLoader", dataset="Digits", kind="map", rows=1000, batch_size=10, workers=0, pinned=False,
+                has_collate=False, shuffle=True, drop_last=False, trains=True,
+            )
+        ],
+        "models": [ScriptModel(name="Net", compiled=False)],
+        "autocast": None,
+        "parameter_count": 10,
+        "parameter_bytes": 40,
+        "floating_parameters": True,
+        "denormal_values": 0,
+        "python_objects": 1000,
+        "frameworks": [],
+    }  # fmt: skip
+    return ScriptFacts(**{**usual, **changes})
 
 
 def make_launch(launch: int, variant: int, generation: int = 0, stage: str = "measure", **changes: Any) -> Launch:
@@ -273,6 +333,46 @@ def tuned_summary() -> Summary:
         rejected=rejected,
         parity=parity,
     )
+
+
+def script_summary() -> Summary:
+    """The same search of a command's settings, one of which is an option of its own."""
+    told = tuned_summary()
+    winner = {"--num-workers": "2", "amp": "bf16"}
+    assert told.recommendation is not None
+    effects = [
+        replace(one, name=name, value=value, partners={}, with_partners=None)
+        for one, (name, value) in zip(told.recommendation.per_setting, winner.items(), strict=True)
+    ]
+    return replace(
+        told,
+        workload="python train.py --epochs 3",
+        arguments=["tune", "--vary", "--num-workers=0|2", "--", "python", "train.py", "--epochs", "3"],
+        variants=[*told.variants[:1], replace(told.variants[-1], settings=winner)],
+        recommendation=replace(
+            told.recommendation,
+            settings=winner,
+            code='''# on its command line
+--num-workers=2
+
+# around the computation of the loss
+with torch.autocast("cpu", dtype=torch.bfloat16):''',
+            script="",
+            diff="",
+            per_setting=effects,
+        ),
+        script=ScriptReport(
+            rule=StepRule(boundary="optimizer"),
+            optimizers=["Adam"],
+            steps=960,
+            step_share=0.72,
+            beside=[
+                LoopPart(name="evaluation at train.py:88", share=0.25),
+                LoopPart(name="checkpoint at train.py:95", share=0.03),
+            ],
+        ),
+        folder="results/20260101-000000-train-tune",
+    )  # fmt: skip
 
 
 def compared_summary() -> Summary:

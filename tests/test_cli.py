@@ -25,6 +25,7 @@ from perftool.cli.interrupts import interruptible
 from perftool.jobs import look
 from perftool.jobs.front import Silent
 from perftool.measure import devices, survey
+from perftool.measure.scripted import Sandboxes
 from perftool.probes import machine
 from perftool.records import DeviceFitness, Fitness, Machine, MachineReport, ScenarioReport, from_json, to_json
 from perftool.store import SessionStore, load_session
@@ -236,7 +237,7 @@ def test_a_gpu_is_looked_at_unless_auto_turns_out_to_be_the_cpu(
     monkeypatch.setattr(look, "measuring_lock", lambda _: nullcontext())
     monkeypatch.setattr(survey, "survey", lambda *_: (described, 1))
     with ExitStack() as lock:
-        seen = look.looked(f"{WORKLOADS}:good", "auto", 0, 1.0, Silent(), lock)
+        seen = look.looked(f"{WORKLOADS}:good", "auto", 0, 1.0, Silent(), Sandboxes(Silent().say), lock)
     assert looked == ["auto"]
     assert seen.fitness == replace(ON_A_GPU, device=kept)
 

@@ -118,15 +118,25 @@ def test_scenarios_are_found_and_applied_without_anything_installed() -> None:
     assert told.split() == list(SCENARIOS)
 
 
-def test_what_watches_a_script_needs_torch_alone() -> None:
+def test_what_explains_a_script_needs_torch_alone() -> None:
     told = run_without(
         [name for name in OURS_ALONE if name != "numpy"],  # which torch takes where it is there
         "from importlib import import_module\n"
-        "names = 'causes', 'clock', 'core', 'cgroups', 'marks', 'device', 'watch'\n"
-        "causes, *_, watch = [import_module(f'perftool.probes.{name}') for name in names]\n"
-        "watcher = watch.Watcher('cpu')\n"
+        "import torch\n"
+        "names = 'causes', 'clock', 'core', 'cgroups', 'marks', 'device', 'watch', 'storages', 'work', 'weights', "
+        "'ceilings'\n"
+        "probes = {name: import_module(f'perftool.probes.{name}') for name in names}\n"
+        "causes, ceilings, device = probes['causes'], probes['ceilings'], torch.device('cpu')\n"
+        "watcher = probes['watch'].Watcher('cpu')\n"
         "before = causes.read_counters()\n"
         "watcher.begin(); watcher.fetching(); watcher.fetched(); watcher.stepped()\n"
-        "print(len(watcher.finish()['step_ns']), sorted(causes.labels(before, causes.read_counters())))",
-    )
-    assert told.startswith("1 ['involuntary_switches', 'major_faults'")
+        "print(len(watcher.finish()['step_ns']), sorted(causes.labels(before, causes.read_counters())))\n"
+        "layer = torch.nn.Linear(2, 3)\n"
+        "with probes['work'].Work(layer.parameters()) as work:\n"
+        "    layer(torch.ones(1, 2)).sum().backward()\n"
+        "print(work.flops, probes['weights'].parts_of([*layer.parameters()], [], [], device)['parameters_bytes'])\n"
+        "ceilings.ROWS, ceilings.LARGE_COPY_BYTES = {'cpu': (16, 16)}, {'cpu': (2**16, 2**17)}\n"
+        "print(ceilings.limits_beside(None, device)['type'], probes['weights'].available_bytes(device) > 0)\n",
+    ).splitlines()
+    assert told[0].startswith("1 ['involuntary_switches', 'major_faults'")
+    assert told[1:] == [f"{2 * 2 * (2 * 3)} {4 * (2 * 3 + 3)}", "limits True"]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -162,6 +162,27 @@ def test_other_circumstances_have_their_reasons() -> None:
         ("cuda_allocator", "expandable_segments", configured, "PYTORCH_ALLOC_CONF is set"),
     ):
         assert words in (SCENARIOS[name].refusal(value, facts) or ""), (name, value)
+
+
+@pytest.mark.parametrize("own", ["bf16", "fp16"])
+def test_a_script_that_uses_autocast_is_the_default_and_cannot_be_without(own: Literal["bf16", "fp16"]) -> None:
+    """Whatever this machine can do: the baseline does it already."""
+    facts = replace(WORKLOAD, driver="script", dataset_kind="own", autocast=own)
+    for machine in (ON_GPU, replace(MACHINE, matrix_units=[])):
+        here = Context(machine=machine, workload=facts)
+        assert SCENARIOS["amp"].default(here) == own
+        assert own in SCENARIOS["amp"].available(here)
+        assert f"the script itself computes in {own}" in (SCENARIOS["amp"].refused("off", here) or "")
+
+
+def test_a_script_that_compiles_its_model_is_left_to_it() -> None:
+    facts = replace(WORKLOAD, driver="script", dataset_kind="own", compiled=True)
+    for machine in (ON_GPU, replace(MACHINE, compiler=None)):
+        here = Context(machine=machine, workload=facts)
+        assert SCENARIOS["torch_compile"].default(here) == "default"
+        assert SCENARIOS["torch_compile"].available(here) == ["default"]
+        assert "compiles its model itself" in (SCENARIOS["torch_compile"].refused("off", here) or "")
+        assert "it takes" in (SCENARIOS["torch_compile"].refused("often", here) or "")
 
 
 def test_what_is_not_sensible_here_is_not_tried_but_can_be_had() -> None:

@@ -56,7 +56,7 @@ def test_duration(time_ns: float, text: str) -> None:
     [
         (units.rate(70_345), "70.3 k samples/s"),
         (units.rate(0.25), "0.25 samples/s"),
-        (units.rate(12, "steps"), "12 steps/s"),
+        (units.rate(12, "step"), "12 steps/s"),
         (units.size(451_300_000), "451 MB"),
         (units.size(1_200_000_000), "1.2 GB"),
         (units.size(999_900_000), "1 GB"),

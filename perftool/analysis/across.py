@@ -17,10 +17,11 @@ def incomparable(first: Session, second: Session) -> list[str]:
     ours, theirs = first.workload, second.workload
     pairs = (
         ("commands", f"perftool {first.command}", f"perftool {second.command}"),
-        ("workloads", _short(ours.reference), _short(theirs.reference)),
+        ("workloads", _short(first), _short(second)),
         ("kinds of device", _kind(first), _kind(second)),
         ("numbers of parameters", f"{ours.parameter_count:,}", f"{theirs.parameter_count:,}"),
         ("batch sizes", str(ours.batch_size), str(theirs.batch_size)),
+        ("rates", f"{ours.sample_unit}s per second", f"{theirs.sample_unit}s per second"),
         ("optimizers", ours.optimizer, theirs.optimizer),
         ("baselines", _settings(first.baseline), _settings(second.baseline)),
     )
@@ -94,9 +95,12 @@ def _circumstances(session: Session) -> list[tuple[str, str]]:
     ]
 
 
-def _short(reference: str) -> str:
-    """Without the folder: the same file may lie elsewhere on another machine."""
-    return re.sub(r".*[/\\]", "", reference)
+def _short(session: Session) -> str:
+    """The reference, or each word of the command, without the folder: the same file may lie elsewhere on another
+    machine."""
+    script = session.workload.script
+    words = [session.workload.reference] if script is None else script.command
+    return " ".join(re.sub(r".*[/\\]", "", word) for word in words)
 
 
 def _kind(session: Session) -> str:

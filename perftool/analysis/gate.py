@@ -14,13 +14,12 @@ from pathlib import PurePath
 from statistics import median
 
 from perftool.analysis import baseline
-from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects
+from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects, samples_per_second
 from perftool.analysis.stats import Effect, launch_effects
 from perftool.analysis.verdict import HIGHER_IS_BETTER, LOOKS, comparison
 from perftool.records import (
     CONFIRM,
     MEASURE,
-    Block,
     Check,
     Comparison,
     Counters,
@@ -30,6 +29,7 @@ from perftool.records import (
     Outcome,
     Session,
     Side,
+    WorkloadFacts,
 )
 
 ALPHAS = {MEASURE: 0.05, CONFIRM: 0.01}
@@ -79,6 +79,7 @@ def judged(session: Session) -> Check:
         metrics=metrics,
         stored=then is not None,
         failed=failed,
+        sample_unit=session.workload.sample_unit,
     )
 
 
@@ -159,7 +160,7 @@ def history_entry(session: Session, check: Check) -> HistoryEntry | None:
     machine = session.machine
     return HistoryEntry(
         created_at=session.created_at,
-        workload=_from_root(now, session.workload.reference),
+        workload=_from_root(now, session.workload),
         against=against.commit,
         # Those of the pinned side, which `-s` alone changes: what the working tree's code changes is for the ratio.
         settings=against.settings,
@@ -168,6 +169,7 @@ def history_entry(session: Session, check: Check) -> HistoryEntry | None:
         machine=f"{machine.device_name or machine.cpu_model}, {machine.usable_cores} cores",
         outcome=check.outcome,
         log_ratios=ratios,
+        sample_unit=check.sample_unit,
     )
 
 
@@ -180,12 +182,13 @@ def _is_whole(one: MetricCheck) -> bool:
     return _is_full(one.first, one.confirmation)
 
 
-def _from_root(side: Side, typed: str) -> str:
-    """The workload's reference from the root of its repository, from wherever and however it was typed."""
+def _from_root(side: Side, workload: WorkloadFacts) -> str:
+    """The workload's reference from the root of its repository, from wherever and however it was typed. A command stays
+    as it is: what its words mean is its own."""
     place, _, attribute = side.reference.rpartition(":")
     is_file = place.endswith(".py") or os.sep in place
-    if side.root is None or side.folder is None or not is_file:
-        return typed
+    if side.root is None or side.folder is None or not is_file or workload.driver == "script":
+        return workload.reference
     inside = os.path.relpath(os.path.join(side.folder, place), side.root)
     return f"{PurePath(inside).as_posix()}:{attribute}"
 
@@ -307,7 +310,7 @@ def _figures(session: Session, variant: int) -> dict[str, float]:
     blocks = [block for one in launches for block in blocks_of[one.launch]]
     step_ns = sorted(time_ns for block in blocks for time_ns in block.step_ns)
     found: dict[str, float | None] = {
-        "throughput": _rate(blocks),
+        "throughput": samples_per_second(session, blocks),
         "peak_host": _median(one.peak_host_bytes for one in launches),
         "peak_device": _median(one.peak_device_allocated_bytes for one in launches),
         "start_up": _median(one.start_up_ns for one in launches),
@@ -316,11 +319,6 @@ def _figures(session: Session, variant: int) -> dict[str, float]:
         p50_ns, p95_ns = (step_ns[int(q * (len(step_ns) - 1))] for q in (0.5, 0.95))
         found |= {"step_p95": p95_ns, "jitter": p95_ns / p50_ns}
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _rate(blocks: Sequence[Block]) -> float | None:
-    wall_ns = sum(block.wall_ns for block in blocks)
-    return sum(block.samples for block in blocks) / wall_ns * 1e9 if wall_ns else None
 
 
 def _median(values: Iterator[int | None]) -> float | None:

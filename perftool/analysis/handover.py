@@ -24,6 +24,7 @@ Pieces = Mapping[str, Sequence[str]]
 
 TITLES = {
     "environment": "in the environment, before Python starts",
+    "command": "on its command line",
     "imports": "with the imports",
     "setup": "once, before anything is built",
     "batch_size": "in place of the batch size",
@@ -104,7 +105,7 @@ def pieces(codes: Codes, settings: Settings) -> dict[str, list[str]]:
 def _joined(place: str, lines: Sequence[str]) -> str:
     if place in _ARGUMENTS:
         return ", ".join(lines)
-    return {"batch_calls": "", "environment": " "}.get(place, "\n").join(lines)
+    return {"batch_calls": "", "environment": " ", "command": " "}.get(place, "\n").join(lines)
 
 
 def places(codes: Codes, settings: Settings) -> dict[str, str]:

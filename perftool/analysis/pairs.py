@@ -65,6 +65,14 @@ def blocks_by_launch(session: Session) -> dict[int, list[Block]]:
     return blocks
 
 
+def samples_per_second(session: Session, blocks: Sequence[Block]) -> float | None:
+    """Of these blocks together; steps per second where nobody says how many samples a step has. None without blocks."""
+    wall_ns = sum(block.wall_ns for block in blocks)
+    # Ranks take their steps together, while each has samples of its own.
+    counted = (block.steps if session.workload.sample_unit == "step" else block.samples for block in blocks)
+    return sum(counted) / wall_ns * 1e9 if wall_ns else None
+
+
 class Pooled(NamedTuple):
     """Figures of the steps of several blocks together, which cannot be had block by block, and of resamples of these
     blocks: arrays of (1 + BOOTSTRAPS,)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from perftool.analysis.contributions import setting_effects
 from perftool.analysis.handover import lines_to_change, script, to_paste
 from perftool.analysis.parity import parity_of, time_to_loss
+from perftool.analysis.patched import patch_advice
 from perftool.analysis.search import Offer, believe
 from perftool.analysis.summary import Summaries, summarise
 from perftool.analysis.verdict import ALPHA, LOOKS
@@ -16,6 +17,7 @@ from perftool.records import (
     PARITY,
     Estimate,
     LossParity,
+    PatchAdvice,
     Recommendation,
     RecommendationStatus,
     Rejected,
@@ -29,11 +31,14 @@ from perftool.records import (
 from perftool.units import ratio
 
 
-def conclude(session: Session) -> Summary:
-    """The summary of any session, with the recommendation of a tuned one."""
+def conclude(session: Session, folder: str | None = None) -> Summary:
+    """The summary of any session, with the recommendation of a tuned one.
+
+    folder: that its files are in; None where they are nowhere.
+    """
     summaries = Summaries(session)
     if session.command != "tune":
-        return summarise(session, summaries=summaries)
+        return summarise(session, summaries=summaries, folder=folder)
     winner = chosen(session)
     status, recommendation = None, None
     if winner is not None:
@@ -41,6 +46,7 @@ def conclude(session: Session) -> Summary:
     return summarise(
         session,
         summaries=summaries,
+        folder=folder,
         recommendation=recommendation,
         recommendation_status=status,
         rejected=rejected(session, winner or {}, summaries),
@@ -109,6 +115,8 @@ def _recommendation(
         return "not_confirmed", None
     memory = confirmed.versus_baseline.get("peak_device") or confirmed.versus_baseline.get("peak_host")
     measured = {**session.baseline, **winner}
+    patch = patch_advice(session, session.variants.index(winner), _measurable(metric), summaries)
+    plain, diff = _handed_over(session, measured, patch)
     return "confirmed", Recommendation(
         settings=winner,
         speedup=speedup,
@@ -123,14 +131,24 @@ def _recommendation(
         changes_optimisation=any(session.scenario_changes.get(name) == "optimisation" for name in winner),
         changes_numerics=any(session.scenario_changes.get(name) == "numerics" for name in winner),
         code=to_paste(session.codes, measured, session.baseline),
-        script=script(session.codes, measured, workload=session.workload, device=session.machine.device),
-        diff=lines_to_change(
-            session.codes, measured, session.baseline, workload=session.workload, device=session.machine.device
-        ),
+        script=plain,
+        diff=diff,
         per_setting=setting_effects(session, winner),
         rejected=rejected(session, winner, summaries),
+        patch=patch,
         metric=metric,
         gain=gain,
+    )
+
+
+def _handed_over(session: Session, measured: Settings, patch: PatchAdvice | None) -> tuple[str, str]:
+    """A workload's training as a script that runs, "" of a script, which is one already; and what changes in it."""
+    workload, device = session.workload, session.machine.device
+    if workload.driver == "script":
+        return "", session.patch.diff if session.patch is not None and patch is not None and patch.file else ""
+    return (
+        script(session.codes, measured, workload=workload, device=device),
+        lines_to_change(session.codes, measured, session.baseline, workload=workload, device=device),
     )
 
 
@@ -153,10 +171,15 @@ def _gain(metric: str, confirmed: VariantSummary, learning: TimeToLoss | None) -
             return None, False
         return Estimate(ratio=learning.ratio, low=learning.low, high=learning.high), learning.high < 1
     # What changes neither numerics nor the optimisation needs as many samples: only its speed counts.
-    found = confirmed.versus_baseline.get("throughput" if metric == "time_to_loss" else metric)
+    found = confirmed.versus_baseline.get(_measurable(metric))
     if found is None or found.low is None or found.high is None:
         return None, False
     return Estimate(ratio=found.ratio, low=found.low, high=found.high), found.verdict == "better"
+
+
+def _measurable(metric: str) -> str:
+    """The metric of blocks that stands for the goal's."""
+    return "throughput" if metric == "time_to_loss" else metric
 
 
 def _is_needed(session: Session, baseline: VariantSummary, confirmed: VariantSummary) -> bool:

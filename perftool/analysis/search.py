@@ -20,7 +20,7 @@ from perftool.analysis.pairs import launches_of, pair_effects
 from perftool.analysis.parity import log_samples_ratio, settings_that
 from perftool.analysis.stats import LAUNCH_SD_UNPINNED, sign_test_log_e
 from perftool.analysis.surrogate import Observation, Posterior, key_of, likely_launch_sd, posterior
-from perftool.records import ALONE, PARITY, Estimate, Session, Settings
+from perftool.records import ALONE, PARITY, PATCHED, Estimate, Session, Settings
 
 WORTHWHILE = 0.01  # smaller gains are not advised
 EARNS = 0.007  # log-ratio that a setting must bring for a place among the others
@@ -121,7 +121,7 @@ def excluded(session: Session, offer: Offer) -> Excluded:
     lost: list[Settings] = []
     for launch in session.launches:
         settings = session.variants[launch.variant]
-        if launch.status == "measured" or not settings:
+        if launch.status == "measured" or not settings or launch.stage == PATCHED:
             continue
         if len(settings) == 1:
             changes[next(iter(settings.items()))] = launch.reason or launch.status
@@ -164,7 +164,8 @@ def _pairs(session: Session, variants: Collection[int]) -> dict[int, list[float]
 
 def observations(session: Session, metric: str, stages: Collection[str] | None = None) -> list[Observation]:
     """Every launch of every variant against its generation's baseline."""
-    variants = sorted({launch.variant for launch in session.launches if launch.status == "measured"} - {0})
+    measured = (one for one in session.launches if one.status == "measured" and one.stage != PATCHED)
+    variants = sorted({launch.variant for launch in measured} - {0})
     matrix = pair_effects(session, metric, variants, stages=stages)
     return [
         Observation(session.variants[variant], generation, float(d), float(np.nan_to_num(half, nan=0.3)))

@@ -12,8 +12,9 @@ from perftool.analysis.diagnose import findings
 from perftool.analysis.explain import explained
 from perftool.analysis.gate import is_check, judged
 from perftool.analysis.jitter import jitter
+from perftool.analysis.loop import script_report
 from perftool.analysis.memory import memory_report
-from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects
+from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects, samples_per_second
 from perftool.analysis.roofline import distance
 from perftool.analysis.stats import launch_effects
 from perftool.analysis.tradeoffs import pareto, smallest_batch
@@ -22,6 +23,7 @@ from perftool.records import (
     CONFIRM,
     EXPLAIN,
     METRICS,
+    PATCHED,
     Block,
     Comparison,
     Distance,
@@ -78,7 +80,6 @@ class Summaries:
             status = status if spared else lost.status
             reason = _loss(ended, lost) if spared else lost.reason
         settings = {**session.baseline, **session.variants[variant]} if variant == 0 else session.variants[variant]
-        wall_ns = sum(block.wall_ns for block in blocks)
         runs = [block.step_ns for block in blocks if block.step_ns]
         uneven = jitter(runs) if runs else None
         versus = self._versus_baseline(variant, stages) if variant and measured and (not lost or spared) else {}
@@ -89,7 +90,7 @@ class Summaries:
             status=status,
             reason=reason,
             engaged=_engaged(ended),
-            samples_per_second=sum(block.samples for block in blocks) / wall_ns * 1e9 if wall_ns else None,
+            samples_per_second=samples_per_second(session, blocks),
             steps_per_call=next((one.steps_per_call for one in measured), 1),
             step_ns=_quantiles(runs, uneven) if uneven else None,
             jitter=uneven,
@@ -116,6 +117,7 @@ def summarise(
     session: Session,
     *,
     summaries: Summaries | None = None,
+    folder: str | None = None,
     recommendation: Recommendation | None = None,
     recommendation_status: RecommendationStatus | None = None,
     rejected: Sequence[Rejected] = (),
@@ -124,10 +126,10 @@ def summarise(
 ) -> Summary:
     """The whole summary; what is recommended is decided elsewhere and only passed through.
 
-    summaries: of this session, where somebody has them already.
+    summaries: of this session, where somebody has them already. folder: that its files are in.
     """
     summaries = summaries or Summaries(session)
-    launched = {launch.variant for launch in session.launches} - {0}
+    launched = {launch.variant for launch in session.launches if launch.stage != PATCHED} - {0}
     variants = [summaries.of(variant) for variant in sorted(launched)]
     baseline = summaries.of(0)
     found, memory, limit = explained(session), memory_report(session), _distance(session, baseline)
@@ -158,6 +160,9 @@ def summarise(
         distance=limit,
         memory=memory,
         check=judged(session) if is_check(session) else None,
+        script=script_report(session),
+        sample_unit=session.workload.sample_unit,
+        folder=folder,
         measured_s=sum(block.wall_ns for block in session.blocks) / 1e9,
         warnings=list(session.warnings),
     )

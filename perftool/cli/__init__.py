@@ -256,7 +256,8 @@ def report(
     except StoreError as error:
         raise BadInput(str(error)) from error
     if len(loaded) == 1:
-        print_out(rendered(loaded[0], conclude(loaded[0]), form))
+        folder = session if session.is_dir() else session.parent
+        print_out(rendered(loaded[0], conclude(loaded[0], str(folder)), form))
         return
     first, second = loaded
     reasons = incomparable(first, second)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from perftool.errors import BadInput, NotMeasured, NotWritten, PerftoolError
+from perftool.git import RevisionError
 from perftool.measure.lab import BaselineFailed
 from perftool.measure.survey import UnusableError
-from perftool.measure.worktree import RevisionError
 from perftool.scenario import ScenarioError
 from perftool.store import StoreError
 from perftool.workload import WorkloadError

@@ -17,6 +17,7 @@ from perftool.jobs.look import looked
 from perftool.jobs.options import Options
 from perftool.jobs.results import Results
 from perftool.measure.lab import BaselineFailed, Lab
+from perftool.measure.scripted import Sandboxes
 from perftool.measure.survey import new_session
 from perftool.records import Command, Goal, Session, Summary
 from perftool.scenario import Context, Scenarios
@@ -26,10 +27,12 @@ from perftool.target import name_of
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What a job is prepared with. held: what ends with the measuring, such as the machine's lock."""
+    """What a job is prepared with. sandboxes: where a command of the user's lives. held: what ends with the measuring,
+    such as the machine's lock."""
 
     scenarios: Scenarios
     front: Front
+    sandboxes: Sandboxes
     held: ExitStack
 
 
@@ -94,7 +97,9 @@ class Job(ABC, Generic[Made]):
     def fresh(self, bench: Bench, goal: Goal | None = None) -> Ready:
         """A new session."""
         options = self.options
-        look = looked(options.target, options.device, options.seed, options.budget_s, bench.front, bench.held)
+        look = looked(
+            options.target, options.device, options.seed, options.budget_s, bench.front, bench.sandboxes, bench.held
+        )
         session = new_session(
             look.described,
             bench.scenarios,
@@ -121,7 +126,7 @@ class Job(ABC, Generic[Made]):
     def finish(self, done: Done[Made], results: Results, front: Front) -> Outcome:
         """Write what was measured, and tell it."""
         session, options = done.session, self.options
-        summary = conclude(session)
+        summary = conclude(session, None if options.out is None else str(results.folder))
         results.write(session, summary)
         front.answer(Measured(session, summary))
         code = done.exit_code or self.conclude(session, summary, front)

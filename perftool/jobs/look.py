@@ -19,12 +19,14 @@ from perftool.measure import scripted as scripts
 from perftool.measure import survey as workloads
 from perftool.measure.lab import Lab, Watcher
 from perftool.measure.ledger import Ledger
-from perftool.measure.messages import Described, Tree
+from perftool.measure.messages import Described
+from perftool.measure.scripted import Sandboxes
 from perftool.probes.machine import read_fitness
 from perftool.records import Fitness, Machine, Side
 from perftool.scenario import Context, ScenarioError, Scenarios, discover
 from perftool.store import measuring_lock
 from perftool.target import Script, Target, reference_of
+from perftool.trees import Tree
 from perftool.vary import scenarios_of
 from perftool.workload import check_reference
 
@@ -70,12 +72,18 @@ def offered(target: Target, files: Sequence[Path]) -> Scenarios:
 
 
 def looked(
-    target: Target, device: str, seed: int, budget_s: float, front: Front, lock: ExitStack | None = None
+    target: Target,
+    device: str,
+    seed: int,
+    budget_s: float,
+    front: Front,
+    sandboxes: Sandboxes,
+    lock: ExitStack | None = None,
 ) -> Look:
     """Build what is trained for the first time, whose errors are the user's to mend. `lock` as for `looking`."""
     with looking(device, front, lock) as (watcher, fitness):
         watcher.update(f"building {reference_of(target)}", 0.0, 0.0)
-        described, launch_bytes = _survey(target, device, seed, budget_s)
+        described, launch_bytes = _survey(target, device, seed, budget_s, sandboxes)
         return Look(described=described, launch_bytes=launch_bytes, fitness=of_device(fitness, described.machine))
 
 
@@ -119,19 +127,21 @@ def of_device(fitness: Fitness | None, machine: Machine) -> Fitness | None:
 # ------------------------------------------------------------------------------------------------------- two drivers
 
 
-def _survey(target: Target, device: str, seed: int, budget_s: float) -> tuple[Described, int]:
+def _survey(target: Target, device: str, seed: int, budget_s: float, sandboxes: Sandboxes) -> tuple[Described, int]:
     if isinstance(target, str):
         return workloads.survey(target, device, seed, budget_s)
-    return scripts.survey(target, device, seed, budget_s)
+    return scripts.survey(target, device, seed, budget_s, sandboxes)
 
 
-def side_surveyed(target: Target, device: str, seed: int, side: Side, tree: Tree | None) -> tuple[Described, int]:
+def side_surveyed(
+    target: Target, device: str, seed: int, sandboxes: Sandboxes, side: Side, tree: Tree | None
+) -> tuple[Described, int]:
     """One side of a check: its own files, with its own command where the target is a script."""
     if isinstance(target, str):
         return workloads.survey(side.reference, device, seed, tree=tree)
     assert side.folder is not None
     moved = Script(command=tuple(split(side.reference)), folder=side.folder, vary=target.vary)
-    return _survey(moved, device, seed, workloads.SURVEY_LIMIT_S)
+    return _survey(moved, device, seed, workloads.SURVEY_LIMIT_S, sandboxes)
 
 
 def opened(
@@ -142,7 +152,10 @@ def opened(
     scenario_files: Sequence[Path],
     launch_bytes: int,
     watcher: Watcher,
+    sandboxes: Sandboxes,
 ) -> AbstractContextManager[Lab]:
     """The lab of a session, whose launches are real processes."""
-    open_lab = workloads.open_lab if isinstance(target, str) else partial(scripts.open_lab, script=target)
+    open_lab = (
+        workloads.open_lab if isinstance(target, str) else partial(scripts.open_lab, script=target, sandboxes=sandboxes)
+    )
     return open_lab(ledger, scenarios, scenario_files=scenario_files, launch_bytes=launch_bytes, watcher=watcher)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from perftool.patch.texts import encoded_diff
 from perftool.records import RecommendedSettings, Record, Session, Summary, to_json
 from perftool.report import html, markdown
 from perftool.store import SessionStore, StoreError
@@ -56,7 +57,11 @@ class Results:
                 device=summary.machine.device,
             )
             self.attempt(partial(self.store.write, "recommended.json", to_json(recommended, indent=2)))
-            self.attempt(partial(self.store.write, "recommended.py", summary.recommendation.script))
+            if summary.recommendation.script:
+                self.attempt(partial(self.store.write, "recommended.py", summary.recommendation.script))
+            advised, patch = summary.recommendation.patch, session.patch
+            if advised is not None and advised.file is not None and patch is not None:
+                self.attempt(partial(self.store.write, advised.file, encoded_diff(patch.diff, patch.files)))
 
     def draw(self, session: Session, summary: Summary) -> None:
         """The pages for people."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +16,7 @@ from perftool.jobs.look import check_names, check_target, offered, opened
 from perftool.jobs.results import Results
 from perftool.measure.lab import BaselineFailed
 from perftool.measure.ledger import Ledger
+from perftool.measure.scripted import Sandboxes
 from perftool.records import Session
 from perftool.store import StoreError
 
@@ -35,12 +36,13 @@ def run(job: Job[Made], front: Front | None = None) -> Outcome:
         out = options.out or Path(kept.enter_context(TemporaryDirectory(prefix="perftool-")))
         results = job.open(out)
         with ExitStack() as held:
+            sandboxes = held.enter_context(closing(Sandboxes(front.say, ignored=[out])))
             try:
-                ready = job.prepare(Bench(scenarios=scenarios, front=front, held=held))
+                ready = job.prepare(Bench(scenarios=scenarios, front=front, sandboxes=sandboxes, held=held))
             except BaseException:  # also a fault of the program: no empty folder is left
                 results.discard()
                 raise
-            done = _measured(job, ready, results, front)
+            done = _measured(job, ready, results, front, sandboxes)
         front.measured()
         session = done.session
         # A check on another machine than its baseline's only counts.
@@ -58,7 +60,7 @@ def run(job: Job[Made], front: Front | None = None) -> Outcome:
             raise
 
 
-def _measured(job: Job[Made], ready: Ready, results: Results, front: Front) -> Done[Made]:
+def _measured(job: Job[Made], ready: Ready, results: Results, front: Front, sandboxes: Sandboxes) -> Done[Made]:
     session = ready.session
     made: Made | None = None
     code = 0
@@ -72,6 +74,7 @@ def _measured(job: Job[Made], ready: Ready, results: Results, front: Front) -> D
                 scenario_files=job.options.scenario_files,
                 launch_bytes=ready.launch_bytes,
                 watcher=watcher,
+                sandboxes=sandboxes,
             )
             with lab_of as lab:
                 try:

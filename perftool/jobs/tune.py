@@ -77,7 +77,9 @@ class Resume(Tune):
 
     def prepare(self, bench: Bench) -> Ready:
         options, session = self.options, self.session
-        look = looked(options.target, options.device, options.seed, options.budget_s, bench.front, bench.held)
+        look = looked(
+            options.target, options.device, options.seed, options.budget_s, bench.front, bench.sandboxes, bench.held
+        )
         then, now = session.machine, look.described.machine
         for name in SAME:
             if getattr(then, name) != getattr(now, name):

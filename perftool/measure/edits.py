@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from perftool.measure.trees import Stamp, edited, stamps
 from perftool.records import Side
+from perftool.trees import Stamp, edited, stamps
 
 EDITED_MOST = 3  # files that a warning names
 

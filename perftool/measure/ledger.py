@@ -15,6 +15,7 @@ from perftool.records import (
     Limits,
     MemoryParts,
     MemorySample,
+    Patch,
     Record,
     Session,
     Settings,
@@ -32,7 +33,7 @@ _LISTS: dict[type[Record], str] = {
     TrainingRun: "training_runs",
     Decision: "decisions",
 }
-_FACTS: dict[type[Record], str] = {Limits: "limits", MemoryParts: "memory_parts", BatchFit: "batch_fit"}
+_FACTS: dict[type[Record], str] = {Limits: "limits", MemoryParts: "memory_parts", BatchFit: "batch_fit", Patch: "patch"}
 
 
 class Ledger:
@@ -55,7 +56,7 @@ class Ledger:
         return self._session
 
     def enter(self, *records: Record) -> None:
-        """Add records, each to those of its kind; of limits, memory parts and batch fit there is one, the last."""
+        """Add records, each to those of its kind; of facts, such as limits or the patch, there is one, the last."""
         for record in records:
             kind = type(record)
             if kind in _FACTS:
@@ -71,6 +72,11 @@ class Ledger:
         if settings not in variants:
             self._add("variants", settings, NewVariant(settings=settings))
         return variants.index(settings)
+
+    def another(self, settings: Settings) -> int:
+        """The number of a further variant with settings that one has already, since it comes by them in another way."""
+        self._add("variants", settings, NewVariant(settings=settings))
+        return len(self._lists["variants"]) - 1
 
     def warn(self, text: str) -> None:
         """Add a warning for the report."""

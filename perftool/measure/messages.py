@@ -18,22 +18,16 @@ from perftool.records import (
     Limits,
     Machine,
     MemoryParts,
+    Patch,
     Record,
     ScriptFacts,
     Settings,
     WatchedBlock,
     WorkloadFacts,
 )
+from perftool.trees import Tree
 
 R = TypeVar("R")
-
-
-class Tree(Record, frozen=True, kw_only=True):
-    """Where one side's modules come from, and where they must not. All absolute."""
-
-    root: str
-    folder: str  # within the root, to work in
-    others: list[str]  # roots of the other sides
 
 
 class LaunchSpec(Record, frozen=True, kw_only=True):
@@ -48,6 +42,7 @@ class LaunchSpec(Record, frozen=True, kw_only=True):
     watched: bool = False  # built so that it can be asked to `Watch`
     phases_named: bool = False  # for a trace; costs time in each step
     tree: Tree | None = None  # None: modules come from wherever Python finds them
+    patch: Patch | None = None  # that a script's own files have; its settings are not laid over them
 
 
 class Ask(Record, Generic[R], frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from perftool.measure.lab import BaselineFailed, Lab, Lost
 from perftool.measure.launch import LaunchFailed, LiveLaunch
 from perftool.measure.warmup import classify, settled
 from perftool.records import Block, Engaged, Launch, Side, Status
+from perftool.trees import Tree
 
 BLOCK_S = 0.03
 QUEUES_PER_BLOCK = (2, 10)  # so that what loader workers held ready when the block began does not decide it
@@ -196,10 +197,13 @@ def spawn(
     lab.launches_to_come = max(0, lab.launches_to_come - 1)
     side = session.sides[variant] if session.sides else None
     settings = side.settings if side else {**session.baseline, **session.variants[variant]}
+    patch = session.patch if session.patch is not None and session.patch.variant == variant else None
+    laid = {name: value for name, value in settings.items() if patch is None or name not in patch.in_files}
     spec = messages.LaunchSpec(
         launch=number,
         reference=side.reference if side else session.workload.reference,
         tree=tree_of(session.sides, variant),
+        patch=patch,
         scenario_files=lab.scenario_files,
         settings=settings,
         device=session.machine.device,
@@ -213,7 +217,7 @@ def spawn(
     places = {"TORCHINDUCTOR_CACHE_DIR": str(lab.caches / (f"variant-{variant}" if own_caches else "shared"))}
     if side:  # a C++ extension is built by its name, which both revisions give theirs
         places["TORCH_EXTENSIONS_DIR"] = str(lab.caches / f"extensions-{variant}")
-    live = lab.start(spec, {**lab.environment(settings), **places})
+    live = lab.start(spec, {**lab.environment(laid), **places})
     return Running(lab, live, number, variant, stage, lab.next_generation, cold)
 
 
@@ -223,10 +227,10 @@ def block_steps(call_ns: float, queued_calls: int) -> int:
     return max(1, round(BLOCK_S * 1e9 / call_ns), min(most, max(least, round(LONG_BLOCK_S * 1e9 / call_ns))))
 
 
-def tree_of(sides: Sequence[Side], variant: int) -> messages.Tree | None:
+def tree_of(sides: Sequence[Side], variant: int) -> Tree | None:
     """Where the modules of a side come from, and where they must not."""
     roots = [side.root for side in sides]
     own = sides[variant] if sides else None
     if own is None or own.root is None or own.folder is None:
         return None
-    return messages.Tree(root=own.root, folder=own.folder, others=[one for one in roots if one and one != own.root])
+    return Tree(root=own.root, folder=own.folder, others=[one for one in roots if one and one != own.root])

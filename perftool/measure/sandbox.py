@@ -77,7 +77,7 @@ _NEVER_WITHIN = ("/dev", "/proc", "/sys", "/run")
 def places(command: Sequence[str], folder: Path) -> list[Path]:
     """The folders to cover for a command: the working folder, and those that its arguments name outside of it, or name
     something in; of each the repository that it is in. None lies within another. Reads only what is there."""
-    wanted = {_top(path) for path in [folder.resolve(), *map(_folder, _named(command, folder))]}
+    wanted = {top_of(path) for path in [folder.resolve(), *map(_folder, _named(command, folder))]}
     allowed = sorted(path for path in wanted if not _off_limits(path))
     return [path for path in allowed if not any(other in path.parents for other in allowed)]
 
@@ -117,7 +117,7 @@ def _writable(path: Path) -> bool:
     return os.access(_folder(path), os.W_OK)
 
 
-def _top(folder: Path) -> Path:
+def top_of(folder: Path) -> Path:
     """The repository that a folder is in, else the folder itself. A repository of the whole home is none."""
     for path in [folder, *folder.parents]:
         if path == Path.home() or _off_limits(path):
@@ -185,15 +185,19 @@ class Sandbox:
         command: Sequence[str] | None = None,
         environment: Mapping[str, str] | None = None,
         *,
+        files: Mapping[Path, bytes] | None = None,
         show_output: bool = False,
     ) -> Kept:
         """Start the command in a view, with a temporary folder and a port of its own. Raises NotStarted.
 
         command: in place of the sandbox's, such as the same with other options. environment: more of it.
+        files: what it finds in place of the user's own files, each of which is covered.
         """
         scratch = self.root / str(next(self._numbers))
         for name in ("tmp", "store"):
             (scratch / name).mkdir(parents=True)
+        for path, content in (files or {}).items():
+            self._lay(path, content, scratch / "files")
         port = _free_port()
         own = {
             "TMPDIR": str(scratch / "tmp"),
@@ -205,11 +209,26 @@ class Sandbox:
             self.command if command is None else command,
             folder=self.folder,
             environment={**self.environment, **own, **(environment or {})},
-            view=replace(self.view, store=str(scratch / "store"), beneath=self._beneath()) if self.protected else None,
+            view=replace(self.view, store=str(scratch / "store"), beneath=self._beneath(scratch / "files"))
+            if self.protected
+            else None,
             scratch=[scratch],
             leftovers=[self.root],
             show_output=show_output,
         )
+
+    def covers(self, path: Path) -> bool:
+        """Whether launches may find another file there than the user's."""
+        return any(path.is_relative_to(place) for place in self.view.places)
+
+    def _lay(self, path: Path, content: bytes, layer: Path) -> None:
+        """Write a file into a layer over the user's folders, with the rights of the one that it covers."""
+        for number, place in enumerate(self.view.places):
+            if path.is_relative_to(place):
+                copy = layer / str(number) / path.relative_to(place)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(content)
+                shutil.copymode(path, copy)
 
     def keep_downloads(self, launch: Kept) -> list[str]:
         """Show what a launch has downloaded to all later launches. Returns the paths; the user's folder gets nothing.
@@ -241,8 +260,9 @@ class Sandbox:
         remove(self.root)
         self.lock.close()
 
-    def _beneath(self) -> dict[str, list[str]]:
-        layers = sorted((self.root / "downloads").glob("*"))
+    def _beneath(self, files: Path) -> dict[str, list[str]]:
+        """files: the layer that lies over all others."""
+        layers = [files, *sorted((self.root / "downloads").glob("*"))]
         return {
             place: [str(layer / str(number)) for layer in layers if (layer / str(number)).exists()]
             for number, place in enumerate(self.view.places)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import select
 import shutil
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,8 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from perftool.measure import messages
+from perftool.measure.callers import Caller, Callers
+from perftool.measure.keeper import Ended
 from perftool.measure.kept import Kept, NotStarted
 from perftool.measure.launch import LaunchFailed
 from perftool.probes import memory
@@ -30,26 +31,11 @@ from perftool.script.boot import environment as hooked
 HIDDEN_BY = ("-I", "-E", "-S")  # options of Python with which it does not come by perftool's hook
 LAST_WORDS = 300  # characters of the last line that the command printed
 ENDING_S = 10.0  # that a command may take to end once its script has
+HELPER_ENDING_S = 3.0  # after which a process that has ended was only a helper, for the command goes on
 
 R = TypeVar("R")
 StartKept = Callable[[Mapping[str, str]], Kept]
 """Starts the launch's command with these variables beyond the usual ones."""
-
-
-class Rank:
-    """One process that makes steps, and the socket to it."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.socket = connection
-        self.file = connection.makefile("rwb")
-        hello = json.loads(self.file.readline())
-        self.pid, self.number = int(hello["pid"]), int(hello["rank"])
-        self.world_size = int(hello["world_size"])
-
-    def close(self) -> None:
-        for resource in (self.file, self.socket):
-            with suppress(OSError):  # a broken connection cannot be flushed
-                resource.close()
 
 
 class ScriptLaunch:
@@ -60,15 +46,21 @@ class ScriptLaunch:
     ) -> None:
         """Nothing is started before the first question.
 
-        command: what `start` starts, for messages. hook: what its processes are told; see `perftool.script.start.begin`.
+        command: what `start` starts, for messages. hook: what its processes are told; see `perftool.script.start`.
         """
         self._spec, self._command, self._start_kept, self._hook = spec, list(command), start, dict(hook)
         self._folder = Path(mkdtemp(prefix="perftool-"))
-        self._kept: Kept | None = None
-        self._listener: socket.socket | None = None
-        self._ranks: list[Rank] = []
+        self.kept: Kept | None = None  # while there are processes
+        self._callers: Callers | None = None
+        self._ranks: list[Caller] = []
         self._children_peak_bytes = 0
         self._is_killed = False
+        self.passed_over = 0  # processes that made steps, and ended before the one that trains
+
+    @property
+    def ranks(self) -> int:
+        """Processes that take turns together."""
+        return len(self._ranks)
 
     # -------------------------------------------------------------------------------------------------------- asking
 
@@ -77,21 +69,19 @@ class ScriptLaunch:
         if isinstance(request, messages.Train):  # each from the beginning, with its own seed
             self._stop_all()
             self._begin({**self._hook, "seed": request.seed, "keeps_losses": True}, deadline_s)
-        elif self._kept is None:
+        elif self.kept is None:
             self._begin(self._hook, deadline_s)
         else:
-            self._kept.tree.resume()
-        line = messages.encode(request)
+            self.kept.tree.resume()
+        while True:
+            try:
+                lines = self._lines(messages.encode(request), deadline_s)
+                break
+            except _PassedOver:
+                self._await_callers(deadline_s)
+        assert self.kept is not None
         try:
-            for rank in self._ranks:
-                rank.file.write(line + b"\n")
-                rank.file.flush()
-        except OSError:
-            raise self._gone() from None
-        lines = [self._line(rank, deadline_s) for rank in self._ranks]
-        assert self._kept is not None
-        try:
-            self._kept.tree.stop()
+            self.kept.tree.stop()
         except TimeoutError as error:
             self.close()
             raise LaunchFailed("time", f"it did not stop between its blocks: {error}") from error
@@ -104,56 +94,66 @@ class ScriptLaunch:
             replies.append(reply)
         return _of_ranks(replies)
 
-    def _line(self, rank: Rank, deadline_s: float) -> bytes:
-        """What a rank replies. Raises LaunchFailed where it fails, ends, or does not reply in time."""
-        assert self._kept is not None
-        while True:
-            ready = _ready([rank.socket, self._kept], max(0.0, deadline_s - monotonic()))
-            if rank.socket in ready:
-                break
-            if ready:
-                raise self._gone()
-            limit_s = deadline_s - monotonic()
-            raise self._given_up(f"did not answer in time ({-limit_s:.0f} s late){self._last_words()}")
+    def _lines(self, question: bytes, deadline_s: float) -> list[bytes]:
+        """What each rank replies. Raises LaunchFailed where one fails, ends, or does not reply in time."""
         try:
-            line = rank.file.readline()
+            for rank in self._ranks:
+                rank.send(question)
         except OSError:
-            line = b""
-        if not line.endswith(b"\n"):
+            raise self._gone() from None
+        return [self._line(rank, deadline_s) for rank in self._ranks]
+
+    def _line(self, rank: Caller, deadline_s: float) -> bytes:
+        assert self.kept is not None
+        ready = _ready([rank, self.kept], deadline_s)
+        if not ready:
+            raise self._given_up("did not answer in time")
+        line = rank.receive() if rank in ready else b""
+        if not line:
             raise self._gone()
         told = json.loads(line)
         if told["type"] == "ended":
             raise self._over(int(told["steps"]))
-        return bytes(line)
+        return line
 
     # ------------------------------------------------------------------------------------------------------ starting
 
     def _begin(self, hook: Mapping[str, Any], deadline_s: float) -> None:
         """Start the command, and wait until every process that makes steps has called."""
-        address = self._folder / "turns"
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(address))
-        self._listener.listen()
+        self._callers = Callers()
         told = self._folder / "launch.json"
-        told.write_text(json.dumps({**hook, "address": str(address)}), encoding="utf-8")
+        told.write_text(json.dumps({**hook, "address": self._callers.address}), encoding="utf-8")
         try:
-            self._kept = self._start_kept(hooked(str(told)))
+            self.kept = self._start_kept(hooked(str(told)))
         except NotStarted as error:
             self.close()
             raise LaunchFailed("reference", str(error)) from error
+        for _ in range(hook["passed_over"]):
+            self._await_callers(deadline_s)
+            self._ranks.pop().release()
+        self._await_callers(deadline_s)
+        if not self._may_pass_over:
+            self._callers.close()  # whoever else makes steps goes on by itself
+
+    @property
+    def _may_pass_over(self) -> bool:
+        """Whether it is still to be found out which process trains, and which only helps."""
+        return self._hook["rule"] is None
+
+    def _await_callers(self, deadline_s: float) -> None:
+        """Until a process that makes steps has called, or each rank of several."""
+        assert self.kept is not None
+        assert self._callers is not None
         while not self._ranks or len(self._ranks) < self._ranks[0].world_size:
-            ready = _ready([self._listener, self._kept], max(0.0, deadline_s - monotonic()))
-            if self._listener in ready:
-                connection, _ = self._listener.accept()
-                self._ranks.append(Rank(connection))
+            ready = _ready([self._callers, self.kept], deadline_s)
+            if self._callers in ready:
+                self._ranks.append(self._callers.accept())
             elif ready:
                 raise self._gone()
             else:
                 missing = "" if not self._ranks else f" in {self._ranks[0].world_size - len(self._ranks)} of its ranks"
-                raise self._given_up(f"took no step{missing}; {self._no_step()}{self._last_words()}")
+                raise self._given_up(f"took no step in time{missing}: {self._no_step()}")
         self._ranks.sort(key=lambda rank: rank.number)
-        self._listener.close()  # whoever else makes steps goes on by itself
-        address.unlink()
 
     def _no_step(self) -> str:
         """Why perftool has seen no step."""
@@ -174,44 +174,58 @@ class ScriptLaunch:
 
     # -------------------------------------------------------------------------------------------------------- ending
 
-    def _over(self, steps: int) -> LaunchFailed:
-        """The script has come to its end."""
-        assert self._kept is not None
-        ended = self._kept.ended(ENDING_S)
-        code = 0 if ended is None else ended.code
+    def _over(self, steps: int) -> Exception:
+        """The process that was asked says that it has come to its end."""
+        ended = self._ended()
+        if ended is None and self._passes_over():
+            return _PassedOver()
         words = self._last_words()
         self.close()
-        if code:
-            return LaunchFailed("training", f"{_told(code)} after {steps} steps{words}")
-        return LaunchFailed("ended", f"the script was over after {steps} steps; let it run longer, such as more epochs")
+        if ended is not None and ended.code:
+            return LaunchFailed("training", f"{_told(ended.code)} after {steps} steps{words}")
+        return _end(f"the script was over after {steps} steps")
 
-    def _gone(self) -> LaunchFailed:
+    def _gone(self) -> Exception:
         """The command has ended, or the process that was asked."""
-        assert self._kept is not None
         if self._is_killed:
             self.close()
             return LaunchFailed("died", "it was ended")
-        self._kept.tree.resume()
-        ended = self._kept.ended(ENDING_S)
-        words = self._last_words()
-        if not self._ranks:
-            why = self._no_step()
-            self.close()
-            if ended is not None and ended.code:
-                return LaunchFailed("training", f"{_told(ended.code)} before its first step{words}")
-            return LaunchFailed("training", f"the command ended without a step: {why}{words}")
+        ended = self._ended()
+        if ended is None and self._passes_over():
+            return _PassedOver()
+        words, had_begun = self._last_words(), bool(self._ranks)
+        why = "" if had_begun else self._no_step()
         self.close()
         if ended is None:
             return LaunchFailed("died", f"its training process ended{words}")
-        return LaunchFailed("died", f"{_told(ended.code)}{words}")
+        if not had_begun and ended.code:
+            return LaunchFailed("training", f"{_told(ended.code)} before its first step{words}")
+        if not had_begun:
+            return LaunchFailed("training", f"the command ended without a step: {why}{words}")
+        return LaunchFailed("died", f"{_told(ended.code)}{words}") if ended.code else _end("the script was over")
+
+    def _ended(self) -> Ended | None:
+        """How the command ended, once its process has; None where it goes on without it."""
+        assert self.kept is not None
+        self.kept.tree.resume()
+        return self.kept.ended(HELPER_ENDING_S if self._may_pass_over else ENDING_S)
+
+    def _passes_over(self) -> bool:
+        """The command goes on, so the process that was asked may have been a helper of the one that trains."""
+        if not self._may_pass_over or len(self._ranks) != 1:
+            return False
+        self._ranks.pop().close()
+        self.passed_over += 1
+        return True
 
     def _given_up(self, reason: str) -> LaunchFailed:
+        words = self._last_words()
         self.close()
-        return LaunchFailed("time", reason)
+        return LaunchFailed("time", f"{reason}{words}")
 
     def _last_words(self) -> str:
         """The last line that the command printed, as evidence."""
-        lines = self._kept.printed().strip().splitlines() if self._kept is not None else []
+        lines = self.kept.printed().strip().splitlines() if self.kept is not None else []
         return f"; last output: {lines[-1][:LAST_WORDS]}" if lines else ""
 
     # -------------------------------------------------------------------------------------------------------- memory
@@ -237,8 +251,8 @@ class ScriptLaunch:
 
     def kill(self) -> None:
         self._is_killed = True
-        if self._kept is not None:
-            self._kept.kill()
+        if self.kept is not None:
+            self.kept.kill()
 
     def close(self) -> None:
         self._stop_all()
@@ -248,15 +262,22 @@ class ScriptLaunch:
         for rank in self._ranks:
             rank.close()
         self._ranks = []
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-        if self._kept is not None:
-            self._kept.close()
-            self._kept = None
-        for left in ("turns", f"launch.json{SEEN}", f"launch.json{TORCH}", f"launch.json{TROUBLE}"):
+        if self._callers is not None:
+            self._callers.close()
+        if self.kept is not None:
+            self.kept.close()
+            self.kept = None
+        for left in (f"launch.json{SEEN}", f"launch.json{TORCH}", f"launch.json{TROUBLE}"):
             with suppress(OSError):
                 (self._folder / left).unlink()
+
+
+class _PassedOver(Exception):
+    """The process that was asked was a helper of the one that trains, and is gone."""
+
+
+def _end(text: str) -> LaunchFailed:
+    return LaunchFailed("ended", f"{text}; let it run longer, such as more epochs")
 
 
 def _told(code: int) -> str:
@@ -270,11 +291,17 @@ def _of_ranks(replies: Sequence[R]) -> R:
     if not isinstance(first, Block):
         return first
     blocks = [block for block in replies if isinstance(block, Block)]
-    slowest = max(blocks, key=lambda block: block.wall_ns)
-    samples = sum(block.samples for block in blocks)
-    return replace(slowest, samples=samples, alone_ns=[ns for block in blocks for ns in block.alone_ns])
+    if len(blocks) == 1:
+        return first
+    return replace(
+        max(blocks, key=lambda block: block.wall_ns),
+        samples=sum(block.samples for block in blocks),
+        alone_ns=[ns for block in blocks for ns in block.alone_ns],
+        rank_wall_ns=[block.wall_ns for block in blocks],
+        rank_steps=[block.steps for block in blocks],
+    )
 
 
-def _ready(channels: Sequence[socket.socket | Kept], limit_s: float) -> list[socket.socket | Kept]:
-    """Those of which there is something to read within the limit."""
-    return select.select(channels, [], [], limit_s)[0]
+def _ready(channels: Sequence[Callers | Caller | Kept], deadline_s: float) -> list[Callers | Caller | Kept]:
+    """Those of which there is something to read, when there is or at the deadline."""
+    return select.select(channels, [], [], max(0.0, deadline_s - monotonic()))[0]

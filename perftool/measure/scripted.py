@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from dataclasses import replace as replace_script
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +19,7 @@ from perftool.measure.kept import Kept
 from perftool.measure.lab import BaselineFailed, Lab, Watcher
 from perftool.measure.launch import LaunchFailed, LiveLaunch
 from perftool.measure.ledger import Ledger
+from perftool.measure.sandbox import Sandbox
 from perftool.measure.script_launch import ScriptLaunch
 from perftool.measure.survey import (
     GROWTH,
@@ -27,16 +29,48 @@ from perftool.measure.survey import (
     UNTOLD_LAUNCH_BYTES,
     UnusableError,
 )
+from perftool.patch.texts import encoded
 from perftool.probes.machine import describe_machine
 from perftool.records import Machine, ScriptFacts, WorkloadFacts
 from perftool.scenario import Scenario, Scenarios, environment_of
 from perftool.target import Script, name_of
 from perftool.vary import command_with
 
-FEW_STEPS = 10  # with fewer there is nothing to measure
+CHANGED_SHOWN = 3  # of the files that a warning names
 
 
-def survey(script: Script, device: str, seed: int, budget_s: float = SURVEY_LIMIT_S) -> tuple[messages.Described, int]:
+class Sandboxes:
+    """Where the launches of a command live: one sandbox for each folder that it runs in."""
+
+    def __init__(self, tell: Callable[[str], None], ignored: Sequence[Path] = ()) -> None:
+        """tell: gets a sentence for what is not protected, before anything is started, and for what was changed all
+        the same. ignored: where perftool itself writes."""
+        self._tell, self._ignored = tell, list(ignored)
+        self._opened: dict[str, Sandbox] = {}
+
+    def of(self, script: Script) -> Sandbox:
+        """The sandbox of the script's folder."""
+        if script.folder not in self._opened:
+            sandbox = Sandbox.open(script.command, Path(script.folder), os.environ, self._ignored)
+            self._opened[script.folder] = sandbox
+            for sentence in sandbox.unprotected:
+                self._tell(f"perftool: {sentence}")
+        return self._opened[script.folder]
+
+    def close(self) -> None:
+        """Remove everything temporary, and tell what of the user's is not as it was."""
+        for sandbox in self._opened.values():
+            changed = sandbox.changed()
+            if changed:
+                more = f" and {len(changed) - CHANGED_SHOWN} others" if len(changed) > CHANGED_SHOWN else ""
+                self._tell(f"perftool: changed while measuring: {', '.join(changed[:CHANGED_SHOWN])}{more}")
+            sandbox.close()
+        self._opened.clear()
+
+
+def survey(
+    script: Script, device: str, seed: int, budget_s: float, sandboxes: Sandboxes
+) -> tuple[messages.Described, int]:
     """Run the command until its steps are known, then end it: what it trains and on what, and the host memory of it.
 
     Raises UnusableError for a command that cannot be started, BaselineFailed for one that cannot be measured.
@@ -44,18 +78,26 @@ def survey(script: Script, device: str, seed: int, budget_s: float = SURVEY_LIMI
     spec = messages.LaunchSpec(
         launch=0, reference=shlex.join(script.command), scenario_files=[], settings={}, device=device, seed=seed
     )
-    launch = start(spec, {}, script, {}, None)
+    sandbox = sandboxes.of(script)
+    launch = start(spec, {}, script, {}, None, sandbox)
     try:
         facts = launch.ask(messages.Look(), max(SURVEY_LIMIT_S, budget_s))
         launch_bytes = launch.host_bytes() or UNTOLD_LAUNCH_BYTES
+        if launch.kept is not None:
+            sandbox.keep_downloads(launch.kept)  # so that they happen once
     except LaunchFailed as failed:
         if failed.kind == "reference":
             raise UnusableError(failed.reason) from failed
         raise BaselineFailed(failed.reason, failed.kind) from failed
     finally:
         launch.close()
-    options = {vary.name: vary.kind for vary in script.vary}
-    facts = replace(facts, command=list(script.command), folder=script.folder, options=options)
+    facts = replace(
+        facts,
+        command=list(script.command),
+        folder=script.folder,
+        passed_over=launch.passed_over,
+        options={vary.name: vary.kind for vary in script.vary},
+    )
     return (
         messages.Described(
             machine=_machine(facts, seed),
@@ -107,6 +149,9 @@ def workload_of(script: Script, facts: ScriptFacts) -> WorkloadFacts:
         python_objects=facts.python_objects,
         denormal_values=facts.denormal_values,
         loader_options={"num_workers": loader.workers, "pin_memory": loader.pinned} if loader else {},
+        autocast=facts.autocast,
+        compiled=any(one.compiled for one in facts.models),
+        sample_unit="sample" if loader or facts.says_samples else "step",
         script=facts,
     )
 
@@ -117,33 +162,37 @@ def start(
     script: Script,
     scenarios: Mapping[str, Scenario],
     facts: ScriptFacts | None,
+    sandbox: Sandbox,
 ) -> ScriptLaunch:
-    """A launch of the script under the settings of `spec`.
+    """A launch of the script under the settings of `spec`, in a sandbox.
 
     environment: what the settings need. scenarios: those of all settings, but for those that are the script's own.
     facts: what is known of it; None while it is being found out.
     """
+    patch = spec.patch
+    files = {} if patch is None else {Path(patch.root, path): encoded(text) for path, text in patch.files.items()}
     command, variables = command_with(script, spec.settings)
     own = {vary.name for vary in script.vary}
     hook = {
         "launch": spec.launch,
         "settings": spec.settings,
+        "in_files": [] if patch is None else patch.in_files,
         "scenarios": {name: scenarios[name].file for name in spec.settings if name not in own},
         "script": asdict(script),
+        "tree": None if spec.tree is None else asdict(spec.tree),
         "rule": None if facts is None or facts.rule is None else to_builtins(facts.rule),
         "training_loaders": None if facts is None else facts.training_loaders,
         "device": spec.device if facts is None else facts.device,
+        "passed_over": 0 if facts is None else facts.passed_over,
         "seed": spec.seed,
         "watched": spec.watched,
     }
 
     def kept(hooked: Mapping[str, str]) -> Kept:
-        return Kept(
-            command,
-            folder=Path(script.folder),
-            environment={**os.environ, **environment, **variables, **hooked},
-            show_output=False,
-        )
+        uncovered = [path for path in files if not sandbox.covers(path)]
+        if uncovered:
+            raise LaunchFailed("setting", f"{uncovered[0]} cannot be covered here, so the patch was not run")
+        return sandbox.launch(command, {**environment, **variables, **hooked}, files=files)
 
     return ScriptLaunch(spec, command, kept, hook)
 
@@ -157,12 +206,14 @@ def open_lab(
     launch_bytes: int,
     watcher: Watcher,
     script: Script,
+    sandboxes: Sandboxes,
 ) -> Iterator[Lab]:
-    """A lab whose launches run the script; see `survey.open_lab`."""
+    """A lab whose launches run the script, in the tree of their side where there are two; see `survey.open_lab`."""
     machine, facts = ledger.session.machine, ledger.session.workload.script
 
     def launched(spec: messages.LaunchSpec, environment: dict[str, str]) -> LiveLaunch:
-        return start(spec, environment, script, scenarios, facts)
+        own = script if spec.tree is None else replace_script(script, folder=spec.tree.folder)
+        return start(spec, environment, own, scenarios, facts, sandboxes.of(own))
 
     with TemporaryDirectory(prefix="perftool-", ignore_cleanup_errors=True) as caches:
         yield Lab(

@@ -14,6 +14,7 @@ from perftool.measure.launch import LaunchFailed, ProcessLaunch
 from perftool.measure.ledger import Ledger
 from perftool.records import Command, Fitness, Goal, Session, Settings
 from perftool.scenario import Context, Scenarios, check_settings, cures_of, environment_of
+from perftool.trees import Tree
 
 SURVEY_LIMIT_S = 60.0  # the least that any start-up may take
 SHARE_OF_MEMORY = 0.8  # that all live launches together may take
@@ -27,7 +28,7 @@ class UnusableError(ValueError):
 
 
 def survey(
-    reference: str, device: str, seed: int, budget_s: float = SURVEY_LIMIT_S, tree: messages.Tree | None = None
+    reference: str, device: str, seed: int, budget_s: float = SURVEY_LIMIT_S, tree: Tree | None = None
 ) -> tuple[messages.Described, int]:
     """Build the workload once, do a step, and describe it and the machine; with the host memory that took, in bytes.
 

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace as replace_fields
 
-from perftool.measure import messages, trees
+from perftool import trees
+from perftool.measure import messages
 from perftool.measure.devices import DeviceError, take_device
 from perftool.measure.facts import count_denormal, describe_workload
 from perftool.records import WAIT, BatchFit, Block, BlockLabels, Counters, Limits, MemoryParts, WatchedBlock, known
@@ -254,12 +255,12 @@ class Worker:
         return block
 
     def count(self, request: messages.Count) -> Counters:
-        from perftool.probes.work import count_operations, count_work
+        from perftool.probes.work import compiled, count_operations, count_work
 
         training = self._live()
         self._steps(request.calls)
         self._check_loss()
-        breaks, graphs = _compiled()
+        breaks, graphs = compiled()
         operations, flops, reasons = None, None, []
         if graphs or training.plan.whole_step:
             reasons.append("the operations of compiled code cannot be counted")
@@ -317,7 +318,7 @@ class Worker:
         return weigh(self._live())
 
     def fit(self) -> BatchFit:
-        from perftool.probes.weights import fit_batch
+        from perftool.probes.fit import fit_batch
 
         return fit_batch(self._live())
 
@@ -406,14 +407,6 @@ class Worker:
         if not math.isfinite(loss):
             steps = self.calls_done * self._live().steps_per_call
             raise FloatingPointError(f"the loss became {loss} within {steps} steps")
-
-
-def _compiled() -> tuple[int, int]:
-    """Graph breaks and graphs that torch.compile has made in this process."""
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    if dynamo is None:
-        return 0, 0
-    return sum(dynamo.counters["graph_break"].values()), dynamo.counters["stats"]["unique_graphs"]
 
 
 def _worker_init(plan: Plan) -> Callable[[int], None]:

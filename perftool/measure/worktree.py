@@ -5,29 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
-import psutil
-
+from perftool.git import RevisionError, git, said, told
 from perftool.records import Side
 from perftool.target import Script, Target, entry_of, moved, reference_of
 from perftool.workload import check_reference, is_path
 
 PREFIX = "perftool-check-"
 WORKING_TREE = "working tree"
-LIMIT_S = 600.0  # of one git command: a checkout of a large repository
 LOCK = "lock"  # beside the tree, held as long as the check lives
-
-
-class RevisionError(ValueError):
-    """A revision that cannot be checked out, or a place that it cannot be used from; the text says what to do."""
 
 
 @contextmanager
@@ -70,7 +62,7 @@ def both_sides(target: Target, revision: str, links: Sequence[str] = ()) -> Iter
                 settings={},
                 root=str(root),
                 folder=str(folder),
-                commit=_told(root, "rev-parse", "HEAD"),
+                commit=told(root, "rev-parse", "HEAD"),
                 dirty=_changed(root),
             ),
         ]
@@ -94,7 +86,7 @@ def _reference_at(target: Target, file: Path | None, folder: Path, root: Path, t
 
 
 def _root(folder: Path) -> Path:
-    done = _git(folder, "rev-parse", "--show-toplevel")
+    done = git(folder, "rev-parse", "--show-toplevel")
     if "dubious ownership" in done.stderr:
         raise RevisionError(
             f"git does not trust {folder}, which belongs to another user; allow it by "
@@ -102,14 +94,14 @@ def _root(folder: Path) -> Path:
         )
     if done.returncode:
         raise RevisionError(
-            f"{folder} is in no git repository, so it has no revisions to compare with ({_said(done)}); "
+            f"{folder} is in no git repository, so it has no revisions to compare with ({said(done)}); "
             "use --baseline FILE instead of --against"
         )
     return Path(done.stdout.strip()).resolve()
 
 
 def _commit(root: Path, revision: str) -> str:
-    done = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    done = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if done.returncode:
         raise RevisionError(
             f"--against {revision}: git knows no such revision; in CI a shallow clone may lack it: "
@@ -122,18 +114,9 @@ def _changed(root: Path) -> bool:
     """Whether the working tree has other code than HEAD. Of new files only those count that Python could import:
     results and histories lie about untracked in many a project."""
     return bool(
-        _told(root, "status", "--porcelain", "--untracked-files=no")
-        or _told(root, "ls-files", "--others", "--exclude-standard", "--", "*.py")
+        told(root, "status", "--porcelain", "--untracked-files=no")
+        or told(root, "ls-files", "--others", "--exclude-standard", "--", "*.py")
     )
-
-
-def tracked(root: str, pattern: str) -> list[PurePosixPath]:
-    """The files of a tree that git knows, from its root; none where there is no git."""
-    try:
-        told = _told(Path(root), "ls-files", "-z", "--", pattern)
-    except RevisionError:
-        return []
-    return [PurePosixPath(name) for name in (told or "").split("\0") if name]
 
 
 @contextmanager
@@ -145,10 +128,10 @@ def _checked_out(root: Path, commit: str, revision: str) -> Iterator[Path]:
     try:
         lock = _locked(folder)
         # Hooks are for people who check out; what they would do here is nobody's wish.
-        done = _git(root, "-c", f"core.hooksPath={os.devnull}", "worktree", "add", "--detach", str(place), commit)
+        done = git(root, "-c", f"core.hooksPath={os.devnull}", "worktree", "add", "--detach", str(place), commit)
         if done.returncode:
             raise RevisionError(
-                f"{revision} cannot be checked out: {_said(done)}; git must be able to write to its folder "
+                f"{revision} cannot be checked out: {said(done)}; git must be able to write to its folder "
                 f"({_common(root)}), and there must be room in {folder.parent}"
             )
         yield place
@@ -160,7 +143,7 @@ def _checked_out(root: Path, commit: str, revision: str) -> Iterator[Path]:
 
 def _common(root: Path) -> Path:
     """Git's own folder, that of the first checkout where there are several."""
-    return Path(root, _told(root, "rev-parse", "--git-common-dir") or ".git").resolve()
+    return Path(root, told(root, "rev-parse", "--git-common-dir") or ".git").resolve()
 
 
 def _new_folder(root: Path, revision: str) -> Path:
@@ -206,7 +189,7 @@ def _remove(root: Path, place: Path) -> None:
             shutil.rmtree(place, ignore_errors=True)
             with suppress(RevisionError):
                 # Forced twice: an interrupted checkout is still locked.
-                _git(root, "worktree", "remove", "--force", "--force", str(place), apart=True)
+                git(root, "worktree", "remove", "--force", "--force", str(place), apart=True)
         finally:
             shutil.rmtree(place.parent, ignore_errors=True)
 
@@ -230,7 +213,7 @@ def _undisturbed() -> Iterator[None]:
 
 def _remove_left_over(root: Path) -> None:
     """What a check that was killed has left behind: its lock is free, or gone with its folder."""
-    listed = (_told(root, "worktree", "list", "--porcelain") or "").splitlines()
+    listed = (told(root, "worktree", "list", "--porcelain") or "").splitlines()
     places = {Path(line.removeprefix("worktree ")) for line in listed if line.startswith("worktree ")}
     with suppress(OSError):
         places |= {folder / "tree" for folder in _common(root).glob(f"{PREFIX}*") if (folder / LOCK).exists()}
@@ -258,7 +241,7 @@ def _link(links: Sequence[str], here: Path, root: Path, other: Path) -> None:
         if (target.exists() or target.is_symlink()) and not _is_empty(target):
             raise RevisionError(f"--link {link}: the revision has it itself, so linking would hide that")
         recorded = _submodule(other, within)
-        if recorded is not None and (recorded != _told(source, "rev-parse", "HEAD") or _changed(source)):
+        if recorded is not None and (recorded != told(source, "rev-parse", "HEAD") or _changed(source)):
             raise RevisionError(
                 f"--link {link}: the revision has this submodule at {recorded[:7]}, and what lies here is another, so "
                 f"linking would hide what changed; git -C {link} checkout {recorded[:7]} compares all else, and "
@@ -281,77 +264,10 @@ def _link(links: Sequence[str], here: Path, root: Path, other: Path) -> None:
 
 def _submodule(tree: Path, within: Path) -> str | None:
     """The commit that a revision has of a submodule; None where it has no submodule at that place."""
-    told = (_told(tree, "ls-tree", "HEAD", "--", str(within)) or "").split()
-    return told[2] if told[1:2] == ["commit"] else None
+    entry = (told(tree, "ls-tree", "HEAD", "--", str(within)) or "").split()
+    return entry[2] if entry[1:2] == ["commit"] else None
 
 
 def _is_empty(folder: Path) -> bool:
     """Whether it is a submodule's: git has no other empty folders."""
     return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
-
-
-def _told(folder: Path, *arguments: str) -> str | None:
-    done = _git(folder, *arguments)
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _git(folder: Path, *arguments: str, apart: bool = False) -> subprocess.CompletedProcess[str]:
-    """A git command. What a surrounding git (a hook) has set must not lead it elsewhere.
-
-    apart: where a Ctrl-C in the terminal does not reach it. It cannot ask for a password there.
-    """
-    local = _local_variables()
-    return _run(
-        ["git", "-C", str(folder), *arguments],
-        {name: value for name, value in os.environ.items() if name not in local},
-        apart,
-    )
-
-
-@cache
-def _local_variables() -> frozenset[str]:
-    """The variables that are about one repository. Those that configure git stay: safe.directory is given so."""
-    told = _run(["git", "rev-parse", "--local-env-vars"], dict(os.environ)).stdout.split()
-    return frozenset(name for name in told if not name.startswith("GIT_CONFIG_"))
-
-
-def _run(command: Sequence[str], environment: dict[str, str], apart: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; interrupted, neither it nor what it has started goes on."""
-    try:
-        running = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            env=environment,
-            start_new_session=apart,
-        )
-    except FileNotFoundError as error:
-        raise RevisionError("--against needs git, which is not installed here") from error
-    with running:
-        try:
-            out, err = running.communicate(timeout=LIMIT_S)
-        except subprocess.TimeoutExpired as error:
-            _end(running)
-            raise RevisionError(f"{' '.join(command)} did not end within {LIMIT_S:.0f} s") from error
-        except BaseException:
-            _end(running)
-            raise
-    return subprocess.CompletedProcess(command, running.returncode, out, err)
-
-
-def _end(running: subprocess.Popen[str]) -> None:
-    """End it with all that it has started: a checkout that went on would write into what is being removed."""
-    with suppress(psutil.Error):
-        for child in psutil.Process(running.pid).children(recursive=True):
-            with suppress(psutil.Error):
-                child.kill()
-    running.kill()
-    running.wait()
-
-
-def _said(done: subprocess.CompletedProcess[str]) -> str:
-    lines = [line for line in done.stderr.strip().splitlines() if line]
-    return lines[-1] if lines else f"git ended with exit code {done.returncode}"

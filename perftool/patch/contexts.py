@@ -16,14 +16,14 @@ from collections.abc import Sequence
 
 import libcst as cst
 
-from perftool.patch.sites import CodeSite
 from perftool.patch.source import Draft, Refused, Source, Statement, before, bound, is_start, led_by
 from perftool.patch.work import Wish, Work
+from perftool.records import Site
 
 
 def lay_contexts(wishes: Sequence[Wish], work: Work) -> None:
     contexts = [wish.lines["loss_context"] for wish in wishes]
-    found: dict[cst.SimpleStatementLine, tuple[Draft, CodeSite, list[str], list[cst.Call]]] = {}
+    found: dict[cst.SimpleStatementLine, tuple[Draft, Site, list[str], list[cst.Call]]] = {}
     for site in work.by_hand("model_call", "call of a model with gradients"):
         draft = work.draft(site.file)
         for call in draft.source.calls(site):
@@ -59,7 +59,7 @@ def _last_name(node: cst.BaseExpression) -> str | None:
 
 
 def _lay(
-    draft: Draft, site: CodeSite, line: cst.SimpleStatementLine, context: str, calls: Sequence[cst.Call],
+    draft: Draft, site: Site, line: cst.SimpleStatementLine, context: str, calls: Sequence[cst.Call],
     notes: list[str],
 ) -> None:  # fmt: skip
     names = _bound(line.body[0], calls[0])

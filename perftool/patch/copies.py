@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import libcst as cst
 
 from perftool.patch.arguments import change_arguments, keywords
-from perftool.patch.sites import CodeSite
 from perftool.patch.source import Draft, Refused
 from perftool.patch.work import Wish, Work
+from perftool.records import Site
 
 
 def lay_copy_arguments(wishes: Sequence[Wish], work: Work) -> None:
     """In the copies of what a loop over batches binds, within that loop."""
     wanted = keywords(", ".join(wish.lines["copy_arguments"] for wish in wishes))
-    loops: dict[cst.CSTNode | None, tuple[Draft, CodeSite]] = {}
+    loops: dict[cst.CSTNode | None, tuple[Draft, Site]] = {}
     for site in work.by_hand("model_call", "call of a model with gradients"):
         draft = work.draft(site.file)
         for call in draft.source.calls(site):

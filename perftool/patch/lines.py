@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from perftool.analysis.handover import Codes, to_paste
 from perftool.patch.frameworks import words
-from perftool.patch.sites import CodeSite
+from perftool.records import Site
 
 _INSTEAD = {"batches": "sampling", "batch_calls": "loader_arguments"}  # of the latter, where there is no DataLoader
 
@@ -17,7 +17,7 @@ def lines_of(codes: Codes, name: str, value: str) -> dict[str, str] | None:
     return None if known is None else {key: text for key, text in known.items() if _INSTEAD.get(key) not in known}
 
 
-def advice(codes: Codes, name: str, value: str, sites: Sequence[CodeSite]) -> str:
+def advice(codes: Codes, name: str, value: str, sites: Sequence[Site]) -> str:
     """What to write, or to type, for a setting that the patch has not."""
     lines = lines_of(codes, name, value)
     framework = next((site.framework for site in sites if site.framework), None)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import libcst as cst
 from libcst.metadata import CodeRange, MetadataWrapper, ParentNodeProvider, PositionProvider
 
-from perftool.patch.sites import CodeSite
 from perftool.patch.texts import MARK
+from perftool.records import Site
 
 Statement = cst.SimpleStatementLine | cst.BaseCompoundStatement
 ChangeOfCall = Callable[[cst.Call], cst.BaseExpression]
@@ -55,10 +55,10 @@ class Source:
             yield node, parent
             node = parent
 
-    def calls(self, site: CodeSite) -> list[cst.Call]:
+    def calls(self, site: Site) -> list[cst.Call]:
         """The call that ends where the site says, else the calls of its callee that its line belongs to, none within
         another. Raises Refused for none."""
-        if site.end_line is not None and site.end_column is not None and site.framework is None:
+        if site.end_line is not None and site.end_column is not None:
             return [self._call_to(site.end_line, site.end_column)]
         fitting = [
             node
@@ -80,7 +80,7 @@ class Source:
                     return node
         raise Refused(f"no call ends at {self.path}:{line}, column {column_bytes + 1}")
 
-    def call(self, site: CodeSite) -> cst.Call:
+    def call(self, site: Site) -> cst.Call:
         """The one call of the site's callee. Raises Refused for none or several."""
         found = self.calls(site)
         if len(found) > 1:

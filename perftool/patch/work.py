@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import PurePath
 from typing import NamedTuple
 
-from perftool.patch.sites import CodeSite, Kind
 from perftool.patch.source import Draft, Refused, Source
+from perftool.records import Site, SiteKind
 
 
 class Wish(NamedTuple):
@@ -30,7 +30,7 @@ class Wish(NamedTuple):
 class Script:
     """The places of a script, and its files below a root; each is read once."""
 
-    def __init__(self, sites: Sequence[CodeSite], read: Callable[[str], str], root: str) -> None:
+    def __init__(self, sites: Sequence[Site], read: Callable[[str], str], root: str) -> None:
         self.sites, self.root = sites, PurePath(os.path.normpath(root))
         self._read = read
         self.source = cache(self._source)
@@ -59,14 +59,14 @@ class Work:
         self.notes: list[str] = []
         self.imports: list[str] = []  # those that any of the lines may need
 
-    def used(self, kind: Kind, what: str) -> list[CodeSite]:
+    def used(self, kind: SiteKind, what: str) -> list[Site]:
         """The places of a kind that training uses. Raises Refused where there is none."""
-        found = [site for site in self.script.sites if site.kind == kind and site.uses]
+        found = [site for site in self.script.sites if site.kind == kind]
         if not found:
             raise Refused(f"no {what} was seen")
         return found
 
-    def by_hand(self, kind: Kind, what: str) -> list[CodeSite]:
+    def by_hand(self, kind: SiteKind, what: str) -> list[Site]:
         """Those of a training whose loop is the user's. Raises Refused where a framework has it."""
         found = self.used(kind, what)
         framework = next((site.framework for site in found if site.framework), None)

@@ -16,11 +16,11 @@ import torch
 from perftool.probes import cgroups
 from perftool.probes.clock import step_clock
 from perftool.probes.memory import free_host_bytes
-from perftool.probes.work import count_work
-from perftool.records import Ceiling, Limits, StepWork
+from perftool.probes.storages import Uncountable
 from perftool.workload import where
 
 if TYPE_CHECKING:
+    from perftool.records import Limits
     from perftool.training import Training
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -35,29 +35,46 @@ LARGE_COPY_BYTES = {"cpu": (64 * 2**20, 512 * 2**20), "cuda": (256 * 2**20, 2**3
 SMALL_COPY_BYTES = 2**20  # where the size of the cache is not known
 MEMORY_SHARE = 8  # a buffer takes no more than this part of what is free
 
+Fields = dict[str, Any]
+"""Of a record, for a process that may have none."""
+
 
 def limits(training: Training) -> Limits:
     """The work of a step of this training, beside what its process can do at best. See `count_work` for what is left
     changed; takes one to two seconds on a CPU."""
-    work: StepWork | None = None
-    reason = None
+    from msgspec import convert, to_builtins
+
+    from perftool.probes.work import count_work
+    from perftool.records import Limits
+
+    work, reason = None, None
     try:
-        work = count_work(training)
+        work = to_builtins(count_work(training))
     except (Exception, SystemExit) as error:
-        reason = f"the work of a step could not be counted: {where(error)}"
-    return Limits(
-        work=work,
-        reason=reason,
-        ceilings=measure_ceilings(training.device, [*DTYPES, *(work.flops_by_dtype if work else ())]),
-        cache_bytes=cache_bytes(training.device),
-        precision=precision_mode(),
-        convolution_precision=convolution_mode(training.device),
-    )
+        reason = uncounted(error)
+    return convert({**limits_beside(work, training.device), "reason": reason}, Limits)
 
 
-def measure_ceilings(device: torch.device, dtypes: Iterable[str] = DTYPES) -> list[Ceiling]:
+def limits_beside(work: Fields | None, device: torch.device) -> Fields:
+    """The fields of Limits but for a reason. work: the fields of a StepWork, where it is known."""
+    return {
+        "type": "limits",
+        "work": work,
+        "ceilings": measure_ceilings(device, [*DTYPES, *(work["flops_by_dtype"] if work else ())]),
+        "cache_bytes": cache_bytes(device),
+        "precision": precision_mode(),
+        "convolution_precision": convolution_mode(device),
+    }
+
+
+def uncounted(error: BaseException) -> str:
+    """Why there is no work of a step."""
+    return f"the work of a step could not be counted: {error if isinstance(error, Uncountable) else where(error)}"
+
+
+def measure_ceilings(device: torch.device, dtypes: Iterable[str] = DTYPES) -> list[Fields]:
     """The best products per dtype, float32 in each precision mode that means something on the device, and the best
-    copies of a size beyond the last-level cache and of one within it.
+    copies of a size beyond the last-level cache and of one within it: the fields of a Ceiling each.
 
     About a second on a CPU. The number of threads is the process's; precision mode and random state stay as they are.
     """
@@ -135,7 +152,7 @@ def _precision(mode: str | None) -> Iterator[None]:
                 backend.fp32_precision = precision
 
 
-def _best_product(device: torch.device, dtype: str, mode: str | None) -> Ceiling | None:
+def _best_product(device: torch.device, dtype: str, mode: str | None) -> Fields | None:
     """None where the device does not multiply this dtype."""
     rows, most_rows = ROWS[device.type]
     best_rate, best_rows = 0.0, rows
@@ -154,7 +171,13 @@ def _best_product(device: torch.device, dtype: str, mode: str | None) -> Ceiling
     except RuntimeError:  # there is no such kernel, or no memory for a larger one
         if not best_rate:
             return None
-    return Ceiling(kind="matmul", dtype=dtype, precision=mode, rows=best_rows, flops_per_second=best_rate)
+    return {
+        "kind": "matmul",
+        "dtype": dtype,
+        "precision": mode,
+        "rows": best_rows,
+        "flops_per_second": best_rate,
+    }
 
 
 def _product_ns(device: torch.device, dtype: torch.dtype, rows: int) -> float:
@@ -166,16 +189,16 @@ def _product_ns(device: torch.device, dtype: torch.dtype, rows: int) -> float:
         return _best_ns(device, lambda: torch.mm(left, right, out=out))
 
 
-def _best_copy(device: torch.device, buffer_bytes: int) -> Ceiling | None:
+def _best_copy(device: torch.device, buffer_bytes: int) -> Fields:
     source = torch.ones(buffer_bytes // 4, dtype=torch.float32, device=device)
     target = torch.zeros_like(source)
     time_ns = _best_ns(device, lambda: target.copy_(source))
-    return Ceiling(
-        kind="copy",
-        dtype="float32",
-        buffer_bytes=buffer_bytes,
-        bytes_per_second=2 * buffer_bytes / time_ns * 1e9,  # read and written
-    )
+    return {
+        "kind": "copy",
+        "dtype": "float32",
+        "buffer_bytes": buffer_bytes,
+        "bytes_per_second": 2 * buffer_bytes / time_ns * 1e9,  # read and written
+    }
 
 
 def _copy_sizes(device: torch.device) -> list[int]:

@@ -1,16 +1,16 @@
 """Host memory of a worker and its children, read from outside while they are stopped, and of a process by itself.
 
 Source: proc(5): VmRSS and VmHWM in status, 5 written to clear_refs resets the latter, smaps_rollup for the
-proportional set size.
+proportional set size; MemAvailable in meminfo.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
-
 from perftool.probes import cgroups
+
+MEMINFO = Path("/proc/meminfo")
 
 
 def high_water_bytes(pid: int) -> int | None:
@@ -24,8 +24,13 @@ def resident_bytes(pid: int) -> int | None:
 
 
 def _status_bytes(pid: int, name: str) -> int | None:
+    return _bytes_in(Path(f"/proc/{pid}/status"), name)
+
+
+def _bytes_in(file: Path, name: str) -> int | None:
+    """Of a file of the kernel's with a name, kilobytes and a unit in each line."""
     try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        for line in file.read_text().splitlines():
             if line.startswith(name):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError):
@@ -45,12 +50,14 @@ def reset_high_water(pid: int) -> bool:
 def free_host_bytes() -> int:
     """What this process may still take: free on the machine, and left by its cgroups."""
     limit = cgroups.memory_limit()
-    free_bytes = int(psutil.virtual_memory().available)
+    free_bytes = _bytes_in(MEMINFO, "MemAvailable:") or 0
     return min(free_bytes, limit.available_bytes) if limit else free_bytes
 
 
 def children_bytes(pid: int) -> int:
     """Sum of the proportional set sizes of all descendants: shared pages are counted once over all."""
+    import psutil
+
     try:
         children = psutil.Process(pid).children(recursive=True)
     except psutil.Error:
@@ -59,10 +66,4 @@ def children_bytes(pid: int) -> int:
 
 
 def _proportional_bytes(pid: int) -> int:
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return 0
+    return _bytes_in(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") or 0

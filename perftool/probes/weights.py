@@ -1,230 +1,81 @@
-"""What a live training's memory is taken by, and how its peak grows with the batch. The last that a launch does: other
-batches go through the model here."""
+"""What a live training's memory is taken by, and what it may take."""
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from msgspec.structs import replace
 
-from perftool.analysis.memory import largest_batch
 from perftool.probes.device import available_bytes as available_on
 from perftool.probes.device import read_use
-from perftool.probes.memory import free_host_bytes, high_water_bytes, reset_high_water, resident_bytes
-from perftool.records import BatchFit, BatchPoint, MemoryParts
-from perftool.training import copied, count_samples, leaves_of, map_tensors, tensors_of
+from perftool.probes.memory import free_host_bytes, resident_bytes
+from perftool.probes.storages import Passes, Storages, bytes_of, places_of, tensors_within
+from perftool.training import copied, count_samples, tensors_of
+from perftool.words import BACKWARD
 from perftool.workload import where
 
 if TYPE_CHECKING:
+    from perftool.records import MemoryParts
     from perftool.training import Training
     from perftool.workload import Batch
-
-MULTIPLES = (0.5, 1, 2, 4)  # of the training's own batch
-SAFE_SHARE = 0.25  # of what is free, that a batch may be expected to take
-BACKWARD_COPIES = 3  # of the activations, at most, at the peak of the backward pass: for the first prediction
-
-
-class _Unmeasurable(Exception):
-    """Batches of other sizes cannot be tried; the text says why."""
-
-
-class _Storages:
-    """Memory that tensors lie in, each block counted once however many look at it."""
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[str, int], torch.UntypedStorage] = {}  # kept, so that no address is used again
-
-    def add(self, tensors: Iterable[torch.Tensor]) -> int:
-        """Bytes of these that had not been counted."""
-        return sum(self._added(part) for tensor in tensors for part in _dense(tensor))
-
-    def _added(self, tensor: torch.Tensor) -> int:
-        try:
-            storage = tensor.untyped_storage()
-            place = (str(storage.device), storage.data_ptr())
-        except (NotImplementedError, RuntimeError):  # a subclass without memory of its own
-            return 0
-        if place in self._seen:
-            return 0
-        self._seen[place] = storage
-        return storage.nbytes()
-
-
-# --------------------------------------------------------------------------------------------------------- the parts
 
 
 def weigh(training: Training) -> MemoryParts:
     """The parts of a training that has done some steps. What the user's code refuses is None, with the reason."""
-    use = read_use(training.device)
-    module, optimizer = training.module, training.optimizer
-    held = _Storages()
-    parts = MemoryParts(
-        parameters_bytes=held.add(module.parameters()),
-        gradients_bytes=held.add(one.grad for one in module.parameters() if one.grad is not None),
-        optimizer_bytes=held.add(_tensors_within(optimizer.state)),
-        buffers_bytes=held.add(module.buffers()),
-        activations_bytes=None,
-        batch_bytes=None,
-        device_allocated_bytes=use.allocated_bytes,
-        device_reserved_bytes=use.reserved_bytes,
-        device_nvml_bytes=use.nvml_bytes,
-        device_inactive_split_bytes=use.inactive_split_bytes,
+    from msgspec import convert
+    from msgspec.structs import replace
+
+    from perftool.records import MemoryParts
+
+    module = training.module
+    parts = convert(
+        parts_of(list(module.parameters()), list(module.buffers()), [training.optimizer], training.device), MemoryParts
     )
     try:
         batch = copied(next(training.batches), training.device, non_blocking=False)
-        parts = replace(parts, batch_bytes=_bytes_of(batch), batch_size=count_samples(batch))
-        return replace(parts, activations_bytes=_activations_bytes(training, batch, held))
+        parts = replace(parts, batch_bytes=bytes_of_batch(batch), batch_size=count_samples(batch))
+        return replace(parts, activations_bytes=activations_bytes(training, batch))
     except (Exception, SystemExit) as error:
         return replace(parts, reason=f"one more forward pass failed: {where(error)}")
 
 
-def _activations_bytes(training: Training, batch: Batch, held: _Storages) -> int:
+def parts_of(
+    parameters: Sequence[torch.Tensor], buffers: Iterable[torch.Tensor], optimizers: Iterable[Any], device: torch.device
+) -> dict[str, Any]:
+    """The fields of MemoryParts that are known between two steps; those of batch and activations are None."""
+    use, held = read_use(device), Storages()
+    return {
+        "type": "memory_parts",
+        "parameters_bytes": held.add(parameters),
+        "gradients_bytes": held.add(one.grad for one in parameters if one.grad is not None),
+        "optimizer_bytes": held.add(tensors_within([getattr(one, "state", {}) for one in optimizers])),
+        "buffers_bytes": held.add(buffers),
+        "activations_bytes": None,
+        "batch_bytes": None,
+        "device_allocated_bytes": use.allocated_bytes,
+        "device_reserved_bytes": use.reserved_bytes,
+        "device_nvml_bytes": use.nvml_bytes,
+        "device_inactive_split_bytes": use.inactive_split_bytes,
+    }
+
+
+def activations_bytes(training: Training, batch: Batch) -> int:
     """What autograd keeps for the backward pass, but for what the training and its batch hold anyway."""
-    held.add(tensors_of(batch))
-    kept_bytes = 0
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal kept_bytes
-        kept_bytes += held.add([tensor])
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    held = places_of([*training.module.parameters(), *training.module.buffers(), *tensors_of(batch)])
+    with Passes() as passes:
         # Compiled models keep what their compiler chose; the module as it was written keeps what the user knows.
         training.loss(training.module, batch)
-    return kept_bytes
+        passes.phase(BACKWARD)
+    return passes.saved()[0].held_bytes(but=held)
 
 
-def _tensors_within(values: Any) -> Iterator[torch.Tensor]:
-    """All tensors in nested containers, as an optimizer's state may have them."""
-    if isinstance(values, torch.Tensor):
-        yield values
-    elif isinstance(values, (Mapping, list, tuple, deque)):
-        for value in values.values() if isinstance(values, Mapping) else values:
-            yield from _tensors_within(value)
-
-
-def _dense(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The tensors that hold a tensor's data: those of a sparse gradient are its indices and values."""
-    if tensor.layout is torch.sparse_coo:
-        return tensor._indices(), tensor._values()
-    return (tensor,)
-
-
-def _bytes_of(batch: Batch) -> int:
+def bytes_of_batch(batch: Batch) -> int:
     """Of the tensors themselves: a batch may be a view of a whole dataset."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(batch))
+    return sum(map(bytes_of, tensors_of(batch)))
 
 
-# ------------------------------------------------------------------------------------------------------ larger batches
-
-
-def fit_batch(training: Training, available_bytes: int | None = None) -> BatchFit:
-    """The largest batch that would fit, from the peaks of one forward and backward pass with batches of several sizes.
-
-    available_bytes: that the process may hold in all on its device; by default what it holds, and what is free.
-    A size is tried only where it is expected to take less than a quarter of what is free. No error of the user's code
-    passes; the reason is in the result.
-    """
-    if available_bytes is None:
-        held_bytes = resident_bytes(os.getpid()) or 0
-        available_bytes = available_on(training.device) or held_bytes + free_host_bytes()
-    points: list[BatchPoint] = []
-    try:
-        _measure(training, available_bytes, points)
-    except _Unmeasurable as error:
-        return BatchFit(points=points, available_bytes=available_bytes, reason=str(error))
-    except (Exception, SystemExit) as error:
-        reason = f"a batch of another size failed: {where(error)}"
-        return BatchFit(points=points, available_bytes=available_bytes, reason=reason)
-    return largest_batch(points, available_bytes)
-
-
-def _measure(training: Training, available_bytes: int, points: list[BatchPoint]) -> None:
-    """Add a point per size, the smallest first, as long as the next one is safe."""
-    batch = next(training.batches)
-    rows = _rows_of(batch)
-    expected_bytes = _expected_bytes(training, batch)
-    for size in sorted({int(rows * multiple) for multiple in MULTIPLES} - {0}):
-        held_bytes = _settled_bytes(training)
-        taken_bytes = expected_bytes * size / rows
-        if points:  # what it took in proportion is more than it will take
-            taken_bytes = max(taken_bytes, (points[-1].peak_bytes - held_bytes) * size / points[-1].batch_size)
-        if taken_bytes > SAFE_SHARE * (available_bytes - held_bytes):
-            break
-        points.append(BatchPoint(batch_size=size, peak_bytes=_peak_bytes(training, _resized(batch, size, rows))))
-    if len(points) < 2:
-        raise _Unmeasurable("too little memory is free to try batches of other sizes safely")
-
-
-def _rows_of(batch: Batch) -> int:
-    """The batch size, where every tensor of the batch has it as its first dimension. Raises _Unmeasurable."""
-    leaves = leaves_of(batch)
-    if not leaves or not all(isinstance(one, torch.Tensor) and one.ndim for one in leaves):
-        raise _Unmeasurable("its batches are not made of tensors alone, so none of another size can be built")
-    sizes = {one.shape[0] for one in leaves}
-    if len(sizes) > 1:
-        raise _Unmeasurable(
-            "the tensors of a batch differ in their first dimension, so none of another size can be built"
-        )
-    return int(sizes.pop())
-
-
-def _resized(batch: Batch, size: int, rows: int) -> Batch:
-    """A batch of this size, of the rows of that one, from the first again where they do not suffice."""
-    index = torch.arange(size) % rows
-    return map_tensors(lambda tensor: tensor[index.to(tensor.device)], batch)
-
-
-def _expected_bytes(training: Training, batch: Batch) -> int:
-    """What a step with this batch takes at most beside what the training holds between steps."""
-    held, module = _Storages(), training.module
-    gradients_bytes = held.add(module.parameters())
-    held.add(module.buffers())
-    moved = copied(batch, training.device, non_blocking=False)
-    return _bytes_of(batch) + gradients_bytes + BACKWARD_COPIES * _activations_bytes(training, moved, held)
-
-
-def _peak_bytes(training: Training, batch: Batch) -> int:
-    """Peak of the process on its device, all that it holds included. The first pass leaves behind what kernels keep for
-    each new shape, so the second one is measured."""
-    batch = copied(batch, training.device, non_blocking=False)
-    _forward_and_backward(training, batch)
-    _settled_bytes(training)
-    if training.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(training.device)
-    elif not reset_high_water(os.getpid()):
-        raise _Unmeasurable("the system does not let a process's high-water mark begin again")
-    _forward_and_backward(training, batch)
-    if training.device.type == "cuda":
-        torch.cuda.synchronize(training.device)
-        return torch.cuda.max_memory_allocated(training.device)
-    return _known(high_water_bytes(os.getpid()))
-
-
-def _forward_and_backward(training: Training, batch: Batch) -> None:
-    training.optimizer.zero_grad()
-    training.loss(training.module, batch).backward()  # type: ignore[no-untyped-call]
-
-
-def _settled_bytes(training: Training) -> int:
-    """What the process holds on its device between steps, once all that is free has been given back."""
-    training.optimizer.zero_grad()
-    gc.collect()
-    if training.device.type == "cuda":
-        return torch.cuda.memory_allocated(training.device)
-    with suppress(AttributeError):  # other C libraries than glibc have none
-        ctypes.CDLL(None).malloc_trim(0)
-    return _known(resident_bytes(os.getpid()))
-
-
-def _known(size_bytes: int | None) -> int:
-    if size_bytes is None:
-        raise _Unmeasurable("the system does not tell how much memory a process holds")
-    return size_bytes
+def available_bytes(device: torch.device) -> int:
+    """What this process may hold in all on its device: what it holds, and what is free."""
+    return available_on(device) or (resident_bytes(os.getpid()) or 0) + free_host_bytes()

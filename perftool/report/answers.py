@@ -15,12 +15,12 @@ from perftool.records import (
     TimeToLoss,
     VariantSummary,
 )
-from perftool.report import checks, method
+from perftool.report import checks, method, scripts
 from perftool.report.wording import (
-    GOAL_NAMES,
     Pairs,
     comparison_text,
     estimate_text,
+    goal_name,
     is_alone,
     is_for_later,
     measured,
@@ -45,7 +45,7 @@ def answer(summary: Summary) -> str:
     if is_alone(summary):
         first = next(iter(summary.findings), None)
         wrong = f"; first of what is wrong: {first.name}" if first is not None else ""
-        return f"{units.rate(summary.baseline.samples_per_second)}{wrong}"
+        return f"{units.rate(summary.baseline.samples_per_second, summary.sample_unit)}{wrong}"
     if summary.command == "compare":
         fastest = best(summary)
         gain = throughput_of(fastest) if fastest is not None else None
@@ -53,10 +53,11 @@ def answer(summary: Summary) -> str:
             if not any(one.status == "measured" for one in summary.variants):
                 return "nothing could be compared with the baseline"
             return "no variant was found faster than the baseline"
-        return f"fastest is {settings_text(fastest.settings)}, {comparison_text(gain)} the samples per second"
+        gained = f"{comparison_text(gain)} the {goal_name('throughput', summary.sample_unit)}"
+        return f"fastest is {settings_text(fastest.settings)}, {gained}"
     if advice is not None:
-        gained = estimate_text(advice.gain or advice.speedup)
-        return f"{settings_text(advice.settings)} gives {gained} the {GOAL_NAMES[advice.metric]}"
+        gained = f"{estimate_text(advice.gain or advice.speedup)} the {goal_name(advice.metric, summary.sample_unit)}"
+        return f"{settings_text(advice.settings)} gives {gained}"
     match summary.recommendation_status:
         case "nothing_better" if summary.goal.planned_steps is not None:
             steps = units.counted(summary.goal.planned_steps, "step")
@@ -79,6 +80,15 @@ def best(summary: Summary) -> VariantSummary | None:
     if summary.command != "compare":
         return None
     return next((one for one in measured(summary) if (found := throughput_of(one)) and found.verdict == "better"), None)
+
+
+def whole_loop(summary: Summary) -> str:
+    """What a script gains in all, beside the answer about its steps; "" where there is no gain, or no more to say."""
+    found = best(summary)
+    gain = throughput_of(found) if found is not None else None
+    if gain is None or gain.verdict != "better":
+        return ""
+    return scripts.whole_loop_text(summary, gain.ratio)
 
 
 def _so_far(summary: Summary) -> str:
@@ -123,7 +133,8 @@ def costs(summary: Summary, advice: Recommendation) -> Pairs:
         ("start-up", start_up(advice.break_even_steps)),
     ]
     if advice.metric != "throughput":
-        lines.insert(0, ("speed", f"{estimate_text(advice.speedup)} the samples per second"))
+        speed = f"{estimate_text(advice.speedup)} the {goal_name('throughput', summary.sample_unit)}"
+        lines.insert(0, ("speed", speed))
     lines.append(("numerics", _numerics(advice)))
     if advice.time_to_loss is not None:
         lines.append(("time to loss", time_to_loss(advice.time_to_loss)))

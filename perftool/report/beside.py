@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perftool import units
-from perftool.records import Beside, Comparison, SideBySide, Summary, VariantSummary
+from perftool.records import Beside, Comparison, SideBySide, Summary
 from perftool.report import answers, profiles, wording
 
 TRAVELS = (
@@ -15,10 +15,14 @@ HEADINGS = ("settings", "first", "second", "gain")
 OWN_TITLE = "Each session's own figures, which were not paired"
 DIFFERING_TITLE = "What differs between them"
 SHARES_TITLE = "Shares of the time"
-TITLE = "Samples per second, each over its own baseline's"
 DIFFERING_HEADINGS = ("differs", "first", "second")
 OWN_HEADINGS = ("baseline", "first", "second")
 SHARE_HEADINGS = ("share", "first", "second")
+
+
+def title(found: SideBySide) -> str:
+    """Of the table of variants."""
+    return units.told_in("Samples per second, each over its own baseline's", found.first.sample_unit)
 
 
 def headline(found: SideBySide) -> str:
@@ -74,12 +78,17 @@ def lost(found: SideBySide) -> wording.Pairs:
 def own_rows(found: SideBySide) -> list[tuple[str, str, str]]:
     """Absolute figures of the two baselines, under OWN_HEADINGS."""
 
-    def figures(one: VariantSummary) -> tuple[str, ...]:
+    def figures(summary: Summary) -> tuple[str, ...]:
+        one, unit = summary.baseline, summary.sample_unit
         step_ns = one.step_ns.p50 if one.step_ns else None
-        return units.rate(one.samples_per_second), units.duration(step_ns), units.size(wording.peak_memory_bytes(one))
+        return (
+            units.rate(one.samples_per_second, unit),
+            units.duration(step_ns),
+            units.size(wording.peak_memory_bytes(one)),
+        )
 
     names = ("throughput", "median step", "peak memory")
-    return list(zip(names, figures(found.first.baseline), figures(found.second.baseline), strict=True))
+    return list(zip(names, figures(found.first), figures(found.second), strict=True))
 
 
 def share_rows(found: SideBySide) -> list[tuple[str, str, str]]:
@@ -92,7 +101,9 @@ def _shares(summary: Summary) -> dict[str, str]:
     phases = summary.explained.phases if summary.explained is not None else []
     uneven = profiles.jitter_lines(summary.baseline.jitter)[:2] if summary.baseline.jitter is not None else []
     causes = summary.explained.causes if summary.explained is not None else []
+    beside = summary.script.beside if summary.script is not None else []
     return {
+        **{f"{one.name}, of the loop": units.share(one.share) for one in beside},
         **{one.name: units.share(one.share) for one in phases},
         **{name.replace(",", ""): text for name, text in uneven},
         **{f"lost to {one.cause}": units.share(one.share_of_time) for one in causes},

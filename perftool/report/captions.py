@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from perftool import units
 
-RATIO_AXIS = "samples per second over the baseline's"
 MARKS = "Filled in colour is faster, filled dark is slower, hollow is the same or undecided"
 CAPTIONS = {
     "variants": "Samples per second over the baseline's, whose line is at 1x; bars are the intervals. " + MARKS + ". "
@@ -25,6 +24,11 @@ CAPTIONS = {
     "growth": "Memory that one launch held beyond what it had at first, by the steps it had done.",
     "distance": "The least time that this machine could take for the step's work, as a part of what it takes.",
 }
+
+
+def ratio_axis(unit: str) -> str:
+    """unit: what samples are counted in."""
+    return units.told_in("samples per second over the baseline's", unit)
 
 
 def series_caption(told: Sequence[tuple[str, int]], *, blocks: bool) -> str:

@@ -12,11 +12,11 @@ from perftool.analysis.history import LEAST_POINTS
 from perftool.records import CONFIRM, MEASURE, Check, GateVerdict, MetricCheck, Summary
 from perftool.report import profiles
 from perftool.report.wording import (
-    METRIC_NAMES,
     Pairs,
     basis,
     comparison_text,
     detectable,
+    metric_name,
     settings_text,
     throughput_of,
 )
@@ -38,7 +38,7 @@ def answer(check: Check) -> str:
 
     def told(verdict: GateVerdict) -> str:
         found = [one for one in check.metrics if one.verdict == verdict]
-        return ", ".join(f"{METRIC_NAMES[one.metric]} {_now(one)}" for one in found)
+        return ", ".join(f"{_name(one, check)} {_now(one, check)}" for one in found)
 
     improved = told("improvement")
     also = f"; better, is that meant? {improved}" if improved else ""
@@ -48,7 +48,7 @@ def answer(check: Check) -> str:
         case "regression":
             return f"regression against {check.against}: {told('regression')}"
         case "undecided":
-            names = [METRIC_NAMES[one.metric] for one in check.metrics if one.required and one.is_open]
+            names = [_name(one, check) for one in check.metrics if one.required and one.is_open]
             return f"undecided against {check.against}: {', '.join(names)}{also}"
         case _:
             return f"no regression against {check.against}{also}"
@@ -56,17 +56,17 @@ def answer(check: Check) -> str:
 
 def rows(check: Check) -> list[tuple[str, str, str, str]]:
     """Every metric of a check, under HEADINGS."""
-    return [(METRIC_NAMES[one.metric], _now(one), _margin(one), one.verdict) for one in check.metrics]
+    return [(_name(one, check), _now(one, check), _margin(one), one.verdict) for one in check.metrics]
 
 
 def figure_rows(check: Check) -> list[tuple[str, str, str, str, str, str]]:
     """The same with absolute figures, under FIGURE_HEADINGS. They are to be read, not to be compared."""
     return [
         (
-            METRIC_NAMES[one.metric],
-            _figure(one.metric, one.against),
-            _figure(one.metric, one.now),
-            _now(one) if not one.counted else "",
+            _name(one, check),
+            _figure(one, one.against, check),
+            _figure(one, one.now, check),
+            _now(one, check) if not one.counted else "",
             _margin(one),
             one.verdict,
         )
@@ -76,7 +76,7 @@ def figure_rows(check: Check) -> list[tuple[str, str, str, str, str, str]]:
 
 def notes(check: Check) -> Pairs:
     """Why some metrics have no verdict, or another than at first."""
-    return [(METRIC_NAMES[one.metric], one.reason) for one in check.metrics if one.reason is not None]
+    return [(_name(one, check), one.reason) for one in check.metrics if one.reason is not None]
 
 
 def how(check: Check) -> list[str]:
@@ -95,22 +95,26 @@ def how(check: Check) -> list[str]:
         told.append(f"What differed was confirmed with {units.share(1 - ALPHAS[CONFIRM])}, from {from_these}.")
     last = again or throughput.first
     if last.smallest_detectable is not None:
-        told.append(f"In samples/s {detectable(last.smallest_detectable)}.")
+        told.append(f"In {_name(throughput, check)} {detectable(last.smallest_detectable)}.")
     if check.outcome == "undecided":
         told.append("Undecided: raise --budget, or check again when the machine does less else.")
     return told
 
 
-def _now(one: MetricCheck) -> str:
+def _name(one: MetricCheck, check: Check) -> str:
+    return metric_name(one.metric, check.sample_unit)
+
+
+def _now(one: MetricCheck, check: Check) -> str:
     found = one.confirmation or one.first
     if found is not None:
         return comparison_text(found)
     if one.counted and one.against is not None and one.now is not None:
         same = one.against == one.now
         return (
-            _figure(one.metric, one.now)
+            _figure(one, one.now, check)
             if same
-            else f"{_figure(one.metric, one.against)} to " + _figure(one.metric, one.now)
+            else f"{_figure(one, one.against, check)} to " + _figure(one, one.now, check)
         )
     return units.UNKNOWN
 
@@ -122,10 +126,10 @@ def _margin(one: MetricCheck) -> str:
     return units.share(found.margin) if found is not None else ""
 
 
-def _figure(metric: str, value: float | None) -> str:
-    match metric:
+def _figure(one: MetricCheck, value: float | None, check: Check) -> str:
+    match one.metric:
         case "throughput":
-            return units.rate(value)
+            return units.rate(value, check.sample_unit)
         case "step_p95" | "start_up":
             return units.duration(value)
         case "peak_host" | "peak_device":
@@ -156,7 +160,8 @@ def for_later_how(summary: Summary) -> list[str]:
 
 def for_later_lines(summary: Summary) -> Pairs:
     """The workload's own figures."""
-    return [line for one in summary.variants for line in profiles.figure_lines(one) if line[0] != "settings"]
+    told = [line for one in summary.variants for line in profiles.figure_lines(one, summary.sample_unit)]
+    return [line for line in told if line[0] != "settings"]
 
 
 # ------------------------------------------------------------------------------------------------------ the history
@@ -170,8 +175,9 @@ def history_headline(series: Series, found: Sequence[Change]) -> str:
         f"too few to look for changes of level, which takes {LEAST_POINTS}" if few else "no change of level"
     )
     settings = f" with {settings_text(series.settings)}" if series.settings else ""
+    name = metric_name(series.metric, series.entries[0].sample_unit)
     return (
-        f"{series.workload}{settings} against {series.against[:7]} on {series.machine}, {METRIC_NAMES[series.metric]}, "
+        f"{series.workload}{settings} against {series.against[:7]} on {series.machine}, {name}, "
         f"{units.counted(len(series.entries), 'check')}: {seen}"
     )
 

@@ -10,7 +10,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,7 +36,7 @@ from perftool.records import (
     Summary,
     VariantSummary,
 )
-from perftool.report import answers, beside, captions, checks, method, plots, profiles, wording
+from perftool.report import answers, beside, captions, checks, method, patches, plots, profiles, scripts, wording
 from perftool.report.thin import Envelope, Floats, bars, envelope
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def render(session: Session, summary: Summary) -> str:
     return _page(
         "report.html.j2",
         summary=summary,
+        said=partial(units.told_in, unit=summary.sample_unit),
+        headings=wording.headings(wording.VARIANT_HEADINGS, summary),
         title=answers.headline(summary),
         figure=_headline_figure(summary, focus),
         key_figures=_key_figures(summary, focus),
@@ -96,7 +98,7 @@ def render(session: Session, summary: Summary) -> str:
         metrics=[
             (wording.settings_text(one.settings), *row)
             for one in (wording.measured(summary) if wording.has_variants(summary) else ())
-            for row in wording.comparison_rows(one)
+            for row in wording.comparison_rows(one, summary.sample_unit)
         ],
         not_tested=method.not_tested(session, summary),
         rows_shown=ROWS_SHOWN,
@@ -110,7 +112,7 @@ def render_beside(found: SideBySide) -> str:
         "beside.html.j2",
         found=found,
         title=beside.headline(found),
-        axis=plots.interval_axis(axis, units.times, captions.RATIO_AXIS),
+        axis=plots.interval_axis(axis, units.times, captions.ratio_axis(found.first.sample_unit)),
         rows=[
             Row(name, _beside(axis, one, name), cells)
             for one, (name, *cells) in zip(found.variants, beside.rows(found), strict=True)
@@ -147,14 +149,16 @@ def _headline_figure(summary: Summary, focus: VariantSummary | None) -> tuple[st
     advice = summary.recommendation
     if advice is not None:
         gain = advice.gain or advice.speedup
-        return units.ratio(gain.ratio), f"{_range(gain)} the {wording.GOAL_NAMES[advice.metric]}"
+        return units.ratio(gain.ratio), f"{_range(gain)} the {wording.goal_name(advice.metric, summary.sample_unit)}"
     if wording.is_for_later(summary):
-        return next((units.rate(one.samples_per_second) for one in summary.variants), units.UNKNOWN), ""
+        rates = (units.rate(one.samples_per_second, summary.sample_unit) for one in summary.variants)
+        return next(rates, units.UNKNOWN), ""
     compared = _gated(summary) or (wording.throughput_of(focus) if focus is not None else None)
     if compared is not None:
-        return units.ratio(compared.ratio), f"{_range(compared)} the {wording.GOAL_NAMES['throughput']}"
+        goal = wording.goal_name("throughput", summary.sample_unit)
+        return units.ratio(compared.ratio), f"{_range(compared)} the {goal}"
     if wording.is_alone(summary):
-        return units.rate(summary.baseline.samples_per_second), ""
+        return units.rate(summary.baseline.samples_per_second, summary.sample_unit), ""
     return None
 
 
@@ -172,10 +176,11 @@ def _key_figures(summary: Summary, focus: VariantSummary | None) -> wording.Pair
     if summary.recommendation is not None:
         return answers.costs(summary, summary.recommendation)
     if focus is not None:
-        return [(name, f"{ratio}, {verdict}") for name, ratio, verdict, _ in wording.comparison_rows(focus)]
+        rows = wording.comparison_rows(focus, summary.sample_unit)
+        return [(name, f"{ratio}, {verdict}") for name, ratio, verdict, _ in rows]
     if not wording.is_alone(summary):
         return []
-    return profiles.finding_rows(summary.findings) or profiles.figure_lines(summary.baseline)
+    return profiles.finding_rows(summary.findings) or profiles.figure_lines(summary.baseline, summary.sample_unit)
 
 
 def _gated(summary: Summary) -> Comparison | None:
@@ -225,7 +230,7 @@ def _axis(summary: Summary) -> plots.Axis:
 
 
 def _variants_head(summary: Summary) -> str:
-    return plots.interval_axis(_axis(summary), units.times, captions.RATIO_AXIS)
+    return plots.interval_axis(_axis(summary), units.times, captions.ratio_axis(summary.sample_unit))
 
 
 def _variant_rows(summary: Summary, focus: VariantSummary | None) -> list[Row]:
@@ -267,7 +272,9 @@ def _contributions_axis(advice: Recommendation) -> plots.Axis:
 
 def _contributions_head(summary: Summary) -> str:
     advice = summary.recommendation
-    return plots.interval_axis(_contributions_axis(advice), units.times, captions.RATIO_AXIS) if advice else ""
+    if advice is None:
+        return ""
+    return plots.interval_axis(_contributions_axis(advice), units.times, captions.ratio_axis(summary.sample_unit))
 
 
 def _contribution(axis: plots.Axis, effect: SettingEffect, name: str) -> str:
@@ -469,6 +476,7 @@ def _front(summary: Summary) -> list[Figure]:
         jitter = one.versus_baseline.get("jitter")
         return 1.0 if one is summary.baseline else jitter.ratio if jitter is not None else None
 
+    axis = captions.ratio_axis(summary.sample_unit)
     drawn: tuple[tuple[str, list[plots.Spot], plots.Label], ...] = (
         ("Throughput and memory", spots(wording.peak_memory_bytes), units.size),
         ("Throughput and jitter", spots(uneven), units.times),
@@ -476,7 +484,7 @@ def _front(summary: Summary) -> list[Figure]:
     return [
         Figure(
             title=title,
-            svg=plots.scatter(title, captions.CAPTIONS["front"], found, units.times, label, captions.RATIO_AXIS),
+            svg=plots.scatter(title, captions.CAPTIONS["front"], found, units.times, label, axis),
             caption="",  # one below both, with the table
             headings=(),
             rows=(),
@@ -652,6 +660,8 @@ def _page(template: str, **content: Any) -> str:
         checks=checks,
         method=method,
         profiles=profiles,
+        patches=patches,
+        scripts=scripts,
         wording=wording,
         units=units,
         script_hash=_script_hash(),

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from perftool.records import Check, Explained, SideBySide, Summary
-from perftool.report import answers, beside, checks, method, profiles, wording
+from perftool.report import answers, beside, checks, method, patches, profiles, scripts, wording
 
 FITS = 65_000  # characters; GitHub takes 65,536 in a comment
 MOST_ROWS = 100  # of the table of variants
@@ -28,11 +28,17 @@ def render(summary: Summary) -> str:
 def _rendered(summary: Summary, left_out: Sequence[str]) -> str:
     advice = summary.recommendation
     alone = wording.is_alone(summary)
-    parts = [f"### {_escaped(answers.headline(summary))}"]
+    parts = [f"### {_escaped(answers.headline(summary))}", _escaped(answers.whole_loop(summary))]
     parts += [f"**Warning:** {_escaped(warning)}" for warning in answers.warnings(summary)]
     parts += [_escaped(" ".join(method.how_sure(summary)))] if not alone else []
     if advice is not None:
         parts.append(_table(("cost", ""), answers.costs(summary, advice)))
+        if use := scripts.use(summary):
+            parts.append(f"{scripts.USE_TITLE}:\n\n{_fenced(use, 'sh')}")
+        if told := patches.lines(summary):
+            taken = patches.command(summary)
+            parts.append(f"{patches.TITLE}:" + (f"\n\n{_fenced(taken, 'sh')}" if taken else ""))
+            parts.append(_table(("patch", ""), told))
         parts.append(_folded("Code to paste", _fenced(advice.code)))
         if advice.diff:
             parts.append(_folded("Lines to change", _fenced(advice.diff, "diff")))
@@ -48,6 +54,8 @@ def _rendered(summary: Summary, left_out: Sequence[str]) -> str:
         parts.append(_table(("figure", ""), checks.for_later_lines(summary)))
     else:
         parts += _variants(summary, left_out, fold=advice is not None)
+    told = scripts.lines(summary.script)
+    parts.append(_table(("the script", ""), told) if told else "")
     parts.append(
         _folded(
             "How it was measured",
@@ -79,8 +87,13 @@ def _profile(summary: Summary) -> list[str]:
     return [
         *(_explained(summary, summary.explained) if summary.explained else []),
         _table(("distance to the limit", ""), profiles.limit_lines(summary.distance)) if summary.distance else "",
-        _table(("figure", ""), [*profiles.figure_lines(summary.baseline), *profiles.memory_lines(summary.memory)]),
+        _table(("figure", ""), _figures(summary)),
     ]
+
+
+def _figures(summary: Summary) -> wording.Pairs:
+    own = profiles.figure_lines(summary.baseline, summary.sample_unit)
+    return [*own, *profiles.memory_lines(summary.memory)]
 
 
 def _check(check: Check) -> list[str]:
@@ -106,14 +119,23 @@ def _explained(summary: Summary, found: Explained) -> list[str]:
 
 def _variants(summary: Summary, left_out: Sequence[str], *, fold: bool) -> list[str]:
     measured = wording.measured(summary)
-    table = _table(wording.VARIANT_HEADINGS, (wording.variant_cells(one, summary) for one in measured[:MOST_ROWS]))
+    headings = wording.headings(wording.VARIANT_HEADINGS, summary)
+    table = _table(headings, (wording.variant_cells(one, summary) for one in measured[:MOST_ROWS]))
     if len(measured) > MOST_ROWS:
         table += f"\n\n{wording.more(len(measured) - MOST_ROWS)}"
-    metrics = [(wording.settings_text(one.settings), *row) for one in measured for row in wording.comparison_rows(one)]
+    metrics = [
+        (wording.settings_text(one.settings), *row)
+        for one in measured
+        for row in wording.comparison_rows(one, summary.sample_unit)
+    ]
     if summary.smallest_batch is not None:
         table += f"\n\n{_escaped(answers.smallest_batch(summary.smallest_batch))}"
     folded = (
-        ("Trade-offs: nothing beats these in everything", wording.TRADEOFF_HEADINGS, wording.tradeoffs(summary)),
+        (
+            "Trade-offs: nothing beats these in everything",
+            wording.headings(wording.TRADEOFF_HEADINGS, summary),
+            wording.tradeoffs(summary),
+        ),
         ("Notes", ("settings", "note"), wording.notes(summary)),
         ("Not advised", ("settings", "reason"), wording.rejected(summary.rejected)),
         ("Not measured", ("settings", "reason"), wording.lost(summary)),

@@ -8,12 +8,16 @@ from perftool import units
 from perftool.analysis.fitness import rate
 from perftool.analysis.verdict import ALPHA
 from perftool.records import Fitness, Machine, Session, Summary
-from perftool.report import checks
+from perftool.report import checks, scripts
 from perftool.report.wording import Pairs, basis, detectable, has_variants, is_alone, is_for_later, span, throughput_of
 
 
 def how(summary: Summary) -> str:
     """How it was measured, in short."""
+    return f"{_how(summary)} {scripts.how()}" if summary.script is not None else _how(summary)
+
+
+def _how(summary: Summary) -> str:
     if is_for_later(summary) or (summary.check is not None and summary.check.stored):
         later = "What a later check compares" if summary.check is None else "What is compared with what was stored"
         return (
@@ -23,10 +27,11 @@ def how(summary: Summary) -> str:
     if summary.check is not None:
         before = units.counted(summary.check.modules_against, "file")
         now = units.counted(summary.check.modules_now, "file")
+        files = f": {before} of {summary.check.against}, {now} of the {summary.check.now}"
         return (
             "Both revisions ran in fresh processes that took turns, one running at a time, in a drawn order, each with "
-            f"its own code: {before} of {summary.check.against}, {now} of the {summary.check.now}. Ratios are from "
-            "blocks of the same round; intervals treat launches as a random effect."
+            f"its own code{files if summary.script is None else ''}. Ratios are from blocks of the same round; "
+            "intervals treat launches as a random effect."
         )
     if is_alone(summary):
         plain = "The training ran in fresh processes, one at a time, each warmed up before anything counted."

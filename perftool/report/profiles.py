@@ -34,9 +34,12 @@ WORST_HEADINGS = ("step", "took", "cause")
 NOTHING_FOUND = "None of the known causes takes a share that counts."
 
 
-def figure_lines(variant: VariantSummary) -> Pairs:
-    """All of one variant's figures."""
-    lines = [("settings", settings_text(variant.settings)), ("throughput", units.rate(variant.samples_per_second))]
+def figure_lines(variant: VariantSummary, unit: str) -> Pairs:
+    """All of one variant's figures; samples are counted in `unit`."""
+    lines = [
+        ("settings", settings_text(variant.settings)),
+        ("throughput", units.rate(variant.samples_per_second, unit)),
+    ]
     if variant.step_ns is not None:
         quantiles = zip(
             ("p50", "p95", "p99"), (variant.step_ns.p50, variant.step_ns.p95, variant.step_ns.p99), strict=True

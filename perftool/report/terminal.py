@@ -20,7 +20,7 @@ from perftool.records import (
     TraceReport,
     VariantSummary,
 )
-from perftool.report import answers, beside, checks, method, profiles, wording
+from perftool.report import answers, beside, checks, method, patches, profiles, scripts, wording
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,6 +98,8 @@ def render(summary: Summary, *, width: int = 80, colour: bool = False) -> str:
     """The whole story in one screen: the answer, its costs, the code, what else was tried, and how sure it is."""
     page = _Page(width, colour)
     page.line(answers.headline(summary), style="bold")
+    if whole := answers.whole_loop(summary):
+        page.line(whole)
     match summary.command:
         case "tune":
             _tuned(page, summary)
@@ -107,6 +109,7 @@ def render(summary: Summary, *, width: int = 80, colour: bool = False) -> str:
             _profiled(page, summary)
         case "check":
             _checked(page, summary)
+    _reasons(page, scripts.TITLE, scripts.lines(summary.script))
     for warning in answers.warnings(summary):
         page.line()
         page.line(f"Warning: {warning}", style="yellow")
@@ -135,7 +138,7 @@ def _profiled(page: _Page, summary: Summary) -> None:
         page.title("Distance to the limit")
         page.pairs(profiles.limit_lines(summary.distance))
     page.title("Figures")
-    page.pairs([*profiles.figure_lines(summary.baseline), *profiles.memory_lines(summary.memory)])
+    page.pairs([*profiles.figure_lines(summary.baseline, summary.sample_unit), *profiles.memory_lines(summary.memory)])
 
 
 def render_beside(found: SideBySide, *, width: int = 80, colour: bool = False) -> str:
@@ -147,7 +150,7 @@ def render_beside(found: SideBySide, *, width: int = 80, colour: bool = False) -
     page.line(beside.TRAVELS)
     rows = beside.rows(found)
     if rows:
-        page.title(beside.TITLE)
+        page.title(beside.title(found))
         page.table(beside.HEADINGS, rows)
         page.line(beside.CHANGE_RULE)
     _reasons(page, "Not measured", beside.lost(found))
@@ -196,19 +199,27 @@ def _tuned(page: _Page, summary: Summary) -> None:
         shown = [summary.baseline, *(one for one in summary.variants if one.settings == advice.settings)]
         page.title("What it costs")
         page.pairs(answers.costs(summary, advice))
+        if use := scripts.use(summary):
+            page.title(scripts.USE_TITLE)
+            page.code(use)
+        if told := patches.lines(summary):
+            page.title(patches.TITLE)
+            if taken := patches.command(summary):
+                page.code(taken)
+            page.pairs(told)
         page.title("Paste into your training")
         page.code(advice.code)
-        if advice.diff:
+        if advice.diff and advice.script:
             page.line("Where each line goes: 'Lines to change' in report.md, and recommended.py, which runs.")
         if len(advice.per_setting) > 1:
-            page.title("What each setting buys, in samples per second")
+            page.title(f"What each setting buys, in {wording.goal_name('throughput', summary.sample_unit)}")
             page.pairs(answers.contributions(advice))
     else:
         # Combinations are steps of the search; the page has them all.
         shown = [one for one in wording.measured(summary) if one is summary.baseline or len(one.settings) == 1]
     _variants(page, summary, [one for one in shown if one.status == "measured"])
-    told = [one.settings for one in shown]
-    _reasons(page, "Not advised", wording.rejected([one for one in summary.rejected if one.settings not in told]))
+    already = [one.settings for one in shown]
+    _reasons(page, "Not advised", wording.rejected([one for one in summary.rejected if one.settings not in already]))
     if summary.smallest_batch is not None:
         page.line()
         page.line(answers.smallest_batch(summary.smallest_batch))
@@ -244,7 +255,8 @@ def _sure(page: _Page, summary: Summary) -> None:
 def _variants(page: _Page, summary: Summary, variants: Sequence[VariantSummary]) -> None:
     if variants:
         page.line()
-        page.table(wording.VARIANT_HEADINGS, (wording.variant_cells(one, summary) for one in variants))
+        headings = wording.headings(wording.VARIANT_HEADINGS, summary)
+        page.table(headings, (wording.variant_cells(one, summary) for one in variants))
 
 
 def _reasons(page: _Page, title: str, rows: wording.Pairs) -> None:

@@ -15,6 +15,7 @@ from perftool.records import Comparison, Estimate, Rejected, Settings, Summary, 
 if TYPE_CHECKING:
     from perftool.analysis.search import Standing
 
+# Texts about samples, here and in `captions`, go through `units.told_in`.
 METRIC_NAMES = {
     "throughput": "samples/s",
     "step_p50": "median step",
@@ -91,6 +92,21 @@ def has_variants(summary: Summary) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------- settings and ratios
+
+
+def metric_name(metric: str, unit: str) -> str:
+    """unit: what samples are counted in."""
+    return units.told_in(METRIC_NAMES.get(metric, metric), unit)
+
+
+def goal_name(metric: str, unit: str) -> str:
+    """What a gain is a ratio of, in words."""
+    return units.told_in(GOAL_NAMES[metric], unit)
+
+
+def headings(names: Sequence[str], summary: Summary) -> list[str]:
+    """Those of a table, about samples or about steps."""
+    return [units.told_in(name, summary.sample_unit) for name in names]
 
 
 def settings_text(settings: Settings) -> str:
@@ -201,18 +217,18 @@ def variant_cells(variant: VariantSummary, summary: Summary) -> tuple[str, str, 
     throughput = throughput_of(variant)
     return (
         name_of(variant, summary),
-        comparison_text(throughput) if throughput else units.rate(variant.samples_per_second),
+        comparison_text(throughput) if throughput else units.rate(variant.samples_per_second, summary.sample_unit),
         verdict_word("throughput", throughput.verdict) if throughput else "",
         units.duration(variant.step_ns.p50 if variant.step_ns else None),
         units.size(peak_memory_bytes(variant)),
     )
 
 
-def comparison_rows(variant: VariantSummary) -> list[tuple[str, str, str, str]]:
+def comparison_rows(variant: VariantSummary, unit: str) -> list[tuple[str, str, str, str]]:
     """Every metric of a variant: its name, the ratio, the verdict, and how sure that is."""
     return [
         (
-            METRIC_NAMES.get(metric, metric),
+            metric_name(metric, unit),
             comparison_text(one),
             verdict_word(metric, one.verdict),
             f"{basis([one])}; margin {units.share(one.margin)}",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Reply = dict[str, Any]
 Answer = Generator[None, None, Reply]
+NOT_FINITE_MOST = 3  # losses in a row, of those that are looked at
 SETTLE_S = 60.0  # after which the facts of a slow script are told by the few steps it has made
 
 
@@ -38,6 +39,7 @@ class Answers:
         self._last_event_step: int | None = None
         self._events_seen: tuple[int, ...] = ()
         self._watcher: Any = None
+        self._not_finite = 0  # losses in a row
         self.device = "cpu"
 
     def begin(self) -> None:
@@ -185,6 +187,7 @@ class Answers:
             "wait_ns": [wait_ns[at] for at in own],
             "waited_ns": sum(wait_ns[at] for at in own),
             "aside_ns": aside_ns,
+            "aside_steps": len(asides) - len(own),
             "alone_ns": [sum(alone_ns[at] for at in own)],
             "labels": counted,
         }
@@ -272,8 +275,10 @@ class Answers:
         return None if loss is None else float(loss)
 
     def _check_loss(self) -> None:
+        """A script that scales its loss may see an infinite one now and then, and skips that step."""
         loss = self._loss()
-        if loss is not None and not math.isfinite(loss):
+        self._not_finite = 0 if loss is None or math.isfinite(loss) else self._not_finite + 1
+        if self._not_finite == NOT_FINITE_MOST:
             raise FloatingPointError(f"the loss became {loss} within {self.loop.steps} steps")
 
 

@@ -39,6 +39,10 @@ def boot(told: str) -> None:
     if sys.version_info < PYTHON_LEAST:
         raise RuntimeError(f"perftool needs Python 3.10 or newer in the script's own environment, not {sys.version}")
     sys.meta_path.insert(0, _Own())
+    if spec.get("tree"):  # before the project is imported
+        from perftool.trees import Tree, enter
+
+        enter(Tree(**spec["tree"]))
     begin = partial(_begin, spec, told, note)
     sys.meta_path.insert(0, _AfterTorch(begin))
     sys.modules[NAME].__dict__["begin"] = begin

@@ -1,12 +1,17 @@
-"""What explains the steps of a script, at the price of disturbing them: phases and causes, a trace, counts, memory."""
+"""What explains the steps of a script, at the price of disturbing them: phases and causes, a trace, counts, memory.
+
+Whatever is counted is counted in the script's own next step. What cannot be told has a reason in its place: neither
+the script nor its launch ends for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from itertools import compress
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from perftool.script.loop import Loop
-from perftool.script.named import Named
+from perftool.script.phases import Phases
 from perftool.script.realise import Realised
 
 if TYPE_CHECKING:
@@ -16,22 +21,27 @@ if TYPE_CHECKING:
 
 Answer = Generator[None, None, dict[str, Any]]
 TRACE_WARM_STEPS = 2  # with the profiler on, before what is kept: its own first calls are slow
+TRIALS_MOST = 8  # of a step, until one is whole and nothing else
 NOT_FITTED = "a script chooses its batches itself; vary its own option with --vary '--batch-size=32|64'"
+OWN_BATCHES = "the script comes by its batches itself, so they count as activations where a backward pass needs them"
 
 
 def watched(watcher: Watcher, loop: Loop, request: Mapping[str, Any], *, launch: int, workers: int) -> Answer:
-    """So many steps, each with its phases and what disturbed it. What is no step is left out."""
+    """So many steps, each with its phases and what disturbed it. What is more than a step is left out."""
     for _ in range(request["drop"]):
         yield
-    first, samples = loop.steps, 0
+    first = loop.steps
+    samples: list[int] = []
+    alone: list[bool] = []
     loop.watcher = watcher
     try:
         watcher.begin()
-        for _ in range(request["steps"]):
+        while len(alone) < request["steps"] or not any(alone):
             watcher.stepping()
             yield
             watcher.stepped()
-            samples += loop.interval.samples or 1
+            alone.append(loop.interval.aside is None)
+            samples.append(loop.interval.samples or 1)
         fields = watcher.finish()
     finally:
         loop.watcher = None
@@ -40,15 +50,25 @@ def watched(watcher: Watcher, loop: Loop, request: Mapping[str, Any], *, launch:
         "launch": launch,
         "round": request["round"],
         "first_call": first,
-        "samples": samples,
+        "samples": sum(compress(samples, alone)),
         "loader_workers": workers,
-        **fields,
+        **{name: _chosen(value, alone) for name, value in fields.items()},
     }
+
+
+def _chosen(value: Any, calls: Sequence[bool]) -> Any:
+    """Of what has an entry per call, or columns of them, the entries of these calls; empty columns are left out."""
+    if isinstance(value, dict):
+        columns = {name: _chosen(column, calls) for name, column in value.items()}
+        return {name: column for name, column in columns.items() if any(column)}
+    return list(compress(value, calls)) if isinstance(value, list) else value
 
 
 def traced(loop: Loop, request: Mapping[str, Any]) -> Answer:
     """Steps under torch.profiler, their phases named."""
     from torch.profiler import profile, schedule, supported_activities
+
+    from perftool.script.named import Names
 
     for _ in range(request["drop"]):
         yield
@@ -57,12 +77,12 @@ def traced(loop: Loop, request: Mapping[str, Any]) -> Answer:
         schedule=schedule(wait=0, warmup=TRACE_WARM_STEPS, active=request["calls"], repeat=1),
         on_trace_ready=lambda done: done.export_chrome_trace(request["path"]),
     )
-    loop.watcher = Named()
+    loop.watcher = phases = Phases(Names().now)
     try:
         with profiler:
             for _ in range(TRACE_WARM_STEPS + request["calls"]):
                 yield
-                loop.watcher.marks.end()
+                phases.end()
                 profiler.step()
     finally:
         loop.watcher = None
@@ -71,25 +91,25 @@ def traced(loop: Loop, request: Mapping[str, Any]) -> Answer:
 
 def counted(loop: Loop, realised: Realised, request: Mapping[str, Any]) -> Answer:
     """What a step does by counting, after as many steps on either side of a check."""
-    from torch.utils.flop_counter import FlopCounterMode
+    from perftool.probes.storages import Uncountable
+    from perftool.probes.work import Counting, compiled, nothing_compiled
+    from perftool.script.facts import parameters_of
 
-    from perftool.probes.work import Counting, compiled, more_formulas
-
-    while loop.steps < request["calls"]:
+    for _ in range(request["calls"]):
         yield
     breaks, graphs = compiled()
     operations, flops, reasons = None, None, []
-    if graphs:
-        reasons.append("the operations of compiled code cannot be counted")
-    else:
-        counting = Counting()
-        with counting:
-            yield
+    try:
+        with nothing_compiled():
+            counting, _ = yield from _one_step(loop, Counting)
         operations = counting.operations
-        counter = FlopCounterMode(display=False, custom_mapping=dict(more_formulas()))
-        with counter:
-            yield
-        flops = counter.get_total_flops()
+        flops = counting.flops
+    except Exception as error:
+        told = str(error) if isinstance(error, Uncountable) else f"{type(error).__name__}: {error}"
+        reasons.append(f"its arithmetic cannot be counted ({told})")
+    if graphs:
+        operations = None
+        reasons.append("the operations of compiled code cannot be counted")
     return {
         "type": "counters",
         "variant": request["variant"],
@@ -104,49 +124,128 @@ def counted(loop: Loop, realised: Realised, request: Mapping[str, Any]) -> Answe
 
 
 def weighed(loop: Loop, realised: Realised, device: str) -> Answer:
-    """What the training's memory is taken by; activations as autograd keeps them in the next step."""
+    """What the training's memory is taken by; activations as autograd keeps them for one backward pass of the next
+    step."""
     import torch
 
-    from perftool.probes.device import read_use
-    from perftool.probes.storages import Storages, tensors_within
+    from perftool.probes.storages import Passes, bytes_of, places_of
+    from perftool.probes.weights import parts_of
+    from perftool.probes.work import nothing_compiled
+    from perftool.script.facts import parameters_of
 
-    use = read_use(torch.device(device))
+    parameters, buffers = parameters_of(loop, realised), _buffers_of(realised)
+    parts = parts_of(parameters, buffers, loop.optimizers, torch.device(device))
+    try:
+        with nothing_compiled():
+            passes, batch = yield from _one_step(loop, Passes)
+        held = places_of([*parameters, *buffers, *batch])
+        parts["activations_bytes"] = max((one.held_bytes(but=held) for one in passes.saved()), default=None)
+    except Exception as error:
+        return {**parts, "reason": f"what autograd keeps could not be seen: {error}"}
+    if not batch:
+        return {**parts, "reason": OWN_BATCHES}
+    return {**parts, "batch_bytes": sum(map(bytes_of, batch)), "batch_size": loop.interval.samples}
+
+
+def limited(loop: Loop, realised: Realised, device: str) -> Answer:
+    """The work of the next step beside what this process can do at best."""
+    import torch
+
+    from perftool.probes.ceilings import limits_beside, uncounted
+    from perftool.workload import where
+
+    work, reasons = None, []
+    try:
+        work = yield from _work(loop, realised)
+    except Exception as error:
+        reasons.append(uncounted(error))
+    try:
+        found = limits_beside(work, torch.device(device))
+    except Exception as error:
+        found = {"type": "limits", "work": work, "ceilings": []}
+        reasons.append(f"the machine's limits could not be measured: {where(error)}")
+    return {**found, "reason": "; ".join(reasons) or None}
+
+
+def _work(loop: Loop, realised: Realised) -> Answer:
+    """The fields of a StepWork. Raises Uncountable."""
+    from perftool.probes.work import Work, nothing_compiled
+    from perftool.script.facts import parameters_of
+
     parameters = parameters_of(loop, realised)
-    held = Storages()
-    parts = {
-        "parameters_bytes": held.add(parameters),
-        "gradients_bytes": held.add(part.grad for part in parameters if part.grad is not None),
-        "optimizer_bytes": held.add(
-            tensor for one in loop.optimizers for tensor in tensors_within(getattr(one, "state", {}))
-        ),
-        "buffers_bytes": held.add(buffer for root in realised.roots for buffer in root.buffers()),
-    }
-    kept_bytes = 0
+    with nothing_compiled():
+        work, batch = yield from _one_step(loop, lambda: Work(parameters))
+    samples = loop.interval.samples or 1
+    return work.fields(samples=samples, batch=batch, buffers=_buffers_of(realised), optimizers=loop.optimizers)
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal kept_bytes
-        kept_bytes += held.add([tensor])
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        yield
+def not_fitted(device: str) -> Answer:
+    """No batch of another size can be built here."""
+    import torch
+
+    from perftool.probes.weights import available_bytes
+
     return {
-        "type": "memory_parts",
-        **parts,
-        "activations_bytes": kept_bytes,
-        "batch_bytes": None,
-        "reason": "batches are the script's own, and are counted with the activations that autograd keeps",
-        "device_allocated_bytes": use.allocated_bytes,
-        "device_reserved_bytes": use.reserved_bytes,
-        "device_nvml_bytes": use.nvml_bytes,
-        "device_inactive_split_bytes": use.inactive_split_bytes,
+        "type": "batch_fit",
+        "points": [],
+        "available_bytes": available_bytes(torch.device(device)),
+        "reason": NOT_FITTED,
     }
+    yield  # of a generator, like all the others
 
 
-def parameters_of(loop: Loop, realised: Realised) -> list[torch.Tensor]:
-    """Of the optimizers, or where the script updates by hand, of the models; each once."""
-    groups = (group for one in loop.optimizers for group in getattr(one, "param_groups", ()))
-    found = {id(part): part for group in groups for part in group["params"]}
-    if not found:
-        found = {id(part): part for root in realised.roots for part in root.parameters()}
-    return list(found.values())
+# ------------------------------------------------------------------------------------------------------------ one step
+
+
+class Counts(Protocol):
+    """Counts while it is open, and is told the phases of the step."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *error: Any) -> object: ...
+
+    def phase(self, name: str) -> None: ...
+
+
+C = TypeVar("C", bound=Counts)
+
+
+def _one_step(loop: Loop, counts: Callable[[], C]) -> Generator[None, None, tuple[C, list[torch.Tensor]]]:
+    """Let the script make a step while it is counted, and another one where that was an epoch's rest, or more than a
+    step. Returns what has counted it, and the tensors of the batches that came meanwhile."""
+    usual = loop.interval.samples or 0
+    loop.keeps_batches = True
+    try:
+        for _ in range(TRIALS_MOST):
+            counting = counts()
+            loop.watcher = batches = _Batches(loop, counting.phase)
+            with counting:
+                yield
+            if loop.interval.aside is None and (loop.interval.samples or 0) >= usual:
+                break
+        return counting, batches.tensors()
+    finally:
+        loop.watcher = loop.batch = None
+        loop.keeps_batches = False
+
+
+class _Batches(Phases):
+    """The phases of one step, and its batches: the loop keeps only the last one."""
+
+    def __init__(self, loop: Loop, now: Callable[[str], None]) -> None:
+        super().__init__(now)
+        self._loop, self._earlier = loop, list[Any]()
+        loop.batch = None
+
+    def fetching(self) -> None:
+        self._earlier.append(self._loop.batch)
+        super().fetching()
+
+    def tensors(self) -> list[torch.Tensor]:
+        from perftool.training import tensors_of
+
+        return tensors_of([*self._earlier, self._loop.batch])
+
+
+def _buffers_of(realised: Realised) -> list[torch.Tensor]:
+    return [buffer for root in realised.roots for buffer in root.buffers()]

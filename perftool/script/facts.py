@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
 import platform
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from perftool.script.hooks import batch_size_of
 from perftool.script.loop import Loop
 from perftool.script.realise import Realised
-from perftool.script.sites import FRAMEWORKS
+from perftool.script.sites import FRAMEWORKS, is_own
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +27,7 @@ def facts_of(loop: Loop, realised: Realised, device: str, *, looks_at_values: bo
     looks_at_values: of the parameters, which takes as much memory again as the largest of them.
     """
     torch: Any = sys.modules.get("torch")
-    parameters = _parameters(loop, realised)
+    parameters = parameters_of(loop, realised)
     return {
         "rule": None if loop.rule is None else loop.rule.as_json(),
         "steps": loop.steps,
@@ -34,15 +36,12 @@ def facts_of(loop: Loop, realised: Realised, device: str, *, looks_at_values: bo
         "python_version": platform.python_version(),
         "torch_version": "none" if torch is None else str(torch.__version__),
         "torch_threads": 1 if torch is None else torch.get_num_threads(),
-        "optimizers": [_optimizer(one, realised) for one in loop.optimizers],
+        "optimizers": [_optimizer(one) for one in loop.optimizers],
         "loaders": [
-            {**_loader(loader), "site": site, "trains": id(loader) in loop.training_loaders}
-            for loader, site in realised.loaders
+            {**_loader(loader), "trains": id(loader) in loop.training_loaders} for loader, _ in realised.loaders
         ],
-        "models": [
-            {"name": type(root).__name__, "site": site, "compiled": _is_compiled(root)}
-            for root, site in zip(realised.roots, realised.root_sites, strict=True)
-        ],
+        "models": [{"name": type(root).__name__, "compiled": _is_compiled(root)} for root in realised.roots],
+        "sites": _sites(loop, realised),
         "autocast": realised.autocast,
         "parameter_count": sum(part.numel() for part in parameters),
         "parameter_bytes": sum(part.numel() * part.element_size() for part in parameters),
@@ -52,7 +51,7 @@ def facts_of(loop: Loop, realised: Realised, device: str, *, looks_at_values: bo
         "frameworks": sorted({name for module, name in FRAMEWORKS.items() if module in sys.modules}),
         "peak_device_reserved_bytes": torch.cuda.max_memory_reserved(device) if device.startswith("cuda") else None,
         "seeded": loop.seeded,
-        "main": getattr(sys.modules.get("__main__"), "__file__", None),
+        "says_samples": loop.interval.samples is not None,
     }
 
 
@@ -65,23 +64,45 @@ def device_of(loop: Loop) -> str:
     return "cpu" if loop.last_loss is None else str(loop.last_loss.device)
 
 
-def _parameters(loop: Loop, realised: Realised) -> list[torch.Tensor]:
-    """Of the optimizers, or where the script updates by hand, of the models."""
+def _sites(loop: Loop, realised: Realised) -> list[dict[str, Any]]:
+    """Where the user's files make and call what settings change of the training; each place once."""
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    found = [{"kind": "main", "file": os.path.realpath(main), "line": 1}] if main is not None and is_own(main) else []
+    places = [
+        ("import_torch", "", realised.torch_place),
+        *(("loader", type(one).__name__, place) for one, place in realised.loaders if _trains(one, loop, realised)),
+        *(("optimizer", type(one).__name__, realised.optimizer_places.get(id(one))) for one in loop.optimizers),
+        *(
+            ("model", type(root).__name__, place)
+            for root, place in zip(realised.roots, realised.root_places, strict=True)
+        ),
+    ]
+    found += [place.site(kind, callee) for kind, callee, place in places if place is not None]
+    found += [place.site("model_call", outputs=outputs) for place, outputs in realised.calls.values()]
+    return [site for number, site in enumerate(found) if site not in found[:number]]
+
+
+def _trains(loader: Any, loop: Loop, realised: Realised) -> bool:
+    """Whether its batches are trained with, or those of a loader that a framework has made of it."""
+    datasets = [one.dataset for one, place in realised.loaders if id(one) in loop.training_loaders and place.framework]
+    return id(loader) in loop.training_loaders or any(loader.dataset is one for one in datasets)
+
+
+def parameters_of(loop: Loop, realised: Realised) -> list[torch.Tensor]:
+    """Those that the optimizers update, and those of the models, which may hold frozen ones, too; each once."""
     groups = (group for one in loop.optimizers for group in getattr(one, "param_groups", ()))
-    found = {id(part): part for group in groups for part in group["params"]}
-    if not found:
-        found = {id(part): part for root in realised.roots for part in root.parameters()}
-    return list(found.values())
+    updated = (part for group in groups for part in group["params"])
+    called = (part for root in realised.roots for part in root.parameters())
+    return list({id(part): part for part in (*updated, *called)}.values())
 
 
-def _optimizer(optimizer: Any, realised: Realised) -> dict[str, Any]:
+def _optimizer(optimizer: Any) -> dict[str, Any]:
     defaults = getattr(optimizer, "defaults", {})
     step = inspect.unwrap(type(optimizer).step)
     return {
         "name": type(optimizer).__name__,
         "options": {name: defaults[name] for name in OPTIONS if name in defaults},
         "step_class": step.__qualname__.partition(".")[0] if step.__module__.startswith("torch.optim.") else None,
-        "site": realised.optimizer_sites.get(id(optimizer)),
     }
 
 
@@ -92,17 +113,18 @@ def _loader(loader: Any) -> dict[str, Any]:
     dataset = loader.dataset
     plain = isinstance(dataset, TensorDataset) and type(dataset).__getitem__ is TensorDataset.__getitem__
     kind = "iterable" if isinstance(dataset, IterableDataset) else "tensors" if plain else "map"
+    batches = loader.batch_sampler
     return {
         "name": type(loader).__name__,
         "dataset": type(dataset).__name__,
         "kind": kind,
         "rows": _length(dataset) if kind != "iterable" else None,
-        "batch_size": loader.batch_size,
+        "batch_size": batch_size_of(loader),
         "workers": loader.num_workers,
         "pinned": bool(loader.pin_memory),
-        "has_collate": loader.collate_fn is not default_collate and loader.batch_size is not None,
-        "shuffle": isinstance(loader.sampler, RandomSampler),
-        "drop_last": bool(loader.drop_last),
+        "has_collate": loader.collate_fn is not default_collate and batches is not None,
+        "shuffle": isinstance(getattr(batches, "sampler", loader.sampler), RandomSampler),
+        "drop_last": bool(getattr(batches, "drop_last", loader.drop_last)),
     }
 
 

@@ -225,21 +225,37 @@ class Epoch:
 
     def __init__(self, loader: Any) -> None:
         self.loader = id(loader)
-        self._batch_size = loader.batch_size
-        try:
-            self._left = None if loader.batch_size is None else len(loader.sampler)
-        except TypeError:  # an iterable dataset, whose last batch may have fewer
-            self._left = None
+        self._batch_size = batch_size_of(loader)
+        self._left = None if self._batch_size is None else rows_of(loader)
 
     def next_samples(self) -> int | None:
-        """Of the batch that has just come; None where only the loader's own sampler of batches knows."""
+        """Of the batch that has just come; None where only a sampler of batches of the user's own knows."""
         if self._batch_size is None:
             return None
-        if self._left is None:
-            return int(self._batch_size)
-        count = min(int(self._batch_size), self._left)
+        if not self._left:  # an iterable dataset, whose last batch may have fewer; or more came than was told
+            return self._batch_size
+        count = min(self._batch_size, self._left)
         self._left -= count
         return count
+
+
+def batch_size_of(loader: Any) -> int | None:
+    """Of the loader, or of what samples its batches; None where neither says."""
+    size = loader.batch_size or getattr(_batches_of(loader), "batch_size", None)
+    return size if isinstance(size, int) else None
+
+
+def rows_of(loader: Any) -> int | None:
+    """That one pass draws; None where nobody knows."""
+    try:
+        return len(getattr(_batches_of(loader), "sampler", loader.sampler))
+    except TypeError:  # an iterable dataset
+        return None
+
+
+def _batches_of(loader: Any) -> Any:
+    """What samples whole batches: the loader's own, or with `batch_size=None` one that is given as its sampler."""
+    return loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
 
 
 class Fed:

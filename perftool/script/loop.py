@@ -11,7 +11,7 @@ from collections.abc import Callable
 from time import monotonic, perf_counter_ns
 from typing import Any
 
-from perftool.script.sites import own_site, place
+from perftool.script.sites import own_place
 from perftool.script.steps import BACKWARD, MARK, OPTIMIZER, Counter, Event, Rule, find_rule, seen_enough
 
 EVALUATION, CHECKPOINT = "evaluation", "checkpoint"
@@ -156,8 +156,9 @@ class Loop:
         interval.signs.add(sign)
         self._signs[sign] += 1
         if self._signs[sign] <= max(SEEN_LEAST, COMMON_SHARE * self.steps):
-            site = own_site()
-            interval.asides[sign] = f"{kind} at {place(site)}" if site else kind
+            place = own_place()
+            where = f" at {os.path.basename(place.file)}:{place.line}" if place.file else ""
+            interval.asides[sign] = kind + where
 
     def backward_began(self, loss: Any) -> None:
         if self.interval.alone_ns is None:

@@ -1,4 +1,4 @@
-"""Names for the phases of a script's steps, to be seen in a trace; takes a watcher's place while one is taken."""
+"""Names for the phases of a script's steps, to be seen in a trace."""
 
 from __future__ import annotations
 
@@ -7,46 +7,20 @@ from typing import Any
 
 from torch.profiler import record_function
 
-from perftool.words import REST, WAIT
+from perftool.words import REST
 
 
-class Named:
-    """Opens a range of the profiler for each phase; those of one step end with it. Has the calls of a `Watcher` that
-    hooks make, and of its marks."""
+class Names:
+    """Has a range of the profiler for the phase that a step is in, and for no other: ranges that lie within each other
+    would count the same time twice."""
 
     def __init__(self) -> None:
-        self.marks = self
-        self._open: list[AbstractContextManager[Any]] = []
+        self._open: AbstractContextManager[Any] | None = None
 
-    def begin(self, phase: str) -> None:
-        """The innermost phase has ended, and this one begins in its place."""
-        self._close()
-        self.push(phase)
-
-    def push(self, phase: str) -> None:
-        """This phase begins within the innermost one."""
-        self._open.append(record_function(phase))
-        self._open[-1].__enter__()
-
-    def pop(self, then: str | None = None) -> None:
-        """The innermost phase has ended."""
-        self._close()
-        if then not in (None, REST):
-            self.begin(str(then))
-
-    def fetching(self) -> None:
-        """The next batch is asked for."""
-        self.push(WAIT)
-
-    def fetched(self, then: str | None = None) -> None:
-        """It has come."""
-        self.pop(then)
-
-    def end(self) -> None:
-        """The step has ended, and with it whatever was open."""
-        while self._open:
-            self._close()
-
-    def _close(self) -> None:
-        if self._open:
-            self._open.pop().__exit__(None, None, None)
+    def now(self, phase: str) -> None:
+        """What follows is of this phase; the rest of a step has no name."""
+        if self._open is not None:
+            self._open.__exit__(None, None, None)
+        self._open = None if phase == REST else record_function(phase)
+        if self._open is not None:
+            self._open.__enter__()  # type: ignore[no-untyped-call]

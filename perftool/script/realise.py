@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perftool.script.loop import EVALUATION, Loop
-from perftool.script.sites import own_site
+from perftool.script.sites import Place, own_place
 from perftool.words import FORWARD
 
 if TYPE_CHECKING:
@@ -36,10 +36,13 @@ class Realised:
         self._is_within_root = False
         self._calm_calls: int | None = None  # since a module was new, where following ends by itself
         self.laid: set[str] = set()  # parts of the Plan that have come over something
+        self._made: dict[int, Place] = {}  # where modules were made, by identity
         self.roots: list[Any] = []  # modules that are called from outside of any module, with gradients
-        self.loaders: list[tuple[Any, dict[str, Any] | None]] = []
-        self.optimizer_sites: dict[int, dict[str, Any] | None] = {}
-        self.root_sites: list[dict[str, Any] | None] = []
+        self.loaders: list[tuple[Any, Place]] = []
+        self.optimizer_places: dict[int, Place] = {}  # by identity
+        self.root_places: list[Place | None] = []  # where each root was made
+        self.calls: dict[tuple[Any, int], tuple[Place, str]] = {}  # of roots, by where: with what they returned
+        self.torch_place = own_place()  # the hooks begin while torch is being imported
         self.autocast: str | None = None  # the type that the script itself computes in
 
     # ------------------------------------------------------------------------------------------- process, optimizer
@@ -52,8 +55,8 @@ class Realised:
 
     def optimizer_made(self, optimizer: Any) -> None:
         self.loop.has_optimizer = True
-        if len(self.optimizer_sites) < SITES_MOST:
-            self.optimizer_sites[id(optimizer)] = own_site(callee=type(optimizer).__name__)
+        if len(self.optimizer_places) < SITES_MOST:
+            self.optimizer_places[id(optimizer)] = own_place(optimizer)
 
     def configure(self, optimizer: Any) -> None:
         """Before an optimizer's first step."""
@@ -87,7 +90,7 @@ class Realised:
     def loader_made(self, loader: Any) -> None:
         self._loaders_made += 1
         if len(self.loaders) < SITES_MOST:
-            self.loaders.append((loader, own_site(callee=type(loader).__name__)))
+            self.loaders.append((loader, own_place(loader)))
 
     def loaders_in_use(self) -> list[Any]:
         """Those whose batches went into backward passes; all, while there are none."""
@@ -106,14 +109,14 @@ class Realised:
     # -------------------------------------------------------------------------------------------------------- calls
 
     def follow_calls(self, *, until_calm: bool = False) -> None:
-        """See every outermost call of a module, until `stop_following`.
+        """See every outermost call of a module, and where modules are made, until `stop_following`.
 
         until_calm: or until no other module has been called for many calls.
         """
         from torch.nn import Module
 
         self._calm_calls = 0 if until_calm else None
-        plain = Module.__call__
+        plain, make = Module.__call__, Module.__init__
         realised = self
 
         @functools.wraps(plain)
@@ -122,15 +125,25 @@ class Realised:
                 return plain(module, *arguments, **options)
             realised._depth += 1
             try:
-                realised._adopt(module)
-                return plain(module, *arguments, **options)
+                is_root = realised._adopt(module)
+                found = plain(module, *arguments, **options)
             finally:
                 realised._depth -= 1
+            if is_root:
+                realised._called(found)
+            return found
+
+        @functools.wraps(make)
+        def made(module: Any, *arguments: Any, **options: Any) -> None:
+            make(module, *arguments, **options)
+            realised._made[id(module)] = own_place(module, outside=True)
 
         Module.__call__ = outermost  # type: ignore[method-assign]
+        Module.__init__ = made  # type: ignore[assignment, method-assign]
 
         def restore() -> None:
-            Module.__call__ = plain  # type: ignore[method-assign]
+            Module.__call__, Module.__init__ = plain, make  # type: ignore[method-assign]
+            realised._made.clear()
 
         self._restore_calls = restore
 
@@ -140,23 +153,20 @@ class Realised:
             self._restore_calls()
             self._restore_calls = None
 
-    def _adopt(self, module: Any) -> None:
-        """Make a module's calls go by the Plan, at its first call with gradients."""
+    def _adopt(self, module: Any) -> bool:
+        """Make a module's calls go by the Plan, at its first call with gradients. Whether this is such a call."""
         import torch
 
         if not torch.is_grad_enabled():
-            return
+            return False
         if any(module is root for root in self.roots):
-            if self._calm_calls is not None:
-                self._calm_calls += 1
-                if self._calm_calls >= CALM_CALLS:
-                    self.stop_following()
-            return
+            self._note_calm()
+            return True
         if next(module.parameters(), None) is None:  # a loss, an activation
-            return
+            return False
         self._calm_calls = None if self._calm_calls is None else 0
         self.roots.append(module)
-        self.root_sites.append(own_site(callee=type(module).__name__))
+        self.root_places.append(self._made.get(id(module)))
         if self.autocast is None:
             self.autocast = _autocast_in_force()
         try:
@@ -165,8 +175,24 @@ class Realised:
             inner = module.__dict__.get("_compiled_call_impl") or module._call_impl
             module.__dict__["_compiled_call_impl"] = self._call_of(module, self._transformed(module, inner))
             self.laid |= {"model", "loss"}
-        except (AttributeError, TypeError):  # no ordinary module: left as it is, which the proofs then say
-            return
+        except (AttributeError, TypeError):
+            pass  # no ordinary module: left as it is, which the proofs then say
+        return True
+
+    def _note_calm(self) -> None:
+        """Another call of a root that is known."""
+        if self._calm_calls is not None:
+            self._calm_calls += 1
+            if self._calm_calls == CALM_CALLS:
+                self.stop_following()
+
+    def _called(self, output: Any) -> None:
+        """A root has been called, and has returned this."""
+        place = own_place()
+        if len(self.calls) < SITES_MOST:
+            key, kind = (place.code, place.instruction), outputs_of(output)
+            _, before = self.calls.get(key, (place, kind))
+            self.calls[key] = (place, kind if kind == before else "other")
 
     def _transformed(self, module: Any, inner: Callable[..., Any]) -> Callable[..., Any]:
         if not self.plan.model:
@@ -204,6 +230,16 @@ class Realised:
                 self._is_within_root = False
 
         return call
+
+
+def outputs_of(output: Any) -> str:
+    """What a call has returned: a "tensor" of floating point, "tensors" in a tuple or list, or something "other"."""
+    import torch
+
+    if isinstance(output, torch.Tensor):
+        return "tensor" if output.is_floating_point() else "other"
+    several = type(output) in (tuple, list) and len(output) > 1
+    return "tensors" if several and all(outputs_of(part) == "tensor" for part in output) else "other"
 
 
 def in_float32(output: Any) -> Any:

@@ -24,6 +24,7 @@ from perftool.script.boot import say
 from perftool.script.facts import device_of, facts_of
 from perftool.script.loop import Interval, Loop
 from perftool.script.realise import Realised
+from perftool.script.sites import own_place
 from perftool.script.steps import BACKWARD, MARK, Counter, Rule, find_rule
 from perftool.script.trail import BLOCK_STEPS, SUFFIX, Trail
 from perftool.words import FORWARD, OPTIMIZER, REST
@@ -56,15 +57,16 @@ class Seeing(Realised):
     def wraps_models(self) -> bool:
         return bool(self.plan.model or self.plan.loss)
 
-    def _adopt(self, module: Any) -> None:
+    def _adopt(self, module: Any) -> bool:
         known, before = len(self.roots), module.__dict__.get("_compiled_call_impl")
-        super()._adopt(module)
+        is_root = super()._adopt(module)
         if len(self.roots) > known and not self.wraps_models:
             _called_by(module, before)
+        return is_root
 
     def epoch(self, loader: Any) -> Any:
         if not any(loader is known for known, _ in self.loaders):
-            self.loaders.append((loader, None))
+            self.loaders.append((loader, own_place(loader)))
         return super().epoch(loader)
 
 
@@ -138,8 +140,8 @@ class Recorder:
     def _silence(self) -> None:
         """From here on nothing is recorded, as in a child of this process."""
         self._is_over = True
-        self._updated = self.loop.ended = self.loop.marked = _nothing  # type: ignore[method-assign]
-        self._stepped = _nothing
+        self._updated = self._stepped = _nothing
+        self.loop.ended = self.loop.marked = _nothing  # type: ignore[assignment, method-assign]
         self.loop.watcher = None
 
     def _guarded(self, act: Callable[[], object]) -> None:
@@ -182,6 +184,7 @@ class Recorder:
                 **facts_of(loop, self.realised, device, looks_at_values=False),
                 "type": "facts",
                 "step_ns": round(median(plain_ns)) if plain_ns else 0,
+                "says_samples": self._samples > 0,
                 "ranks": ranks,
                 "rank": rank,
                 "first_step_ns": began_ns,

@@ -1,13 +1,14 @@
-"""Where in the user's own files something was written: the innermost frame that is no library's."""
+"""Where in the user's own files something is made or called: the innermost frame that is no library's."""
 
 from __future__ import annotations
 
 import os
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Callable
+from itertools import islice
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 FRAMEWORKS = {
     "lightning": "lightning",
@@ -15,52 +16,95 @@ FRAMEWORKS = {
     "transformers": "transformers",
     "accelerate": "accelerate",
 }
-_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARIES = tuple(
     {
         os.path.realpath(path) + os.sep
-        for key in ("stdlib", "platstdlib", "purelib", "platlib")
+        for key in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")
         if (path := sysconfig.get_paths().get(key))
     }
-    | {_OWN + os.sep}
+    | {_OWN}
 )
 _PLACES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
-_own_code: dict[CodeType, bool] = {}
+_own_files: dict[str, bool] = {}
 
 
-def own_site(**more: Any) -> dict[str, Any] | None:
-    """File, line and function of the innermost frame in the user's files, the framework that lies between, and
-    whatever else is to be kept with it; None where no frame is the user's."""
+class Place(NamedTuple):
+    """A place in the user's files that was running.
+
+    code: None where no frame was the user's. instruction: number in it. framework: whose loop it runs in, or that runs
+        between it and what was seen. is_direct: it makes the call itself that was seen, with no library between.
+    """
+
+    code: CodeType | None
+    instruction: int
+    line: int
+    framework: str | None
+    is_direct: bool
+
+    @property
+    def file(self) -> str:
+        """Absolute, without links; "" where there is none."""
+        return "" if self.code is None else os.path.realpath(self.code.co_filename)
+
+    def site(self, kind: str, callee: str = "", **more: Any) -> dict[str, Any]:
+        """The fields of a `perftool.records.Site`; `more` are others than those of the place."""
+        end_line, end_column = self._end()
+        return {
+            "kind": kind,
+            "file": self.file,
+            "line": self.line,
+            "end_line": end_line,
+            "end_column": end_column,
+            "callee": callee,
+            "framework": self.framework,
+            **more,
+        }
+
+    def _end(self) -> tuple[int | None, int | None]:
+        """Where the call that was seen ends, as the interpreter has it; Python 3.10 has not."""
+        positions: Callable[[], Any] | None = getattr(self.code, "co_positions", None)
+        if positions is None or not self.is_direct:
+            return None, None
+        _, line, _, column = next(islice(positions(), self.instruction, None))
+        return line, column
+
+
+def own_place(made: Any = None, *, outside: bool = False) -> Place:
+    """The innermost place of the user's on the stack.
+
+    made: an object whose constructors are running: those of libraries are not between the place and what was seen.
+    outside: the user's constructors of it are passed over, too.
+    """
     frame: FrameType | None = sys._getframe(1)
-    framework = None
-    while frame is not None:
-        if is_own(frame.f_code):
-            code = frame.f_code
-            return {
-                "file": os.path.abspath(code.co_filename),
-                "line": frame.f_lineno,
-                "function": code.co_name,
-                "framework": framework,
-                **more,
-            }
-        framework = framework or FRAMEWORKS.get(str(frame.f_globals.get("__name__", "")).partition(".")[0])
+    is_direct, framework = True, None
+    found: FrameType | None = None
+    while frame is not None and (found is None or framework is None):
+        code = frame.f_code
+        constructs = found is None and made is not None and _constructs(frame, made)
+        if not constructs:
+            framework = framework or FRAMEWORKS.get(str(frame.f_globals.get("__name__", "")).partition(".")[0])
+        if found is None and not code.co_filename.startswith(_OWN):
+            if is_own(code.co_filename) and not (outside and constructs):
+                found = frame
+            elif not constructs:
+                is_direct = False
         frame = frame.f_back
-    return None
+    if found is None:
+        return Place(None, 0, 0, framework, False)
+    return Place(found.f_code, found.f_lasti // 2, found.f_lineno, framework, is_direct)
 
 
-def is_own(code: CodeType) -> bool:
-    """Whether code is from a file of the user's."""
-    known = _own_code.get(code)
+def _constructs(frame: FrameType, made: Any) -> bool:
+    code = frame.f_code
+    return code.co_name == "__init__" and code.co_argcount > 0 and frame.f_locals.get(code.co_varnames[0]) is made
+
+
+def is_own(file: str) -> bool:
+    """Whether a file is the user's: one that is there, and none of a library or of an environment."""
+    known = _own_files.get(file)
     if known is None:
-        name = code.co_filename
-        path = os.path.realpath(name)
-        known = not (
-            name.startswith("<") or path.startswith(_LIBRARIES) or any(part in path for part in _PLACES)
-        ) and os.path.exists(path)
-        _own_code[code] = known
+        path = os.path.realpath(file)
+        known = not path.startswith(_LIBRARIES) and not any(part in path for part in _PLACES) and os.path.isfile(path)
+        _own_files[file] = known
     return known
-
-
-def place(site: Mapping[str, Any]) -> str:
-    """ "train.py:88"."""
-    return f"{os.path.basename(site['file'])}:{site['line']}"

@@ -28,15 +28,16 @@ def begin(spec: Mapping[str, Any]) -> None:
     """Put the settings over what the script is going to build, and take turns from its first step end on; once.
 
     spec: address of perftool's socket, or None for a script that is only to run under its settings; launch (number),
-    settings, scenarios (name to file), script (its command, folder, and options that are settings), rule (of steps),
-    training_loaders (by order), device, seed (to shift the script's own by), keeps_losses, watched; record (a folder),
+    settings, in_files (names of those that the script's own files have, which are only to be proved), scenarios (name
+    to file), script (its command, folder, and options that are settings), rule (of steps), training_loaders (by order),
+    device, seed (to shift the script's own by), keeps_losses, watched; record (a folder),
     where a script that only runs is to be recorded.
     """
     if loop is not None:  # `perftool.step()` came before torch
         return
     settings = spec["settings"]
     scenarios = {name: _load(name, file) for name, file in spec["scenarios"].items()}
-    chosen = {name: settings[name] for name in scenarios}
+    chosen = {name: settings[name] for name in scenarios if name not in spec.get("in_files", ())}
     device = spec["device"]
     if device == "auto" and not spec.get("address"):
         device = _device()

@@ -59,7 +59,8 @@ class Turns:
 
     def _go_on(self) -> None:
         """Resume what is being answered; where that is done, reply, and wait for the next request."""
-        assert self._channel is not None and self._answer is not None
+        assert self._channel is not None
+        assert self._answer is not None
         try:
             next(self._answer)
         except StopIteration as done:
@@ -73,7 +74,7 @@ class Turns:
         while not self._is_alone:
             assert self._channel is not None
             request = self._channel.receive()
-            if request is None:  # perftool has ended; its keeper ends this process, or the user wants it to go on
+            if request is None or request["type"] == "release":  # perftool is gone, or another process is the training
                 self._is_alone = True
                 return
             self._answer = self._answers.to(request)

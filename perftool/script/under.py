@@ -67,7 +67,7 @@ class Under:
 
     def _tell(self) -> None:
         """What is not in force, of a process that trains: where nothing else shows it, an optimizer does."""
-        trains = self._realised.laid or self._realised.optimizer_sites
+        trains = self._realised.laid or self._realised.optimizer_places
         if self._is_told or not trains or os.getpid() != self._process:
             return
         self._is_told = True

@@ -11,7 +11,7 @@ from perftool.analysis.across import change, differing, incomparable, side_by_si
 from perftool.analysis.recommend import conclude
 from perftool.records import Session
 from perftool.report import beside, wording
-from tests.sessions import Timed, make_comparison, timed_session
+from tests.sessions import Timed, make_comparison, make_script, timed_session
 
 VARIANTS: list[Timed] = [({}, 12.0), ({"amp": "bf16"}, 8.0), ({"threads": "1"}, 24.0)]
 
@@ -25,6 +25,7 @@ def upgraded(session: Session, **machine: Any) -> Session:
     [
         ({"command": "profile"}, "their commands differ: perftool compare and perftool profile"),
         ({"workload": {"reference": "other.py:mine"}}, "their workloads differ"),
+        ({"workload": {"sample_unit": "step"}}, "their rates differ: samples per second and steps per second"),
         ({"workload": {"batch_size": 20}}, "their batch sizes differ: 10 and 20"),
         ({"workload": {"parameter_count": 11_000}}, "their numbers of parameters differ: 10 and 11,000"),
         ({"workload": {"optimizer": "SGD"}}, "their optimizers differ: Adam and SGD"),
@@ -49,6 +50,16 @@ def test_the_same_file_may_lie_elsewhere() -> None:
         timed_session(VARIANTS, seed=1), workload=replace(first.workload, reference="/a/scripted.py:workload")
     )
     assert incomparable(first, second) == []
+
+
+def test_each_word_of_a_command_may_lie_elsewhere_and_no_word_may_differ() -> None:
+    def run(*command: str) -> Session:
+        return make_script(timed_session(VARIANTS), aside_ms={}, command=list(command))
+
+    first = run("python", "/home/a/train.py", "--data", "/home/a/set")
+    assert incomparable(first, run("/usr/bin/python", "train.py", "--data", "set")) == []
+    [told] = incomparable(first, run("python", "/home/a/other.py", "--data", "/home/a/set"))
+    assert told == "their workloads differ: python train.py --data set and python other.py --data set"
 
 
 def test_gains_of_another_size_are_told_and_slower_machines_are_not() -> None:

@@ -23,12 +23,13 @@ from perftool.analysis.gate import (
     suspects,
     verdict,
 )
+from perftool.analysis.history import series_of
 from perftool.analysis.pairs import pair_effects
 from perftool.analysis.stats import interval, launch_effects
 from perftool.analysis.summary import summarise
 from perftool.records import CONFIRM, MEASURE, Check, Counters, GateVerdict, MetricCheck, Session, Side
 from perftool.report import checks
-from tests.sessions import make_comparison, make_launch, timed_session
+from tests.sessions import make_comparison, make_launch, make_script, timed_session
 
 SIDES = [
     Side(name="main", reference="train.py:mine", settings={}, root="/a", folder="/a", commit="4c1d2e3f" * 5),
@@ -212,6 +213,18 @@ def test_a_point_of_the_history() -> None:
     assert entry.outcome == "regression"
     assert entry.log_ratios["throughput"] == pytest.approx(log(10 / 11.5), abs=0.02)
     assert history_entry(replace(session, blocks=[]), judged(replace(session, blocks=[]))) is None
+
+
+def test_a_command_is_in_the_history_as_it_was_typed() -> None:
+    """Also where it looks like the reference of a file."""
+    command = ["python", "train.py", "--data", "s3://a/b:c"]
+    session = make_script(checked(10, 10), aside_ms={}, command=command, loaders=[])
+    sides = [replace(one, reference=" ".join(command)) for one in session.sides]
+    entry = history_entry(replace(session, sides=sides), judged(session))
+    assert entry is not None
+    assert entry.workload == "python train.py --data s3://a/b:c"
+    [series] = series_of([entry], "throughput")
+    assert ", steps/s, 1 check" in checks.history_headline(series, [])
 
 
 def test_launches_for_something_else_do_not_count_for_a_look() -> None:

@@ -15,8 +15,10 @@ from time import monotonic, sleep
 
 import pytest
 
+from perftool.git import RevisionError, tracked
 from perftool.measure import worktree
-from perftool.measure.worktree import RevisionError, both_sides
+from perftool.measure.worktree import both_sides
+from perftool.target import Script
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -84,6 +86,24 @@ def test_from_outside_by_its_path(repository: Path, tmp_path: Path, monkeypatch:
         assert now.folder == str(repository / "sub")
 
 
+def test_a_command_runs_in_the_same_folder_of_each_side(repository: Path) -> None:
+    command = ("python", "train.py", "--data", str(repository / "data"), "--out", "/elsewhere")
+    script = Script(command=command, folder=str(repository / "sub"))
+    with both_sides(script, "old", ["../data"]) as (before, now):
+        assert before.root is not None
+        assert before.folder == f"{before.root}/sub"
+        assert (Path(before.folder) / "train.py").read_text() == "old = 1\n"
+        assert before.reference == f"python train.py --data {before.root}/data --out /elsewhere"
+        assert now.folder == str(repository / "sub")
+        assert now.reference == " ".join(command)
+
+
+def test_a_command_whose_file_the_revision_lacks(repository: Path) -> None:
+    script = Script(command=("python", "later.py"), folder=str(repository / "sub"))
+    with pytest.raises(RevisionError, match="no file sub"), both_sides(script, "old"):
+        pass
+
+
 def test_it_is_removed_whatever_happens(repository: Path) -> None:
     with pytest.raises(KeyboardInterrupt), both_sides("sub/train.py:mine", "old"):
         raise KeyboardInterrupt
@@ -143,7 +163,7 @@ def test_on_another_disk_than_gits_it_lies_in_the_temporary_folder(
     with both_sides("sub/train.py:mine", "old") as (before, _):
         assert before.root is not None
         assert Path(before.root).parent.parent == tmp_path
-        assert worktree.tracked(before.root, "*.py") == [PurePosixPath("sub/train.py")]
+        assert tracked(before.root, "*.py") == [PurePosixPath("sub/train.py")]
     assert not list(tmp_path.glob(f"{worktree.PREFIX}*"))
 
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from perftool.analysis.handover import Codes
-from perftool.patch.make import Patch, make
-from perftool.patch.sites import CodeSite, Kind, Outputs
-from perftool.records import Settings
+from perftool.patch.make import make
+from perftool.records import Outputs, Patch, Settings, Site, SiteKind
 from perftool.scenario import Context, discover
 from tests.measure.fakes import MACHINE, WORKLOAD
 
@@ -31,11 +30,10 @@ CODES: Codes = {
 class Seen:
     """A place that the hook saw: in the first line that has this pattern."""
 
-    kind: Kind
+    kind: SiteKind
     at: str
     callee: str = ""
     outputs: Outputs = "tensor"
-    uses: int = 1
     framework: str | None = None
     file: str = "train.py"
 
@@ -53,10 +51,10 @@ class Sample:
     def all_files(self) -> dict[str, str]:
         return {"train.py": self.text, **self.files}
 
-    def sites(self, files: dict[str, str] | None = None) -> list[CodeSite]:
+    def sites(self, files: dict[str, str] | None = None) -> list[Site]:
         """The places, in these texts."""
         return [
-            CodeSite(kind="main", file=f"{ROOT}/train.py", line=1),
+            Site(kind="main", file=f"{ROOT}/train.py", line=1),
             *(site_of(one, files or self.all_files) for one in self.seen),
         ]
 
@@ -65,13 +63,13 @@ class Sample:
         return make(self.settings if settings is None else settings, CODES, self.sites(files), texts.__getitem__, ROOT)
 
 
-def site_of(seen: Seen, files: dict[str, str]) -> CodeSite:
+def site_of(seen: Seen, files: dict[str, str]) -> Site:
     """The line that has the text of a place, after the patch as before."""
     lines = files[seen.file].splitlines()
     number = next(number for number, line in enumerate(lines, 1) if re.search(seen.at, line))
-    return CodeSite(
+    return Site(
         kind=seen.kind, file=f"{ROOT}/{seen.file}", line=number, callee=seen.callee, outputs=seen.outputs,
-        uses=seen.uses, framework=seen.framework,
+        framework=seen.framework,
     )  # fmt: skip
 
 
@@ -163,7 +161,6 @@ if __name__ == "__main__":
 ''',
     seen=(
         Seen("loader", "loader = ", "DataLoader"),
-        Seen("loader", "tests = ", "DataLoader", uses=0),
         Seen("optimizer", "optimizer = ", "SGD"),
         Seen("model", "model = ", "Linear"),
         Seen("model_call", r"model\(x\)", "model"),

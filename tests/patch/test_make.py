@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from perftool.patch.arguments import LOADER
 from perftool.patch.frameworks import WORDS, words
-from perftool.patch.make import make, save, write
-from perftool.patch.sites import CodeSite
-from perftool.patch.texts import decoded, diff_of, encoded
+from perftool.patch.make import make
+from perftool.patch.texts import decoded, diff_of, encoded, encoded_diff
+from perftool.records import Site
 from tests.patch.regenerate import GOLDEN, page
 from tests.patch.samples import CODES, PLAIN, ROOT, SAMPLES, Sample, Seen
 
@@ -201,7 +201,7 @@ def test_the_end_of_a_call_tells_it_from_others() -> None:
     exec(code, {"make": make_loader, "wrap": lambda *_: None, "rows": 1, "more": 2})
     for number, name in enumerate(("rows", "more")):
         start, end, column = seen[number]
-        site = CodeSite(
+        site = Site(
             kind="loader", file=f"{ROOT}/train.py", line=start or 0, end_line=end, end_column=column, callee="X"
         )
         patch = make({"dataloader_workers": "2"}, CODES, [site], lambda _: f"{HEAD}{line}\n", ROOT)
@@ -282,7 +282,7 @@ def test_a_file_that_is_not_to_be_changed(file: str, text: str | None, reason: s
         assert path.startswith(f"{ROOT}/")
         return text
 
-    site = CodeSite(kind="optimizer", file=file, line=1, callee="f")
+    site = Site(kind="optimizer", file=file, line=1, callee="f")
     patch = make({"optimizer_kernel": "fused"}, CODES, [site], read, ROOT)
     assert (patch.diff, patch.files) == ("", {})
     assert reason in patch.unwritten[0].reason
@@ -319,24 +319,23 @@ def test_tools_apply_it(name: str, tool: list[str], tmp_path: Path) -> None:
     file.parent.mkdir()
     file.write_bytes(ODD[name])
     sites = [
-        CodeSite(kind="main", file=str(file), line=1),
-        CodeSite(kind="optimizer", file=str(file), line=12, callee="Adam"),
+        Site(kind="main", file=str(file), line=1),
+        Site(kind="optimizer", file=str(file), line=12, callee="Adam"),
     ]
     wanted = {"optimizer_kernel": "fused", "threads": "1"}
     patch = make(wanted, CODES, sites, lambda path: decoded(Path(path).read_bytes()), str(tmp_path))
     assert patch.written == ["optimizer_kernel", "threads"]
-    save(patch, tmp_path / "recommended.patch")
-    write(patch, tmp_path / "copy")
+    (tmp_path / "recommended.patch").write_bytes(encoded_diff(patch.diff, patch.files))
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     subprocess.run([*tool, "recommended.patch"], cwd=tmp_path, check=True, capture_output=True)
-    assert file.read_bytes() == (tmp_path / "copy" / "my code" / "train.py").read_bytes() != ODD[name]
+    assert file.read_bytes() == encoded(patch.files["my code/train.py"]) != ODD[name]
     ast.parse(file.read_bytes())
 
 
 @pytest.mark.process
 def test_a_patched_script_trains(tmp_path: Path) -> None:
     patch = PLAIN.patch({name: value for name, value in PLAIN.settings.items() if name != "torch_compile"})
-    write(patch, tmp_path)
+    (tmp_path / "train.py").write_bytes(encoded(patch.files["train.py"]))
     command = [sys.executable, str(tmp_path / "train.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

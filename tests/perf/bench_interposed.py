@@ -69,7 +69,8 @@ def _row(width: int, steps: int, launches: int) -> Row:
 
 def _block_ns(process: subprocess.Popen[str]) -> int:
     """One more block; returns the time of the one before it, by the script."""
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.write("\n")
     process.stdin.flush()
     return int(process.stdout.readline())

@@ -35,7 +35,7 @@ def main() -> None:
                 began_ns = time.perf_counter_ns()
             optimizer.zero_grad()
             loss = nn.functional.mse_loss(model(inputs), targets)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             steps += 1
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from msgspec import convert
 
 from perftool.probes import ceilings
 from perftool.probes.ceilings import (
+    Fields,
     cache_bytes,
     convolution_mode,
-    measure_ceilings,
     precision_mode,
     precision_modes,
 )
@@ -39,6 +40,15 @@ def precision_as_before() -> Iterator[None]:
     yield
     torch.set_float32_matmul_precision("highest")
     CUDA.matmul.fp32_precision = MKLDNN.matmul.fp32_precision = "none"
+
+
+def measure_ceilings(device: torch.device, dtypes: Iterable[str] = ceilings.DTYPES) -> list[Ceiling]:
+    """As records, strictly."""
+    return [record_of(one) for one in ceilings.measure_ceilings(device, dtypes)]
+
+
+def record_of(fields: Fields | None) -> Ceiling:
+    return convert(fields, Ceiling, strict=True)
 
 
 def sane(found: list[Ceiling]) -> None:
@@ -142,10 +152,9 @@ def test_sizes_grow_only_while_they_are_quick(
         return 1e9 * seconds_of(rows)
 
     monkeypatch.setattr(ceilings, "_product_ns", timed)
-    found = ceilings._best_product(CPU, "float32", "highest")
+    found = record_of(ceilings._best_product(CPU, "float32", "highest"))
     assert tried == [128 * 2**power for power in range(len(tried))]
     assert tried[-1] == largest
-    assert found is not None
     assert found.flops_per_second == pytest.approx(max(2 * rows**3 / seconds_of(rows) for rows in tried))
 
 

@@ -14,9 +14,10 @@ from torch import nn
 from perftool.analysis.memory import growth
 from perftool.measure import messages
 from perftool.measure.launch import ProcessLaunch
-from perftool.probes import weights
+from perftool.probes import fit as fitting
+from perftool.probes.fit import fit_batch
 from perftool.probes.memory import resident_bytes
-from perftool.probes.weights import fit_batch, weigh
+from perftool.probes.weights import weigh
 from perftool.records import MemorySample
 from perftool.training import Plan, Training
 from perftool.workload import Workload
@@ -117,16 +118,16 @@ def peaks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
 
     def script(held_bytes: int, per_sample_bytes: int) -> None:
         seen: list[int] = []
-        real = weights._forward_and_backward
+        real = fitting._forward_and_backward
 
         def noted(training: Training, batch: Any) -> None:
             seen.append(len(batch[0]))
             real(training, batch)
 
-        monkeypatch.setattr(weights, "_forward_and_backward", noted)
-        monkeypatch.setattr(weights, "resident_bytes", lambda pid: held_bytes)
-        monkeypatch.setattr(weights, "reset_high_water", lambda pid: True)
-        monkeypatch.setattr(weights, "high_water_bytes", lambda pid: held_bytes + per_sample_bytes * seen[-1])
+        monkeypatch.setattr(fitting, "_forward_and_backward", noted)
+        monkeypatch.setattr(fitting, "resident_bytes", lambda pid: held_bytes)
+        monkeypatch.setattr(fitting, "reset_high_water", lambda pid: True)
+        monkeypatch.setattr(fitting, "high_water_bytes", lambda pid: held_bytes + per_sample_bytes * seen[-1])
 
     return script
 
@@ -180,7 +181,7 @@ def test_a_model_that_takes_one_size_only_leaves_no_error(peaks: Callable[[int, 
 
 def test_rows_come_again_where_a_larger_batch_needs_them() -> None:
     batch = {"x": torch.arange(3), "y": [torch.arange(6).reshape(3, 2)]}
-    larger = weights._resized(batch, 5, 3)
+    larger = fitting._resized(batch, 5, 3)
     assert larger["x"].tolist() == [0, 1, 2, 0, 1]
     assert larger["y"][0].shape == (5, 2)
 

@@ -250,7 +250,7 @@ def test_operations_that_cannot_be_counted_are_told_with_the_reason(monkeypatch:
         raise RuntimeError("no dispatch here")
 
     monkeypatch.setattr("perftool.probes.work.count_operations", fail)
-    monkeypatch.setattr("perftool.measure.worker._compiled", lambda: (0, 0))  # other tests compile in this process
+    monkeypatch.setattr("perftool.probes.work.compiled", lambda: (0, 0))  # other tests compile in this process
     workload = Path(__file__).parents[1] / "measure" / "workloads.py"
     spec = messages.LaunchSpec(
         launch=0, reference=f"{workload}:good", scenario_files=[], settings={}, device="cpu", seed=0

@@ -10,11 +10,13 @@ from perftool.analysis.across import side_by_side
 from perftool.analysis.recommend import conclude
 from perftool.records import (
     BACKWARD,
+    CONFIRM,
     FORWARD,
     GARBAGE,
     WAIT,
     BatchFit,
     BatchPoint,
+    Decision,
     MemorySample,
     Recommendation,
     Session,
@@ -22,7 +24,7 @@ from perftool.records import (
     Summary,
     WatchedBlock,
 )
-from tests.sessions import make_limits, timed_session, tuned_summary, weighed_summary
+from tests.sessions import make_limits, make_script, timed_session, tuned_summary, weighed_summary
 
 WINNER = {"amp": "bf16", "optimizer_kernel": "fused"}
 VOID = {"meta", "input", "br", "hr", "img", "link"}
@@ -94,6 +96,29 @@ def profiled() -> tuple[Session, Summary]:
     return session, conclude(session)
 
 
+def scripted() -> tuple[Session, Summary]:
+    """A search of the settings of a command, among them an option of its own, with a recommendation."""
+    winner = {"--num-workers": "2", "amp": "bf16"}
+    session = timed_session(
+        [({}, 12.0), ({"amp": "bf16"}, 8.3), ({"--num-workers": "2"}, 11.0), ({"threads": "1"}, 13.0), (winner, 7.2)],
+        command="tune",
+        stage=CONFIRM,
+    )
+    session = make_script(session, aside_ms={"evaluation at train.py:88": 15.0, "checkpoint at train.py:95": 2.0})
+    session = replace(
+        session,
+        arguments=["tune", "--vary", "--num-workers=0|2", "--", *session.workload.script.command],  # type: ignore[union-attr]
+        scenario_changes={"amp": "numerics", "--num-workers": "numerics", "threads": "speed"},
+        defaults={"amp": "off", "--num-workers": "own", "threads": "2"},
+        codes={
+            "amp": {"bf16": {"loss_context": 'torch.autocast("cpu", dtype=torch.bfloat16)'}},
+            "--num-workers": {"2": {"command": "--num-workers=2"}},
+        },
+        decisions=[Decision(stage=CONFIRM, settings=winner, action="chosen", reason="the best")],
+    )
+    return session, conclude(session, "results/20260101-000000-train-tune")
+
+
 def two_sessions() -> SideBySide:
     """Before and after an upgrade that made one variant gain more, and brought another one."""
     first, told = compared()
@@ -105,7 +130,7 @@ def two_sessions() -> SideBySide:
     return side_by_side((first, told), (second, conclude(second)))
 
 
-PAGES = {"tuned": tuned, "compared": compared, "profiled": profiled}
+PAGES = {"tuned": tuned, "compared": compared, "profiled": profiled, "scripted": scripted}
 
 
 class Checked(HTMLParser):
@@ -150,6 +175,11 @@ class Checked(HTMLParser):
     def tags(self) -> list[str]:
         """Every attribute's element once, in order: enough to tell two pages' structures apart."""
         return [tag for tag, _, _ in self.attributes]
+
+    @property
+    def lines(self) -> list[str]:
+        """All that can be read, one text after another."""
+        return [line.strip() for text in self.texts for line in text.splitlines() if line.strip()]
 
     @property
     def text(self) -> str:

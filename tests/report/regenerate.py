@@ -9,15 +9,16 @@ from msgspec.structs import replace
 
 from perftool.analysis.fitness import rate
 from perftool.records import BusyProcess, DeviceFitness, Fitness, Rejected, ScenarioDescription
-from perftool.report import markdown, terminal
+from perftool.report import html, markdown, terminal
 from tests.measure.fakes import MACHINE
-from tests.report.pages import two_sessions
+from tests.report.pages import Checked, scripted, two_sessions
 from tests.sessions import (
     compared_summary,
     explained_summary,
     limited_summary,
     make_summary,
     profiled_summary,
+    script_summary,
     tuned_summary,
     weighed_summary,
 )
@@ -85,6 +86,12 @@ PINNED = replace(
     codes={},
 )
 
+
+def first_screen(page: str) -> str:
+    """What can be read on a page before its tables and plots."""
+    return "\n".join(Checked(page[page.index("<header>") : page.index("</header>")] + "</header>").lines)
+
+
 REPORTS: dict[str, Callable[[], str]] = {
     "tune.txt": lambda: terminal.render(tuned_summary()),
     "tune.md": lambda: markdown.render(tuned_summary()),
@@ -102,6 +109,9 @@ REPORTS: dict[str, Callable[[], str]] = {
     "nothing_better.md": lambda: markdown.render(NOTHING_BETTER),
     "beside.txt": lambda: terminal.render_beside(two_sessions()),
     "beside.md": lambda: markdown.render_beside(two_sessions()),
+    "script.txt": lambda: terminal.render(script_summary()),
+    "script.md": lambda: markdown.render(script_summary()),
+    "script_first_screen.txt": lambda: first_screen(html.render(scripted()[0], script_summary())),
     "machine.txt": lambda: terminal.render_machine(WITH_GPU, DISTURBED, rate(DISTURBED)),
     "scenarios.txt": lambda: terminal.render_scenarios([AMP, PINNED]),
     "scenario.txt": lambda: terminal.render_scenario(AMP),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, distribution
@@ -16,7 +17,6 @@ from importlib.util import spec_from_file_location
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 
-from perftool.measure.messages import Tree
 from perftool.scenario import ENTRY_POINTS
 
 INSTALLED = ("site-packages", "dist-packages")
@@ -26,6 +26,15 @@ TOOL = "perftool"  # measures both sides, so it is the same on both
 COPY_SHARE = 0.5  # of an installed package's files that its source has, too; one that only shares the name has few
 
 Stamp = tuple[int, int]  # when a file was last changed, in ns, and its size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """Where one side's modules come from, and where they must not. All absolute."""
+
+    root: str
+    folder: str  # within the root, to work in
+    others: list[str]  # roots of the other sides
 
 
 class TreeError(Exception):
@@ -249,7 +258,7 @@ def _same_files(installed: Path, source: Path) -> bool:
 
 @cache
 def _python_files(root: str) -> list[PurePosixPath]:
-    from perftool.measure.worktree import tracked  # late: start-up is measured
+    from perftool.git import tracked  # late: start-up is measured
 
     return tracked(root, "*.py")
 

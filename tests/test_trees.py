@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from perftool.measure.trees import edited, stamps
+from perftool.trees import edited, stamps
 from tests.measure.test_worktree import git
 
 SETUP = """
 import sys
-from perftool.measure import trees
-from perftool.measure.messages import Tree
+from perftool import trees
+from perftool.trees import Tree
 tree = Tree(root={own!r}, folder={own!r}, others=[{other!r}])
 """
 SNEAKED = """
