@@ -11,9 +11,11 @@ import math
 import sys
 from collections.abc import Callable, Generator, Mapping
 from time import monotonic, monotonic_ns
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from perftool.script import explain
+from perftool.script.facts import device_of, facts_of
 from perftool.script.loop import Interval, Loop
 from perftool.script.realise import Realised
 
@@ -42,7 +44,7 @@ class Answers:
 
     def begin(self) -> None:
         """The script has made its first step: its device is known, and it has set what it sets itself."""
-        self.device = self._device()
+        self.device = device_of(self.loop)
         self.realised.prepare()
 
     def to(self, request: Mapping[str, Any]) -> Answer:
@@ -65,8 +67,6 @@ class Answers:
         return answers[request["type"]](request)
 
     def _look(self, _: Mapping[str, Any]) -> Answer:
-        from perftool.script.facts import facts_of
-
         loop = self.loop
         began_s = monotonic()
         while loop.rule is None and monotonic() - began_s < SETTLE_S:
@@ -79,6 +79,8 @@ class Answers:
     def _start(self, _: Mapping[str, Any]) -> Answer:
         started_ns = monotonic_ns()
         if self.spec.get("watched"):
+            if "torch" not in sys.modules:
+                raise RuntimeError("the phases of a script without torch cannot be seen")
             from perftool.probes.watch import Watcher
 
             self._watcher = Watcher(self.device)
@@ -108,7 +110,9 @@ class Answers:
     def _prove(self, _: Mapping[str, Any]) -> Answer:
         from perftool.script.training import ScriptTraining
 
-        training = ScriptTraining(self.loop, self.realised, self.device)
+        training: Any = None  # of a script without torch, whose settings are its own options
+        if "torch" in sys.modules:
+            training = ScriptTraining(self.loop, self.realised, self.device)
         self.realised.prepare()  # the script may have set something else since
         proofs = []
         for name, value in sorted(self.spec["settings"].items()):
@@ -116,7 +120,7 @@ class Answers:
         gc.collect()
         from perftool.probes.device import reset_peaks
 
-        reset_peaks(training.device)
+        reset_peaks(self._place())
         evidence = [f"{name}: {one.evidence}" for name, one in proofs if not one.ok or all(p.ok for _, p in proofs)]
         engaged = {"ok": all(one.ok for _, one in proofs), "evidence": "; ".join(evidence)}
         return {"type": "proved", "engaged": engaged}
@@ -190,11 +194,9 @@ class Answers:
         }
 
     def _finish(self, _: Mapping[str, Any]) -> Answer:
-        import torch
-
         from perftool.probes.device import read_peaks
 
-        peaks = read_peaks(torch.device(self.device))
+        peaks = read_peaks(self._place())
         loss = self._loss()
         return {
             "type": "finished",
@@ -229,30 +231,22 @@ class Answers:
     # ------------------------------------------------------------------------------------------------------ helpers
 
     def _clock(self) -> Any:
-        import torch
-
         from perftool.probes.clock import step_clock
 
-        return step_clock(torch.device(self.device))
+        return step_clock(self._place())
 
-    def _device(self) -> str:
-        """Where the parameters are that the optimizers update."""
-        for optimizer in self.loop.optimizers:
-            for group in getattr(optimizer, "param_groups", ()):
-                for part in group["params"]:
-                    return str(part.device)
-        loss = self.loop.last_loss
-        return "cpu" if loss is None else str(loss.device)
+    def _place(self) -> Any:
+        """The device as probes take it, which on a CPU ask for nothing but its type."""
+        torch: Any = sys.modules.get("torch")
+        return SimpleNamespace(type="cpu") if torch is None else torch.device(self.device)
 
     def _note_events(self) -> None:
         """Remember the last step in which something was compiled, captured or retried."""
-        import torch
-
         from perftool.probes.device import allocator_retries
 
         dynamo = sys.modules.get("torch._dynamo.utils")
         compiled = sum(dynamo.counters["frames"].values()) if dynamo else 0
-        events = (compiled, allocator_retries(torch.device(self.device)))
+        events = (compiled, allocator_retries(self._place()))
         if self._events_seen and events != self._events_seen:
             self._last_event_step = self.loop.steps
         self._events_seen = events
