@@ -7,7 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -82,7 +82,8 @@ def test_whatever_is_written_compiles_and_is_what_the_diff_says(data: st.DataObj
 def applied(old: str, diff: str) -> str:
     """The text that a diff of one file makes of another, by the book."""
     lines, result, at = old.splitlines(keepends=True), [], 0
-    for line in diff.splitlines(keepends=True)[2:]:
+    told = diff.splitlines(keepends=True)[2:]
+    for before, line in pairwise(["", *told]):
         if line.startswith("@@"):
             found = re.match(r"@@ -(\d+)(?:,(\d+))?", line)
             assert found
@@ -90,7 +91,8 @@ def applied(old: str, diff: str) -> str:
             result += lines[at:start]
             at = start
         elif line.startswith("\\"):
-            result[-1] = result[-1].rstrip("\n")
+            if not before.startswith("-"):  # of a line that is gone the newline is, too
+                result[-1] = result[-1].rstrip("\n")
         elif line.startswith("+"):
             result.append(line[1:])
         else:
