@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from perftool.plan import WARM_CALLS
 from perftool.script import hooks
 from perftool.script.boot import say
 from perftool.script.loop import Loop
@@ -50,9 +51,10 @@ class Under:
             hooks.replaced(_loader_class(), "__iter__", self._iterating)
         if plan.model or plan.loss:
             self._realised.follow_calls(until_calm=True)
+        if not self._is_told or plan.warmed_up:
+            self._hook = register_optimizer_step_pre_hook(self._updating)
         if not self._is_told:
             hooks.around_optimizers_made(self._realised)
-            self._hook = register_optimizer_step_pre_hook(self._updating)
             atexit.register(self._tell)
 
     def _iterating(self, begin: Any) -> Any:
@@ -62,6 +64,9 @@ class Under:
         """Before each update: some hundred nanoseconds."""
         self._realised.configure(optimizer)
         self._updates += 1
+        if self._updates == WARM_CALLS + 1:  # this is before the update
+            for act in self._plan.warmed_up:
+                act()
         if self._updates == TOLD_AFTER:
             self._tell()
 
