@@ -51,8 +51,8 @@ def run(quick: bool) -> Table:
         rows,
         [
             f"`perftool tune --budget {BUDGET_S} -- python SCRIPT`, then `git apply recommended.patch` in a copy, and "
-            "both as the user runs them, without perftool, in drawn order. Reached: the two intervals overlap; of a patch "
-            "that does not hold all of the settings nothing is said."
+            "both as the user runs them, without perftool, in drawn order. Reached: the two intervals overlap; of a "
+            "patch that does not hold all of the settings nothing is said."
         ],
     )
 
