@@ -10,7 +10,6 @@ import json
 import select
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from time import monotonic
@@ -23,10 +22,12 @@ from perftool.measure.kept import Kept, NotStarted
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.steps import block_of
 from perftool.probes import memory
-from perftool.script.boot import SEEN, TORCH, TROUBLE
+from perftool.script.boot import REFUSED, SEEN, TORCH, TROUBLE
 from perftool.script.boot import environment as hooked
 
 HIDDEN_BY = ("-I", "-E", "-S")  # options of Python with which it does not come by perftool's hook
+HOOK = "launch.json"  # what its processes are told
+TROUBLE_EVERY_S = 0.5  # it is looked whether one of them could not begin
 LAST_WORDS = 300  # characters of the last line that the command printed
 ENDING_S = 10.0  # that a command may take to end once its script has
 HELPER_ENDING_S = 3.0  # after which a process that has ended was only a helper, for the command goes on
@@ -134,7 +135,7 @@ class ScriptLaunch:
     def _begin(self, hook: Mapping[str, Any], deadline_s: float) -> None:
         """Start the command, and wait until every process that makes steps has called."""
         self._callers = Callers()
-        told = self._folder / "launch.json"
+        told = self._folder / HOOK
         told.write_text(json.dumps({**hook, "address": self._callers.address}), encoding="utf-8")
         try:
             self.kept = self._start_kept(hooked(str(told)))
@@ -158,27 +159,38 @@ class ScriptLaunch:
         assert self.kept is not None
         assert self._callers is not None
         while not self._ranks or len(self._ranks) < self._ranks[0].world_size:
-            ready = _ready([self._callers, self.kept], deadline_s)
+            ready = _ready([self._callers, self.kept], min(deadline_s, monotonic() + TROUBLE_EVERY_S))
             if self._callers in ready:
                 self._ranks.append(self._callers.accept())
             elif ready:
                 raise self._gone()
-            else:
+            elif not self._ranks and self._noted(TROUBLE):
+                reason = self._no_step()
+                self.close()
+                raise LaunchFailed("setting", reason)
+            elif monotonic() >= deadline_s:
                 missing = "" if not self._ranks else f" in {self._ranks[0].world_size - len(self._ranks)} of its ranks"
                 raise self._given_up(f"took no step in time{missing}: {self._no_step()}")
         self._ranks.sort(key=lambda rank: rank.number)
 
+    def _noted(self, ending: str) -> str | None:
+        """What a process has left beside the launch's file."""
+        try:
+            return (self._folder / f"{HOOK}{ending}").read_text(encoding="utf-8").strip() or ending
+        except OSError:
+            return None
+
     def _no_step(self) -> str:
         """Why perftool has seen no step."""
         hidden = [option for option in HIDDEN_BY if option in self._command]
-        trouble = self._folder / f"launch.json{TROUBLE}"
-        if trouble.is_file():
-            return f"perftool could not get into it: {trouble.read_text(encoding='utf-8').strip().splitlines()[-1]}"
-        if not (self._folder / f"launch.json{SEEN}").is_file():
+        trouble = self._noted(TROUBLE) or self._noted(REFUSED)
+        if trouble:
+            return f"perftool could not get into it: {trouble.splitlines()[-1]}"
+        if not self._noted(SEEN):
             if hidden:
                 return f"its Python runs with {hidden[0]}, which keeps perftool out; leave that out while measuring"
             return "no Python of it could be entered by PYTHONPATH: is it one, and not started with -I, -E or -S?"
-        if not (self._folder / f"launch.json{TORCH}").is_file():
+        if not self._noted(TORCH):
             return "none of its processes has imported torch"
         return (
             "nothing in it called backward or an optimizer's step; say where a step ends by `import perftool` and "
@@ -280,9 +292,8 @@ class ScriptLaunch:
         if self.kept is not None:
             self.kept.close()
             self.kept = None
-        for left in (f"launch.json{SEEN}", f"launch.json{TORCH}", f"launch.json{TROUBLE}"):
-            with suppress(OSError):
-                (self._folder / left).unlink()
+        for ending in (SEEN, REFUSED, TORCH, TROUBLE):
+            (self._folder / f"{HOOK}{ending}").unlink(missing_ok=True)
 
 
 class _PassedOver(Exception):
