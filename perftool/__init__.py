@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from perftool.applied import apply
     from perftool.errors import PerftoolError
     from perftool.jobs.calls import compare, profile, tune
+    from perftool.jobs.recorded import record
     from perftool.scenario import Scenario
+    from perftool.script.mark import step
     from perftool.workload import Workload
 
 __version__ = "0.1.0"
-__all__ = ["PerftoolError", "Scenario", "Workload", "apply", "compare", "profile", "tune"]
+__all__ = ["PerftoolError", "Scenario", "Workload", "apply", "compare", "profile", "record", "step", "tune"]
 
 _PLACES = {
     "PerftoolError": "errors",
@@ -25,6 +27,8 @@ _PLACES = {
     "apply": "applied",
     "compare": "jobs.calls",
     "profile": "jobs.calls",
+    "record": "jobs.recorded",
+    "step": "script.mark",
     "tune": "jobs.calls",
 }
 

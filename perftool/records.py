@@ -30,11 +30,13 @@ SCHEMA_VERSION = "1.6"
 #      made against what was stored, and why it could not be made to the end
 # 1.6  of a workload: whether a script of the user's own drives it, what it does already, and that it may make its
 #      batches without a DataLoader; what a rate counts; of a script: its loop beside its steps, its ranks, and the
-#      patch of its files
+#      patch of its files; sessions of a run that was recorded; of recommended settings, which are options of the
+#      command, and for which device they are
 
-Command = Literal["tune", "compare", "profile", "trace", "check"]
+Command = Literal["tune", "compare", "profile", "trace", "check", "run"]
 Status = Literal["measured", "skipped", "failed"]
 VerdictWord = Literal["better", "worse", "same", "undecided"]
+OptionKind = Literal["option", "flag", "variable", "argument"]  # of a script's own; see `perftool.target.Vary`
 DatasetKind = Literal["tensors", "map", "iterable", "own"]  # own: a script makes its batches, with no DataLoader
 BatchForm = Literal["tensor", "list", "tuple", "dict", "nested"]
 WarmupClass = Literal["flat", "warm-up", "slowdown", "no steady state"]
@@ -238,7 +240,7 @@ class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     parameter_count: int
     parameter_bytes: int
     floating_parameters: bool
-    denormal_values: int
+    denormal_values: int | None  # None: nobody looked
     python_objects: int
     frameworks: list[str]
     peak_device_reserved_bytes: int | None = None
@@ -246,6 +248,7 @@ class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     says_samples: bool = False  # of a step: by a DataLoader, or by perftool.step(samples)
     ranks: int = 1
     passed_over: int = 0  # processes that made steps, and ended, before the one that trains
+    options: dict[str, OptionKind] = {}  # its own that are settings
 
     @property
     def training_loaders(self) -> list[int]:
@@ -1091,6 +1094,8 @@ class RecommendedSettings(Record, frozen=True, kw_only=True):
     schema_version: str = SCHEMA_VERSION
     workload: str
     settings: Settings
+    options: dict[str, OptionKind] = {}  # those of the settings that are the script's own options
+    device: str | None = None  # that they were measured on
 
 
 # ---------------------------------------------------------------------------------------------------------- to JSON

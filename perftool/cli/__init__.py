@@ -214,6 +214,30 @@ def trace(
     return Trace(options=given.options(), steps=steps)
 
 
+@app.command(cls=Measuring)
+def run(
+    context: typer.Context,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("-s", "--set", metavar="NAME=VALUE", help="train under this; @FILE takes a recommended.json"),
+    ] = None,
+    scenario: ScenarioOption = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="keep its step times and phases, and report them at its end")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="folder for what is recorded")] = Path("results"),
+) -> None:
+    """The real training, to its end, under settings that were measured. Its output and exit code are its own."""
+    from perftool.jobs.failures import told
+    from perftool.jobs.run import become, prepared, recorded
+
+    with told():
+        ready = prepared(context.obj, settings or [], scenario or [], sys.argv[1:])
+        if not record:
+            become(ready)
+        raise typer.Exit(recorded(ready, out, say))
+
+
 @app.command(cls=Plain)
 def report(
     session: Annotated[Path, typer.Argument(help="a session's folder, or its session.json")],

@@ -48,8 +48,13 @@ def parse_settings(given: Sequence[str]) -> Settings:
 
 def recommended(path: Path, asked: str) -> Settings:
     """The settings of a recommended.json, whatever it is of. Raises BadInput, which begins with what asked for it."""
+    return read_recommended(path, asked).settings
+
+
+def read_recommended(path: Path, asked: str) -> RecommendedSettings:
+    """A recommended.json. Raises BadInput, which begins with what asked for it."""
     try:
-        return from_json(path.read_bytes(), RecommendedSettings).settings
+        return from_json(path.read_bytes(), RecommendedSettings)
     except OSError as error:
         raise BadInput(f"{asked}: {path} cannot be read ({error.strerror})") from error
     except SchemaError as error:

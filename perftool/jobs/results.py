@@ -47,7 +47,15 @@ class Results:
         if summary.recommendation is not None:
             # All that was measured: the baseline may have been moved by -s, or by the workload.
             measured = {**summary.baseline.settings, **summary.recommendation.settings}
-            recommended = RecommendedSettings(workload=summary.workload, settings=measured)
+            script = session.workload.script
+            recommended = RecommendedSettings(
+                workload=summary.workload,
+                settings=measured,
+                options={}
+                if script is None
+                else {name: script.options[name] for name in measured if name in script.options},
+                device=summary.machine.device,
+            )
             self.attempt(partial(self.store.write, "recommended.json", to_json(recommended, indent=2)))
             if summary.recommendation.script:
                 self.attempt(partial(self.store.write, "recommended.py", summary.recommendation.script))

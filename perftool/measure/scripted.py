@@ -91,7 +91,13 @@ def survey(
         raise BaselineFailed(failed.reason, failed.kind) from failed
     finally:
         launch.close()
-    facts = replace(facts, command=list(script.command), folder=script.folder, passed_over=launch.passed_over)
+    facts = replace(
+        facts,
+        command=list(script.command),
+        folder=script.folder,
+        passed_over=launch.passed_over,
+        options={vary.name: vary.kind for vary in script.vary},
+    )
     return (
         messages.Described(
             machine=_machine(facts, seed),

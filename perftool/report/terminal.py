@@ -105,7 +105,7 @@ def render(summary: Summary, *, width: int = 80, colour: bool = False) -> str:
             _tuned(page, summary)
         case "compare":
             _compared(page, summary)
-        case "profile" | "trace":
+        case "profile" | "trace" | "run":
             _profiled(page, summary)
         case "check":
             _checked(page, summary)

@@ -78,7 +78,7 @@ def left_out(titles: Sequence[str]) -> str:
 
 def is_alone(summary: Summary) -> bool:
     """Whether it tells of one variant that was compared with nothing."""
-    return summary.command in ("profile", "trace")
+    return summary.command in ("profile", "trace", "run")
 
 
 def is_for_later(summary: Summary) -> bool:

@@ -11,10 +11,12 @@ import math
 import sys
 from collections.abc import Callable, Generator, Mapping
 from time import monotonic, monotonic_ns
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from perftool.script import explain
-from perftool.script.loop import Loop
+from perftool.script.facts import device_of, facts_of
+from perftool.script.loop import Interval, Loop
 from perftool.script.realise import Realised
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class Answers:
 
     def begin(self) -> None:
         """The script has made its first step: its device is known, and it has set what it sets itself."""
-        self.device = self._device()
+        self.device = device_of(self.loop)
         self.realised.prepare()
 
     def to(self, request: Mapping[str, Any]) -> Answer:
@@ -65,8 +67,6 @@ class Answers:
         return answers[request["type"]](request)
 
     def _look(self, _: Mapping[str, Any]) -> Answer:
-        from perftool.script.facts import facts_of
-
         loop = self.loop
         began_s = monotonic()
         while loop.rule is None and monotonic() - began_s < SETTLE_S:
@@ -79,6 +79,8 @@ class Answers:
     def _start(self, _: Mapping[str, Any]) -> Answer:
         started_ns = monotonic_ns()
         if self.spec.get("watched"):
+            if "torch" not in sys.modules:
+                raise RuntimeError("the phases of a script without torch cannot be seen")
             from perftool.probes.watch import Watcher
 
             self._watcher = Watcher(self.device)
@@ -108,7 +110,9 @@ class Answers:
     def _prove(self, _: Mapping[str, Any]) -> Answer:
         from perftool.script.training import ScriptTraining
 
-        training = ScriptTraining(self.loop, self.realised, self.device)
+        training: Any = None  # of a script without torch, whose settings are its own options
+        if "torch" in sys.modules:
+            training = ScriptTraining(self.loop, self.realised, self.device)
         self.realised.prepare()  # the script may have set something else since
         proofs = []
         for name, value in sorted(self.spec["settings"].items()):
@@ -116,7 +120,7 @@ class Answers:
         gc.collect()
         from perftool.probes.device import reset_peaks
 
-        reset_peaks(training.device)
+        reset_peaks(self._place())
         evidence = [f"{name}: {one.evidence}" for name, one in proofs if not one.ok or all(p.ok for _, p in proofs)]
         engaged = {"ok": all(one.ok for _, one in proofs), "evidence": "; ".join(evidence)}
         return {"type": "proved", "engaged": engaged}
@@ -138,53 +142,34 @@ class Answers:
             self.loop.batch = None
 
     def _run(self, request: Mapping[str, Any]) -> Answer:
+        """As many steps as asked for, neither more nor fewer: ranks make them together."""
         from perftool.probes.causes import labels, read_counters
 
-        loop = self.loop
         for _ in range(request["drop"]):
             yield
         clock = self._clock()
-        wait_ns: list[int] = []
-        alone_ns: list[int] = []
-        samples: list[int] = []
-        asides: list[str | None] = []
+        intervals: list[Interval] = []
         before = read_counters()
         started_ns = monotonic_ns()
         clock.start()
-        # At least one that is a step and nothing else; all launches make as many, since they do the same.
-        while len(asides) < request["steps"] or all(asides):
+        for _ in range(request["steps"]):
             yield
             clock.mark()
-            interval = loop.interval
-            wait_ns.append(interval.wait_ns)
-            alone_ns.append(interval.alone_ns or 0)
-            samples.append(interval.samples or 1)
-            asides.append(interval.aside)
+            intervals.append(self.loop.interval)
         _, step_ns = clock.finish()
         counted = labels(before, read_counters())
         self._check_loss()
-        own = [at for at, aside in enumerate(asides) if aside is None]
-        own_ns = [step_ns[at] for at in own]
-        aside_ns: dict[str, int] = {}
-        usual_ns = sorted(own_ns)[len(own_ns) // 2]
-        for took_ns, aside in zip(step_ns, asides, strict=True):
-            if aside is not None:
-                aside_ns[aside] = aside_ns.get(aside, 0) + max(0, took_ns - usual_ns)
         return {
-            "type": "block",
+            "type": "steps",
             "launch": self.spec["launch"],
             "round": request["round"],
             "position": request["position"],
             "started_ns": started_ns,
-            "wall_ns": sum(own_ns),
-            "steps": len(own),
-            "samples": sum(samples[at] for at in own),
-            "step_ns": own_ns,
-            "wait_ns": [wait_ns[at] for at in own],
-            "waited_ns": sum(wait_ns[at] for at in own),
-            "aside_ns": aside_ns,
-            "aside_steps": len(asides) - len(own),
-            "alone_ns": [sum(alone_ns[at] for at in own)],
+            "step_ns": step_ns,
+            "wait_ns": [one.wait_ns for one in intervals],
+            "alone_ns": [one.alone_ns or 0 for one in intervals],
+            "samples": [one.samples or 1 for one in intervals],
+            "asides": [one.aside for one in intervals],
             "labels": counted,
         }
 
@@ -209,11 +194,9 @@ class Answers:
         }
 
     def _finish(self, _: Mapping[str, Any]) -> Answer:
-        import torch
-
         from perftool.probes.device import read_peaks
 
-        peaks = read_peaks(torch.device(self.device))
+        peaks = read_peaks(self._place())
         loss = self._loss()
         return {
             "type": "finished",
@@ -248,30 +231,22 @@ class Answers:
     # ------------------------------------------------------------------------------------------------------ helpers
 
     def _clock(self) -> Any:
-        import torch
-
         from perftool.probes.clock import step_clock
 
-        return step_clock(torch.device(self.device))
+        return step_clock(self._place())
 
-    def _device(self) -> str:
-        """Where the parameters are that the optimizers update."""
-        for optimizer in self.loop.optimizers:
-            for group in getattr(optimizer, "param_groups", ()):
-                for part in group["params"]:
-                    return str(part.device)
-        loss = self.loop.last_loss
-        return "cpu" if loss is None else str(loss.device)
+    def _place(self) -> Any:
+        """The device as probes take it, which on a CPU ask for nothing but its type."""
+        torch: Any = sys.modules.get("torch")
+        return SimpleNamespace(type="cpu") if torch is None else torch.device(self.device)
 
     def _note_events(self) -> None:
         """Remember the last step in which something was compiled, captured or retried."""
-        import torch
-
         from perftool.probes.device import allocator_retries
 
         dynamo = sys.modules.get("torch._dynamo.utils")
         compiled = sum(dynamo.counters["frames"].values()) if dynamo else 0
-        events = (compiled, allocator_retries(torch.device(self.device)))
+        events = (compiled, allocator_retries(self._place()))
         if self._events_seen and events != self._events_seen:
             self._last_event_step = self.loop.steps
         self._events_seen = events

@@ -1,4 +1,4 @@
-"""The first of perftool in a user's process: it waits until torch has been imported, then puts the hooks in place.
+"""The first thing of perftool in a user's process: once torch has been imported, it puts the hooks in place.
 
 Loaded by its path, for the interpreter may have another perftool, or none.
 """
@@ -9,7 +9,8 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -17,39 +18,83 @@ from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent.parent
 PYTHON_LEAST = (3, 10)
-SEEN, TORCH, TROUBLE = ".seen", ".torch", ".trouble"
-"""Endings of files beside the launch's own: a Python has come by, one has imported torch, perftool could not begin."""
+NAME = "_perftool_boot"  # of this module, in a user's process
+SEEN, REFUSED, TORCH, TROUBLE = ".seen", ".refused", ".torch", ".trouble"
+"""Endings of files beside the launch's own: a Python has come by, one could not be entered (sitecustomize writes that),
+one has imported torch, and perftool could not begin there."""
 
 
-def boot(spec_path: str) -> None:
-    """Have perftool begin in this process as soon as it has imported torch. spec_path: of the launch's JSON file."""
-    _note(spec_path + SEEN)
+def boot(told: str) -> None:
+    """Have perftool begin in this process as soon as it has imported torch, or calls `perftool.step()`.
+
+    told: the launch's description as JSON, or the path of the file that holds it. With a path, whoever measures is told
+    by files beside it; without one nobody measures, and what is wrong is told on stderr.
+    """
+    if is_inline(told):
+        spec, note = json.loads(told), _nobody
+    else:
+        note = partial(_note, told)
+        note(SEEN)
+        with open(told, encoding="utf-8") as file:
+            spec = json.load(file)
     if sys.version_info < PYTHON_LEAST:
         raise RuntimeError(f"perftool needs Python 3.10 or newer in the script's own environment, not {sys.version}")
-    with open(spec_path, encoding="utf-8") as file:
-        spec = json.load(file)
     sys.meta_path.insert(0, _Own())
     if spec.get("tree"):  # before the project is imported
         from perftool.trees import Tree, enter
 
         enter(Tree(**spec["tree"]))
-    sys.meta_path.insert(0, _AfterTorch(lambda: _begin(spec, spec_path)))
+    begin = partial(_begin, spec, told, note)
+    sys.meta_path.insert(0, _AfterTorch(begin))
+    sys.modules[NAME].__dict__["begin"] = begin
 
 
-def _begin(spec: dict[str, Any], spec_path: str) -> None:
-    _note(spec_path + TORCH)
+begin: Callable[[], None] = lambda: None  # noqa: E731
+"""What `perftool.step()` calls in a process that has not imported torch."""
+
+
+def is_inline(told: str) -> bool:
+    """Whether this is the description itself, and no path."""
+    return told.startswith("{")
+
+
+def _begin(spec: dict[str, Any], told: str, note: Callable[..., None]) -> None:
+    note(TORCH)
     try:
         from perftool.script.start import begin
 
         begin(spec)
     except Exception as error:
-        _note(spec_path + TROUBLE, f"{type(error).__name__}: {error}\n")
+        reason = f"{type(error).__name__}: {error}"
+        if not is_inline(told):
+            note(TROUBLE, f"{reason}\n")
+        elif spec["settings"]:  # a training without them is another one than was asked for, and none is lost yet
+            say(f"{settings_text(spec['settings'])} cannot be put in force, so the training is not started: {reason}")
+            raise SystemExit(2) from error
+        else:
+            say(f"the training is not recorded: {reason}")
 
 
-def _note(path: str, text: str = "") -> None:
+def settings_text(settings: Mapping[str, str]) -> str:
+    """ "amp=bf16, threads=1"."""
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def say(sentence: str) -> None:
+    """Tell the user on stderr; of several ranks the first does."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"perftool: {sentence}\n")
+        sys.stderr.flush()
+
+
+def _note(path: str, ending: str, text: str = "") -> None:
     """For perftool, which looks when it has waited in vain."""
-    with open(path, "a", encoding="utf-8") as file:
+    with open(path + ending, "a", encoding="utf-8") as file:
         file.write(text)
+
+
+def _nobody(_ending: str, _text: str = "") -> None:
+    """Nobody looks."""
 
 
 class _Own:
@@ -86,8 +131,8 @@ class _AfterTorch:
         return spec
 
 
-def environment(spec_path: str) -> dict[str, str]:
-    """The variables that bring a command's Pythons here, beside those of this process."""
+def environment(told: str) -> dict[str, str]:
+    """The variables that bring a command's Pythons here, beside those of this process. told: as for `boot`."""
     present = os.environ.get("PYTHONPATH")
     places = [str(Path(__file__).resolve().parent / "site"), *([present] if present else [])]
-    return {"PERFTOOL_SCRIPT": spec_path, "PYTHONPATH": os.pathsep.join(places)}
+    return {"PERFTOOL_SCRIPT": told, "PYTHONPATH": os.pathsep.join(places)}

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 OPTIONS = ("foreach", "fused", "capturable", "differentiable")
 
 
-def facts_of(loop: Loop, realised: Realised, device: str) -> dict[str, Any]:
-    """Everything as plain values: `perftool.measure.scripted` makes records of it."""
-    import torch
+def facts_of(loop: Loop, realised: Realised, device: str, *, looks_at_values: bool = True) -> dict[str, Any]:
+    """Everything as plain values: `perftool.measure.scripted` makes records of it.
 
+    looks_at_values: of the parameters, which takes as much memory again as the largest of them.
+    """
+    torch: Any = sys.modules.get("torch")
     parameters = parameters_of(loop, realised)
     return {
         "rule": None if loop.rule is None else loop.rule.as_json(),
@@ -32,8 +34,8 @@ def facts_of(loop: Loop, realised: Realised, device: str) -> dict[str, Any]:
         "device": device,
         "python": sys.executable,
         "python_version": platform.python_version(),
-        "torch_version": str(torch.__version__),
-        "torch_threads": torch.get_num_threads(),
+        "torch_version": "none" if torch is None else str(torch.__version__),
+        "torch_threads": 1 if torch is None else torch.get_num_threads(),
         "optimizers": [_optimizer(one) for one in loop.optimizers],
         "loaders": [
             {**_loader(loader), "trains": id(loader) in loop.training_loaders} for loader, _ in realised.loaders
@@ -43,14 +45,23 @@ def facts_of(loop: Loop, realised: Realised, device: str) -> dict[str, Any]:
         "autocast": realised.autocast,
         "parameter_count": sum(part.numel() for part in parameters),
         "parameter_bytes": sum(part.numel() * part.element_size() for part in parameters),
-        "floating_parameters": all(torch.is_floating_point(part) for part in parameters),
-        "denormal_values": _denormal(parameters),
+        "floating_parameters": all(part.is_floating_point() for part in parameters),
+        "denormal_values": _denormal(parameters) if looks_at_values else None,
         "python_objects": len(gc.get_objects()),
         "frameworks": sorted({name for module, name in FRAMEWORKS.items() if module in sys.modules}),
         "peak_device_reserved_bytes": torch.cuda.max_memory_reserved(device) if device.startswith("cuda") else None,
         "seeded": loop.seeded,
         "says_samples": loop.interval.samples is not None,
     }
+
+
+def device_of(loop: Loop) -> str:
+    """Where the parameters are that the optimizers update; the loss, where none does."""
+    for optimizer in loop.optimizers:
+        for group in getattr(optimizer, "param_groups", ()):
+            for part in group["params"]:
+                return str(part.device)
+    return "cpu" if loop.last_loss is None else str(loop.last_loss.device)
 
 
 def sites_of(loop: Loop, realised: Realised) -> list[dict[str, Any]]:
@@ -129,10 +140,10 @@ def _is_compiled(module: Any) -> bool:
 
 
 def _denormal(tensors: Sequence[torch.Tensor]) -> int:
-    import torch
-
     found = 0
     for tensor in tensors:
+        import torch
+
         if tensor.dtype in (torch.float32, torch.float64) and not tensor.is_sparse:
             sizes = tensor.detach().abs()
             found += int(((sizes > 0) & (sizes < torch.finfo(tensor.dtype).tiny)).sum())

@@ -25,20 +25,23 @@ if TYPE_CHECKING:
 def install(loop: Loop, realised: Realised) -> None:
     """Put all hooks in place; torch has just been imported."""
     _around_optimizers(loop, realised)
-    _around_backward(loop)
-    _around_scaler(loop)
-    _around_loaders(loop, realised)
-    _around_modes(loop)
-    _around_saving(loop)
+    around_backward(loop)
+    around_scaler(loop)
+    around_making(realised)
+    around_epochs(loop, realised)
+    around_fetching(loop)
+    around_modes(loop)
+    around_saving(loop)
     realised.follow_calls()
 
 
-def replaced(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Put what `make` makes of a function in its place."""
+def replaced(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:
+    """Put what `make` makes of a function in its place; what is returned puts the function back."""
     plain = inspect.getattr_static(owner, name)
     function = getattr(owner, name)
     made = functools.wraps(function)(make(function))
     setattr(owner, name, staticmethod(made) if isinstance(plain, staticmethod) else made)
+    return functools.partial(setattr, owner, name, plain)
 
 
 def _around_optimizers(loop: Loop, realised: Realised) -> None:
@@ -74,6 +77,12 @@ def _around_optimizers(loop: Loop, realised: Realised) -> None:
         return hooked
 
     replaced(Optimizer, "profile_hook_step", around_wrapping)
+    around_optimizers_made(realised)
+
+
+def around_optimizers_made(realised: Realised) -> Callable[[], None]:
+    """Each optimizer that the script makes."""
+    from torch.optim import Optimizer
 
     def registering(make: Callable[..., Any]) -> Callable[..., Any]:
         def init(self: Any, *arguments: Any, **options: Any) -> None:
@@ -82,10 +91,11 @@ def _around_optimizers(loop: Loop, realised: Realised) -> None:
 
         return init
 
-    replaced(Optimizer, "__init__", registering)
+    return replaced(Optimizer, "__init__", registering)
 
 
-def _around_backward(loop: Loop) -> None:
+def around_backward(loop: Loop) -> Callable[[], None]:
+    """Backward passes, and their losses."""
     import torch
 
     def around(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,10 +114,10 @@ def _around_backward(loop: Loop) -> None:
 
         return call
 
-    replaced(torch.autograd, "backward", around)
+    return replaced(torch.autograd, "backward", around)
 
 
-def _around_scaler(loop: Loop) -> None:
+def around_scaler(loop: Loop) -> Callable[[], None]:
     """A scaler skips the update where gradients have overflowed: the step ends all the same."""
     from torch.amp import GradScaler
 
@@ -129,13 +139,18 @@ def _around_scaler(loop: Loop) -> None:
 
         return call
 
-    replaced(GradScaler, "step", stepping)
-    replaced(GradScaler, "scale", scaling)
+    restore_step, restore_scale = replaced(GradScaler, "step", stepping), replaced(GradScaler, "scale", scaling)
+
+    def restore() -> None:
+        restore_step()
+        restore_scale()
+
+    return restore
 
 
-def _around_loaders(loop: Loop, realised: Realised) -> None:
+def around_making(realised: Realised) -> Callable[[], None]:
+    """Each DataLoader that the script makes, with the arguments that the Plan changes."""
     from torch.utils.data import DataLoader
-    from torch.utils.data import dataloader as module
 
     signature = inspect.signature(DataLoader.__init__)
 
@@ -150,17 +165,36 @@ def _around_loaders(loop: Loop, realised: Realised) -> None:
 
         return init
 
+    return replaced(DataLoader, "__init__", making)
+
+
+def around_epochs(loop: Loop, realised: Realised) -> Callable[[], None]:
+    """Each epoch of a DataLoader."""
+    from torch.utils.data import DataLoader
+
     def iterating(begin: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: Any) -> Any:
             loop.iterated(id(self))
             batches = realised.epoch(self)
             if batches is not None:
                 return Fed(batches, self, loop)
+            watcher = loop.watcher
+            if watcher is not None:  # workers may have to start
+                watcher.iterating(id(self))
             found = begin(self)
+            if watcher is not None:
+                watcher.fetched()
             found.__dict__["_perftool_epoch"] = Epoch(self)
             return found
 
         return call
+
+    return replaced(DataLoader, "__iter__", iterating)
+
+
+def around_fetching(loop: Loop) -> Callable[[], None]:
+    """Each batch of a DataLoader, and the time that it took."""
+    from torch.utils.data import dataloader as module
 
     def fetching(fetch: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: Any) -> Any:
@@ -171,9 +205,7 @@ def _around_loaders(loop: Loop, realised: Realised) -> None:
 
         return call
 
-    replaced(DataLoader, "__init__", making)
-    replaced(DataLoader, "__iter__", iterating)
-    replaced(module._BaseDataLoaderIter, "__next__", fetching)
+    return replaced(module._BaseDataLoaderIter, "__next__", fetching)
 
 
 def fetched(loop: Loop, epoch: Epoch, fetch: Callable[[], Any]) -> Any:
@@ -244,7 +276,7 @@ class Fed:
         return fetched(self._loop, self._epoch, functools.partial(next, self._batches))
 
 
-def _around_modes(loop: Loop) -> None:
+def around_modes(loop: Loop) -> Callable[[], None]:
     """`model.eval()` announces an evaluation."""
     from torch.nn import Module
 
@@ -256,10 +288,11 @@ def _around_modes(loop: Loop) -> None:
 
         return call
 
-    replaced(Module, "train", around)
+    return replaced(Module, "train", around)
 
 
-def _around_saving(loop: Loop) -> None:
+def around_saving(loop: Loop) -> Callable[[], None]:
+    """`torch.save` is a checkpoint."""
     import torch
 
     def around(save: Callable[..., Any]) -> Callable[..., Any]:
@@ -269,4 +302,4 @@ def _around_saving(loop: Loop) -> None:
 
         return call
 
-    replaced(torch, "save", around)
+    return replaced(torch, "save", around)

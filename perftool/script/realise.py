@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from perftool.plan import Plan
 
 SITES_MOST = 64
+CALM_CALLS = 256  # with gradients, in which no other module was called from outside
 
 
 class Realised:
@@ -27,12 +28,15 @@ class Realised:
     def __init__(self, plan: Plan, loop: Loop, *, training_loaders: Sequence[int] | None = None) -> None:
         """training_loaders: by the order in which the script makes its loaders; None: not known yet."""
         self.plan, self.loop = plan, loop
+        loop.warmed_up = plan.warmed_up
         self._training_loaders = training_loaders
         self._configured: set[int] = set()
         self._loaders_made = 0
         self._restore_calls: Callable[[], None] | None = None
         self._depth = 0  # of calls of modules, while all are followed
         self._is_within_root = False
+        self._calm_calls: int | None = None  # since a module was new, where following ends by itself
+        self.laid: set[str] = set()  # parts of the Plan that have come over something
         self._made: dict[int, Place] = {}  # where modules were made, by identity
         self.roots: list[Any] = []  # modules that are called from outside of any module, with gradients
         self.loaders: list[tuple[Any, Place]] = []
@@ -68,8 +72,10 @@ class Realised:
             from perftool.training import configure
 
             configure(optimizer, options)
+            self.laid.add("optimizer")
         for change in self.plan.optimizer_changes:
             change(self.plan, optimizer)
+            self.laid.add("optimizer_changes")
 
     # ------------------------------------------------------------------------------------------------------ loaders
 
@@ -79,6 +85,7 @@ class Realised:
         trains = self._training_loaders is None or number in self._training_loaders
         if not self.plan.loader or not trains or _is_iterable(arguments.get("dataset")):
             return {}
+        self.laid.add("loader")
         return self.plan.loader
 
     def loader_made(self, loader: Any) -> None:
@@ -93,14 +100,23 @@ class Realised:
 
     def epoch(self, loader: Any) -> Iterator[Any] | None:
         """The batches of an epoch, where the Plan has its own way to come by them."""
-        return None if self.plan.epoch is None else self.plan.epoch(loader)
+        if self.plan.epoch is None:
+            return None
+        batches = self.plan.epoch(loader)
+        if not _is_own_iterator(batches):
+            self.laid |= {"epoch", "feed"}
+        return batches
 
     # -------------------------------------------------------------------------------------------------------- calls
 
-    def follow_calls(self) -> None:
-        """See every outermost call of a module, and where modules are made, until `stop_following`."""
+    def follow_calls(self, *, until_calm: bool = False) -> None:
+        """See every outermost call of a module, and where modules are made, until `stop_following`.
+
+        until_calm: or until no other module has been called for many calls.
+        """
         from torch.nn import Module
 
+        self._calm_calls = 0 if until_calm else None
         plain, make = Module.__call__, Module.__init__
         realised = self
 
@@ -145,9 +161,11 @@ class Realised:
         if not torch.is_grad_enabled():
             return False
         if any(module is root for root in self.roots):
+            self._note_calm()
             return True
         if next(module.parameters(), None) is None:  # a loss, an activation
             return False
+        self._calm_calls = None if self._calm_calls is None else 0
         self.roots.append(module)
         self.root_places.append(self._made.get(id(module)))
         if self.autocast is None:
@@ -157,9 +175,17 @@ class Realised:
             # left out of pickles and copies, and taken by torch.nn.Module.compile itself.
             inner = module.__dict__.get("_compiled_call_impl") or module._call_impl
             module.__dict__["_compiled_call_impl"] = self._call_of(module, self._transformed(module, inner))
+            self.laid |= {"model", "loss"}
         except (AttributeError, TypeError):
             pass  # no ordinary module: left as it is, which the proofs then say
         return True
+
+    def _note_calm(self) -> None:
+        """Another call of a root that is known."""
+        if self._calm_calls is not None:
+            self._calm_calls += 1
+            if self._calm_calls == CALM_CALLS:
+                self.stop_following()
 
     def _called(self, output: Any) -> None:
         """A root has been called, and has returned this."""
@@ -240,6 +266,13 @@ def _autocast_in_force() -> str | None:
         if torch.is_autocast_enabled(kind):
             return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(torch.get_autocast_dtype(kind))
     return None
+
+
+def _is_own_iterator(batches: Any) -> bool:
+    """Whether they come from the loader itself."""
+    from torch.utils.data import dataloader
+
+    return isinstance(batches, dataloader._BaseDataLoaderIter)
 
 
 def _is_iterable(dataset: Any) -> bool:

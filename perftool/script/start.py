@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perftool.scenario import Scenario, plan_of
 from perftool.script import hooks
@@ -20,35 +20,76 @@ from perftool.script.turns import Turns
 from perftool.target import Script, Vary
 from perftool.vary import scenarios_of
 
+if TYPE_CHECKING:
+    from perftool.plan import Plan
+
 
 def begin(spec: Mapping[str, Any]) -> None:
-    """Put the settings over what the script is going to build, and take turns from its first step end on.
+    """Put the settings over what the script is going to build, and take turns from its first step end on; once.
 
     spec: address of perftool's socket, or None for a script that is only to run under its settings; launch (number),
     settings, in_files (names of those that the script's own files have, which are only to be proved), scenarios (name
     to file), script (its command, folder, and options that are settings), rule (of steps), training_loaders (by order),
-    device, seed (to shift the script's own by), keeps_losses, watched.
+    device, seed (to shift the script's own by), keeps_losses, watched; record (a folder),
+    where a script that only runs is to be recorded.
     """
+    if loop is not None:  # `perftool.step()` came before torch
+        return
     settings = spec["settings"]
     scenarios = {name: _load(name, file) for name, file in spec["scenarios"].items()}
-    laid = {name: settings[name] for name in scenarios if name not in spec.get("in_files", ())}
-    plan = plan_of(None, laid, scenarios, device=spec["device"], seed=spec["seed"])
-    scenarios |= scenarios_of(script_of(spec["script"]))
-    loop = Loop(Rule.from_json(spec["rule"]) if spec.get("rule") else None)
-    loop.keeps_losses = bool(spec.get("keeps_losses"))
-    realised = Realised(plan, loop, training_loaders=_numbers(spec.get("training_loaders")))
-    realised.prepare()
-    shift_seeds(loop, spec["seed"])
-    hooks.install(loop, realised)
-    sys.modules["perftool.script.start"].__dict__["loop"] = loop  # `perftool.step()` looks for it here
+    chosen = {name: settings[name] for name in scenarios if name not in spec.get("in_files", ())}
+    device = spec["device"]
+    if device == "auto" and not spec.get("address"):
+        device = _device()
+    plan = plan_of(None, chosen, scenarios, device=device, seed=spec["seed"])
     if spec.get("address"):
-        turns = Turns(spec["address"], loop, Answers(spec, loop, realised, scenarios))
-        os.register_at_fork(after_in_child=turns.forked)
-        atexit.register(turns.ended)
+        _take_turns(spec, plan, scenarios)
+    elif spec.get("record"):
+        from perftool.script.record import Recorder
+
+        recorder = Recorder(spec["record"], plan)
+        follow(recorder.loop)
+        recorder.begin()
+        atexit.register(recorder.end)
+    else:
+        from perftool.script.under import Under
+
+        alone = {
+            f"{name}={value}": plan_of(None, {name: value}, scenarios, device=device, seed=spec["seed"])
+            for name, value in chosen.items()
+        }
+        Under(plan, alone)
+
+
+def _take_turns(spec: Mapping[str, Any], plan: Plan, scenarios: dict[str, Scenario]) -> None:
+    scenarios = scenarios | scenarios_of(script_of(spec["script"]))
+    own = Loop(Rule.from_json(spec["rule"]) if spec.get("rule") else None)
+    own.keeps_losses = bool(spec.get("keeps_losses"))
+    realised = Realised(plan, own, training_loaders=_numbers(spec.get("training_loaders")))
+    follow(own)
+    realised.prepare()
+    if "torch" in sys.modules:
+        shift_seeds(own, spec["seed"])
+        hooks.install(own, realised)
+    turns = Turns(spec["address"], own, Answers(spec, own, realised, scenarios))
+    os.register_at_fork(after_in_child=turns.forked)
+    atexit.register(turns.ended)
+
+
+def _device() -> str:
+    """Where a training runs unless it says otherwise."""
+    torch = sys.modules.get("torch")
+    return "cuda" if torch is not None and torch.cuda.is_available() else "cpu"
 
 
 loop: Loop | None = None
-"""The loop of this process, once there is one."""
+"""The loop of this process, once there is one: `perftool.step()` looks for it here."""
+
+
+def follow(found: Loop | None) -> None:
+    """Have `perftool.step()` tell this loop; None: nobody."""
+    global loop
+    loop = found
 
 
 def _numbers(given: Sequence[int] | None) -> list[int] | None:

@@ -83,8 +83,8 @@ def test_whatever_is_written_compiles_and_is_what_the_diff_says(data: st.DataObj
 def applied(old: str, diff: str) -> str:
     """The text that a diff of one file makes of another, by the book."""
     lines, result, at = old.splitlines(keepends=True), [], 0
-    diffed = diff.splitlines(keepends=True)
-    for before, line in pairwise(diffed[1:]):
+    told = diff.splitlines(keepends=True)[2:]
+    for before, line in pairwise(["", *told]):
         if line.startswith("@@"):
             found = re.match(r"@@ -(\d+)(?:,(\d+))?", line)
             assert found
@@ -92,7 +92,7 @@ def applied(old: str, diff: str) -> str:
             result += lines[at:start]
             at = start
         elif line.startswith("\\"):
-            if not before.startswith("-"):
+            if not before.startswith("-"):  # of a line that is gone the newline is, too
                 result[-1] = result[-1].rstrip("\n")
         elif line.startswith("+"):
             result.append(line[1:])

@@ -17,7 +17,7 @@ import pytest
 from perftool.analysis.traces import facts_of
 from perftool.records import BatchFit, Counters, Limits, MemoryParts, WatchedBlock
 from perftool.script.explain import NOT_FITTED, OWN_BATCHES
-from perftool.words import BACKWARD, FORWARD, OPTIMIZER, REST, WAIT
+from perftool.words import BACKWARD, FORWARD, OPTIMIZER, REST, WAIT, WORKER_START
 
 pytestmark = pytest.mark.process
 
@@ -237,6 +237,27 @@ train(model, adam(model), data(rows=3 * 16 + 8), 30, after=evaluate)
     block = answers.next(WatchedBlock)
     assert len(block.step_ns) == 8
     assert {len(column) for column in (*block.phase_ns.values(), block.began_ns, block.minor_faults)} == {8}
+
+
+def test_workers_that_start_at_an_epoch_are_seen_and_an_evaluation_before_it_is_not() -> None:
+    answers = told("""
+import time
+WATCH["drop"] = 0
+asking("watch")
+model = net()
+def evaluate(step):
+    if step % 4 == 0:
+        for batch in DataLoader(TensorDataset(torch.ones(32, 8), torch.zeros(32, 8)), batch_size=32):
+            time.sleep(1.5)  # longer than a worker takes to start
+loader = DataLoader(TensorDataset(torch.ones(64, 8), torch.zeros(64, 8)), batch_size=16, num_workers=1)
+train(model, adam(model), loader, 16, after=evaluate)
+""")
+    block = answers.next(WatchedBlock)
+    assert (len(block.step_ns), block.samples) == (10, 10 * ROWS)
+    starts_ns = block.cause_ns[WORKER_START][1::4]  # watched from the last step of an epoch on
+    others_ns = [ns for at, ns in enumerate(block.cause_ns[WORKER_START]) if at % 4 != 1]
+    assert min(starts_ns) > max(others_ns)
+    assert max(block.step_ns) < 1_500_000_000, "no evaluation is in it"
 
 
 def test_what_cannot_be_counted_is_told_and_the_script_goes_on() -> None:

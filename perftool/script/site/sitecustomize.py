@@ -6,6 +6,7 @@ the program.
 
 import os
 import sys
+from contextlib import suppress
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -27,8 +28,8 @@ def _chain() -> None:
 
 
 def _boot() -> None:
-    path = os.environ.get("PERFTOOL_SCRIPT")
-    if not path or not os.path.isfile(path):  # a process that outlived perftool
+    told = os.environ.get("PERFTOOL_SCRIPT")
+    if not told or not (told.startswith("{") or os.path.isfile(told)):  # no file: a process that outlived perftool
         return
     import importlib.util
 
@@ -37,16 +38,24 @@ def _boot() -> None:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules["_perftool_boot"] = module
     spec.loader.exec_module(module)
-    module.boot(path)
+    module.boot(told)
+
+
+def _tell(error: Exception) -> None:
+    """Whoever measures, by a file; else the user, since it is not known whether this process is the one that trains."""
+    told = os.environ["PERFTOOL_SCRIPT"]
+    if told.startswith("{"):
+        sys.stderr.write(f"perftool: nothing of it is in force in process {os.getpid()}: {error}\n")
+    else:
+        with open(told + ".refused", "a") as trouble:
+            trouble.write(f"{type(error).__name__}: {error}\n")
 
 
 try:
     _boot()
-except Exception as error:  # the program runs as it would without perftool, and perftool is told
-    try:
-        with open(os.environ["PERFTOOL_SCRIPT"] + ".trouble", "a") as trouble:
-            trouble.write(f"{type(error).__name__}: {error}\n")
-    except (OSError, KeyError):
-        pass
+except Exception as error:  # the program runs as it would without perftool
+    with suppress(OSError, KeyError):
+        _tell(error)
 _chain()
