@@ -107,7 +107,7 @@ def around_backward(loop: Loop) -> Callable[[], None]:
             else:
                 watcher.marks.push(BACKWARD_PHASE)
                 found = backward(tensors, *arguments, **options)
-                watcher.marks.pop(REST)
+                watcher.marks.pop(OPTIMIZER_PHASE if loop.in_update else REST)
             if not loop.in_update:  # a closure's backward is part of the optimizer's step
                 loop.ended(BACKWARD)
             return found

@@ -197,6 +197,48 @@ train(model, adam(model), data(), 20, every=2)
     assert answers.next(Counters).flops_per_step == 2 * STEP_FLOPS
 
 
+def test_an_update_with_a_closure_has_the_phases_of_any_other(tmp_path: Path) -> None:
+    """What the closure computes is none of the optimizer's."""
+    trace = tmp_path / "trace.json"
+    answers = told(
+        """
+import time
+asking("watch", "trace", "limit")
+model = net()
+class Slow(torch.optim.SGD):
+    def step(self, closure):
+        loss = closure()
+        time.sleep(0.1)
+        super().step()
+        return loss
+optimizer = Slow(model.parameters())
+def closed(batch):
+    optimizer.zero_grad()
+    loss = squares(model, batch)
+    time.sleep(0.1)
+    loss.backward()
+    return loss
+for _ in range(10):
+    for batch in data():
+        optimizer.step(lambda: closed(batch))
+""",
+        str(trace),
+    )
+    block = answers.next(WatchedBlock)
+    for phase in (FORWARD, OPTIMIZER):
+        assert min(block.phase_ns[phase]) >= 100_000_000, phase
+    for part_ns, step_ns in zip(block.phase_ns[OPTIMIZER], block.step_ns, strict=True):
+        assert part_ns <= step_ns - 100_000_000, "the closure is none of it"
+    answers.lines.pop(0)
+    traced = facts_of(msgspec.json.decode(trace.read_bytes()))
+    assert min(traced.shares[FORWARD], traced.shares[OPTIMIZER]) > 0.01
+    assert sum(traced.shares.values()) <= 1
+    work = answers.next(Limits).work
+    assert work is not None
+    assert work.flops == STEP_FLOPS
+    assert work.parameter_bytes == (2 * LAYER + WIDTH * WIDTH + 2 * 2 * LAYER) * FLOAT
+
+
 def test_an_update_by_hand_and_batches_of_its_own() -> None:
     answers = told("""
 asking("weigh", "limit", rule=Rule(BACKWARD))
