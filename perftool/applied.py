@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from perftool.measure.devices import take_device
 from perftool.measure.facts import describe_workload
@@ -21,8 +22,11 @@ from perftool.scenario import (
     normalised,
     plan_of,
 )
-from perftool.training import Training
 from perftool.workload import Loaded, Workload, load
+
+if TYPE_CHECKING:
+    from perftool.plan import Plan
+    from perftool.training import Training
 
 
 def apply(
@@ -51,7 +55,7 @@ def apply(
     where = take_device(device)
     check_settings(measured, scenarios, context_of(loaded, scenarios, device=where, seed=seed))
     check_environment(environment_of(measured, scenarios))
-    return Training(plan_of(loaded.workload, measured, scenarios, device=where, seed=seed))
+    return training_of(plan_of(loaded.workload, measured, scenarios, device=where, seed=seed))
 
 
 def _read(path: str | Path) -> Settings:
@@ -63,8 +67,15 @@ def _read(path: str | Path) -> Settings:
 
 def context_of(loaded: Loaded, scenarios: Scenarios, *, device: str, seed: int) -> Context:
     """What scenarios are told: the machine, and the workload, built once without settings and given up again."""
-    plain = Training(plan_of(loaded.workload, {}, scenarios, device=device, seed=seed))
+    plain = training_of(plan_of(loaded.workload, {}, scenarios, device=device, seed=seed))
     return Context(machine=describe_machine(device), workload=describe_workload(loaded, plain, plain.fetch()))
+
+
+def training_of(plan: Plan) -> Training:
+    """What the plan describes, built."""
+    from perftool.training import Training  # late: nobody needs torch who only looks
+
+    return Training(plan)
 
 
 def check_environment(needed: Mapping[str, str]) -> None:

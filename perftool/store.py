@@ -288,6 +288,15 @@ def baseline_path(out: Path, workload: str) -> Path:
     return out / "baselines" / f"{_slug(workload)}.json"
 
 
+def shown(folder: Path) -> str:
+    """How a person names the folder from where they are: within the working folder by what leads on from it."""
+    try:
+        whole, here = folder.resolve(), Path.cwd().resolve()
+    except OSError:  # the working folder is gone
+        return str(folder)
+    return str(whole.relative_to(here)) if whole.is_relative_to(here) else str(whole)
+
+
 def reopen(path: Path) -> tuple[SessionStore, Session]:
     """An interrupted session, to be gone on with in its folder. Raises StoreError where there is none."""
     return SessionStore(path if path.is_dir() else path.parent), load_session(path)

@@ -238,7 +238,7 @@ def _data_wait(session: Session, blocks: Sequence[Block]) -> float | None:
     nothing left to do."""
     if session.machine.device.startswith("cuda"):
         return None
-    stepped = [block for block in blocks if block.wait_ns]
+    stepped = [block for block in blocks if block.step_ns and block.wait_ns]
     if stepped:
         return sum(sum(block.wait_ns) for block in stepped) / sum(sum(block.step_ns) for block in stepped)
     told = [block for block in blocks if block.waited_ns is not None]

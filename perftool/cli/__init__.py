@@ -249,7 +249,7 @@ def report(
     """Draw a saved session again, or two side by side; needs neither torch nor a GPU."""
     from perftool.analysis.across import incomparable, side_by_side
     from perftool.analysis.recommend import conclude
-    from perftool.store import StoreError, load_session
+    from perftool.store import StoreError, load_session, shown
 
     try:
         loaded = [load_session(path) for path in (session, other) if path is not None]
@@ -257,7 +257,7 @@ def report(
         raise BadInput(str(error)) from error
     if len(loaded) == 1:
         folder = session if session.is_dir() else session.parent
-        print_out(rendered(loaded[0], conclude(loaded[0], str(folder)), form))
+        print_out(rendered(loaded[0], conclude(loaded[0], shown(folder)), form))
         return
     first, second = loaded
     reasons = incomparable(first, second)

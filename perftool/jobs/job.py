@@ -21,7 +21,7 @@ from perftool.measure.scripted import Sandboxes
 from perftool.measure.survey import new_session
 from perftool.records import Command, Goal, Session, Summary
 from perftool.scenario import Context, Scenarios
-from perftool.store import open_results
+from perftool.store import open_results, shown
 from perftool.target import name_of
 
 
@@ -126,7 +126,7 @@ class Job(ABC, Generic[Made]):
     def finish(self, done: Done[Made], results: Results, front: Front) -> Outcome:
         """Write what was measured, and tell it."""
         session, options = done.session, self.options
-        summary = conclude(session, None if options.out is None else str(results.folder))
+        summary = conclude(session, None if options.out is None else shown(results.folder))
         results.write(session, summary)
         front.answer(Measured(session, summary))
         code = done.exit_code or self.conclude(session, summary, front)

@@ -18,6 +18,7 @@ from perftool.script import explain
 from perftool.script.facts import device_of, facts_of
 from perftool.script.loop import Interval, Loop
 from perftool.script.realise import Realised
+from perftool.trees import Tree, modules_of
 
 if TYPE_CHECKING:
     from perftool.scenario import Scenario
@@ -217,7 +218,9 @@ class Answers:
         return explain.traced(self.loop, request)
 
     def _count(self, request: Mapping[str, Any]) -> Answer:
-        return explain.counted(self.loop, self.realised, request)
+        counted = yield from explain.counted(self.loop, self.realised, request)
+        tree = self.spec.get("tree")
+        return counted if tree is None else {**counted, "modules": modules_of(Tree(**tree))}
 
     def _weigh(self, _: Mapping[str, Any]) -> Answer:
         return explain.weighed(self.loop, self.realised, self.device)

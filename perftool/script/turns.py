@@ -9,6 +9,7 @@ from perftool.plan import SettingError
 from perftool.script.answers import Answer, Answers, Reply
 from perftool.script.channel import Channel
 from perftool.script.loop import Loop
+from perftool.trees import TreeError
 
 REASON_MOST = 2000  # characters
 DISCOVERY_STEPS = 3  # in which every module that is called is seen
@@ -96,7 +97,7 @@ class Turns:
     def _fail(self, error: Exception) -> None:
         """What is asked cannot be answered: perftool ends this launch."""
         kind = "memory" if isinstance(error, MemoryError) or "out of memory" in str(error).lower() else "training"
-        kind = "setting" if isinstance(error, SettingError) else kind
+        kind = "setting" if isinstance(error, SettingError) else "tree" if isinstance(error, TreeError) else kind
         self._reply({"type": "failed", "kind": kind, "reason": f"{type(error).__name__}: {error}"[:REASON_MOST]})
         self._is_alone = True
 
