@@ -98,7 +98,8 @@ class Turns:
         """What is asked cannot be answered: perftool ends this launch."""
         kind = "memory" if isinstance(error, MemoryError) or "out of memory" in str(error).lower() else "training"
         kind = "setting" if isinstance(error, SettingError) else "tree" if isinstance(error, TreeError) else kind
-        self._reply({"type": "failed", "kind": kind, "reason": f"{type(error).__name__}: {error}"[:REASON_MOST]})
+        reason = str(error) if kind in ("setting", "tree") else f"{type(error).__name__}: {error}"
+        self._reply({"type": "failed", "kind": kind, "reason": reason[:REASON_MOST]})
         self._is_alone = True
 
     def ended(self) -> None:
