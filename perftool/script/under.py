@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from perftool.script import hooks
 from perftool.script.boot import say
 from perftool.script.loop import Loop
-from perftool.script.realise import Realised
+from perftool.script.realise import CONFIGURED, Realised
 
 if TYPE_CHECKING:
     from perftool.plan import Plan
@@ -35,8 +35,6 @@ class Under:
 
     def __init__(self, plan: Plan, alone: Mapping[str, Plan]) -> None:
         """alone: each setting, "amp=bf16", to the plan with it alone."""
-        from torch.optim.optimizer import register_optimizer_step_pre_hook
-
         self._plan = plan
         self._alone = alone
         self._realised = Realised(plan, Loop(None))
@@ -51,19 +49,23 @@ class Under:
         if plan.model or plan.loss:
             self._realised.follow_calls(until_calm=True)
         if not self._is_told:
+            from torch.optim.optimizer import register_optimizer_step_pre_hook
+
             hooks.around_optimizers_made(self._realised)
-            self._hook = register_optimizer_step_pre_hook(self._updating)
+            register_optimizer_step_pre_hook(self._updating)
             atexit.register(self._tell)
 
     def _iterating(self, begin: Any) -> Any:
         return lambda loader: self._realised.epoch(loader)
 
-    def _updating(self, optimizer: Any, *_: Any) -> None:
-        """Before each update: some hundred nanoseconds."""
-        self._realised.configure(optimizer)
-        self._updates += 1
-        if self._updates == TOLD_AFTER:
-            self._tell()
+    def _updating(self, optimizer: Any, _arguments: Any, _options: Any) -> None:
+        """Before each update."""
+        if CONFIGURED not in optimizer.__dict__:
+            self._realised.configure(optimizer)
+        if not self._is_told:
+            self._updates += 1
+            if self._updates == TOLD_AFTER:
+                self._tell()
 
     def _tell(self) -> None:
         """What is not in force, of a process that trains: where nothing else shows it, an optimizer does."""
