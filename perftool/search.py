@@ -326,7 +326,7 @@ def _patched(lab: Lab, winner: Settings) -> int | None:
     facts = session.workload.script
     if facts is None:
         return None
-    root = _root(facts)
+    root = root_of(facts)
     patch = make(
         {**session.baseline, **winner},
         session.codes,
@@ -342,7 +342,7 @@ def _patched(lab: Lab, winner: Settings) -> int | None:
     return variant
 
 
-def _root(facts: ScriptFacts) -> Path:
+def root_of(facts: ScriptFacts) -> Path:
     """The folder that a patch is for: of the working folder and the script's own the repository, the first that has
     the script."""
     folder = top_of(Path(facts.folder).resolve())

@@ -93,7 +93,7 @@ def code(value: str, context: Context) -> Code:
     if value == default(context):
         return Code()
     if value == "0":
-        return Code(loader_arguments="num_workers=0")
+        return Code(loader_arguments="num_workers=0, persistent_workers=False, prefetch_factor=None")
     return Code(loader_arguments=f"num_workers={value}, persistent_workers=True, prefetch_factor={PREFETCH_FACTOR}")
 
 

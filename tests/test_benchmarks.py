@@ -166,7 +166,7 @@ def test_generations_end_in_time_but_there_is_always_one() -> None:
         session = make_session(budget_s=1000.0)
         lab, _ = make_lab(Script(start_s=10.0), session)
         best_of._generations(lab, best_of.ALL, [lab.variant({"a": "on"})], rounds=2, end_s=end_s)
-        return len({launch.generation for launch in session.launches})
+        return len({launch.generation for launch in lab.session.launches})
 
     # Two starts of 10 s, a warm-up and two rounds each: less than 25 s a generation.
     assert generations(1.0) == 1

@@ -73,7 +73,7 @@ def test_a_scripts_loader_is_known_by_what_it_does_already() -> None:
     loads = replace_fields(SCRIPT.workload, loader_options={"num_workers": 3, "pin_memory": True})
     context = Context(machine=ON_GPU.machine, workload=loads)
     for name, own, other, lines in (
-        ("dataloader_workers", "3", "0", "num_workers=0"),
+        ("dataloader_workers", "3", "0", "num_workers=0, persistent_workers=False, prefetch_factor=None"),
         ("pinned_memory", "on", "off", "pin_memory=False"),
     ):
         one = SCENARIOS[name]

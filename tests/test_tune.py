@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace as replace_fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from perftool.analysis.recommend import conclude
 from perftool.analysis.search import Offer
 from perftool.measure import messages
-from perftool.measure.launch import LaunchFailed
-from perftool.records import CONFIRM, LEAVE_ONE_OUT, PARITY, Goal, Session, Settings
-from perftool.search import parity_steps, tune
-from tests.measure.fakes import Script, make_lab, make_session
+from perftool.measure.launch import LaunchFailed, LiveLaunch
+from perftool.records import CONFIRM, LEAVE_ONE_OUT, PARITY, PATCHED, Goal, Session, Settings, Site
+from perftool.search import parity_steps, root_of, tune
+from tests.measure.fakes import Script, ScriptedLaunch, make_lab, make_session
+from tests.sessions import make_script, make_script_facts
 
 OFFER = Offer(
     values={
@@ -343,3 +347,98 @@ def test_slow_starts_leave_time_for_one_pass_of_combinations() -> None:
     assert "together 1" in {launch.stage for launch in session.launches}
     assert chosen(session) == {"malloc_retention": "on", "optimizer_kernel": "fused"}
     assert script.now_s <= 180, "and still ends within three times the budget"
+
+
+# ----------------------------------------------------------------------------------------------------------- patched
+
+TRAIN = "import torch\noptimizer = torch.optim.Adam([torch.ones(1)])\n"
+FUSED = {"optimizer_kernel": {"fused": {"optimizer_arguments": "fused=True"}}}
+
+
+def patched(
+    tmp_path: Path, script: Script, *, failure: Exception | None = None, text: str = TRAIN
+) -> tuple[Session, list[messages.LaunchSpec], list[dict[str, str]]]:
+    """The session of a search over one lever of a script, its launches, and their environments."""
+    file = tmp_path / "train.py"
+    file.write_text(text)
+    site = Site(kind="optimizer", file=str(file), line=2, callee="Adam")
+    session = replace(
+        make_script(make_session(budget_s=60.0), aside_ms={}, folder=str(tmp_path), sites=[site]),
+        command="tune",
+        codes=FUSED,
+        first_step_ns=10_000_000,
+    )
+    lab, _ = make_lab(script, session)
+    specs: list[messages.LaunchSpec] = []
+
+    def start(spec: messages.LaunchSpec, environment: dict[str, str]) -> LiveLaunch:
+        specs.append(spec)
+        if spec.patch is not None and failure is not None:
+            failing = replace_fields(script, failures={("optimizer_kernel=fused", messages.Prove): failure})
+            return ScriptedLaunch(failing, spec)
+        return script.start(spec, environment)
+
+    environments: list[dict[str, str]] = []
+
+    def environment(settings: Settings) -> dict[str, str]:
+        environments.append(dict(settings))
+        return {}
+
+    lab.start, lab.environment = start, environment
+    tune(lab, Offer(values={"optimizer_kernel": ["fused"]}, defaults={"optimizer_kernel": "for-loop"}))
+    return lab.session, specs, environments
+
+
+def test_the_patched_script_takes_part_in_every_confirmation(tmp_path: Path) -> None:
+    session, specs, laid = patched(tmp_path, Script(step_s=step_s))
+    assert session.patch is not None
+    assert session.patch.root == str(tmp_path)
+    assert session.patch.written == ["optimizer_kernel"]
+    assert "Adam([torch.ones(1)], fused=True)" in session.patch.files["train.py"]
+    assert session.variants[session.patch.variant or 0] == chosen(session) == {"optimizer_kernel": "fused"}
+    generations = [{one.generation for one in session.launches if one.stage == stage} for stage in (CONFIRM, PATCHED)]
+    assert generations[0] == generations[1]
+    assert len(generations[1]) >= 4
+    for spec, settings in zip(specs, laid, strict=True):
+        is_patched = spec.patch is not None
+        assert spec.settings == {"optimizer_kernel": "fused"} or not is_patched  # what is to be proved
+        assert (settings == {}) == (is_patched or spec.settings == {})  # what is laid over the script
+
+
+def test_a_patched_script_that_fails_costs_the_confirmation_nothing(tmp_path: Path) -> None:
+    session, _, _ = patched(tmp_path, Script(step_s=step_s), failure=LaunchFailed("training", "it crashed"))
+    [lost] = [one for one in session.launches if one.stage == PATCHED]  # and not again
+    assert (lost.status, lost.reason) == ("failed", "it crashed")
+    summary = conclude(session)
+    assert summary.recommendation_status == "confirmed"
+    assert summary.recommendation is not None
+    assert summary.recommendation.patch is not None
+    assert summary.recommendation.patch.confirmed == "broken"
+
+
+def test_a_file_that_has_it_already_needs_no_patched_variant(tmp_path: Path) -> None:
+    session, specs, _ = patched(tmp_path, Script(step_s=step_s), text=TRAIN.replace("ones(1)]", "ones(1)], fused=True"))
+    assert session.patch is not None
+    assert (session.patch.variant, session.patch.already) == (None, ["optimizer_kernel"])
+    assert all(spec.patch is None for spec in specs)
+
+
+def test_a_search_that_goes_on_keeps_its_patched_variant(tmp_path: Path) -> None:
+    script = Script(step_s=step_s)
+    first, _, _ = patched(tmp_path, script)
+    lab, _ = make_lab(script, replace(first, budget_s=first.budget_s + 30))
+    tune(lab, Offer(values={"optimizer_kernel": ["fused"]}, defaults={"optimizer_kernel": "for-loop"}))
+    assert lab.session.patch == first.patch
+    assert lab.session.variants == first.variants
+
+
+def test_the_patch_is_for_the_repository_that_has_the_script(tmp_path: Path) -> None:
+    inner, beside = tmp_path / "repository" / "work", tmp_path / "beside"
+    for folder in (inner, beside, inner.parent / ".git"):
+        folder.mkdir(parents=True)
+
+    def root(main: Path) -> Path:
+        return root_of(make_script_facts(folder=str(inner), sites=[Site(kind="main", file=str(main), line=1)]))
+
+    assert root(inner / "train.py") == root(inner.parent / "train.py") == inner.parent
+    assert root(beside / "train.py") == beside

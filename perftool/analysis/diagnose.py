@@ -255,7 +255,7 @@ def faults_now_and_then(evidence: Evidence) -> Finding | None:
 
 
 def no_core(evidence: Evidence) -> Finding | None:
-    share = evidence.usual(RUN_QUEUE) + evidence.lost(RUN_QUEUE)
+    share = min(1.0, evidence.usual(RUN_QUEUE) + evidence.lost(RUN_QUEUE))
     if share < CORE_SHARE or evidence.waits_for_device:
         return None
     blocks, cores = evidence.session.watched_blocks, evidence.session.machine.usable_cores
@@ -437,10 +437,8 @@ def denormals(evidence: Evidence) -> Finding | None:
     found = facts.denormal_values or 0
     if evidence.session.machine.device != "cpu" or not found or found < DENORMAL_SHARE * facts.parameter_count:
         return None
-    text = (
-        f"{units.counted(found, 'number')} of the first batch and the parameters are too small for full precision, and "
-        "slow to compute with"
-    )
+    whose = "the parameters" if facts.driver == "script" else "the first batch and the parameters"
+    text = f"{units.counted(found, 'number')} of {whose} are too small for full precision, and slow to compute with"
     return _found(evidence, DENORMALS, None, text)
 
 

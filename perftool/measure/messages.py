@@ -13,6 +13,7 @@ import msgspec
 from perftool.records import (
     BatchFit,
     Block,
+    BlockLabels,
     Counters,
     Engaged,
     Limits,
@@ -202,6 +203,25 @@ Reply = (
 encode = msgspec.json.encode
 decode_request: Callable[[bytes], Request] = msgspec.json.Decoder(Request).decode
 decode_spec: Callable[[bytes], LaunchSpec] = msgspec.json.Decoder(LaunchSpec).decode
+
+
+class Steps(Record, frozen=True, kw_only=True, tag="steps"):
+    """What one process of a script replies to `Run`: the steps that it made, one entry of a list for each; see
+    `perftool.measure.steps`."""
+
+    launch: int
+    round: int
+    position: int
+    started_ns: int
+    step_ns: list[int]
+    wait_ns: list[int]
+    alone_ns: list[int]
+    samples: list[int]
+    asides: list[str | None]
+    labels: BlockLabels
+
+
+decode_steps: Callable[[bytes], Steps | Failed] = msgspec.json.Decoder(Steps | Failed).decode
 
 
 def _decoder_of(request: Any) -> msgspec.json.Decoder[Any]:

@@ -163,7 +163,7 @@ class Sandbox:
             for place in places(command, folder)
             if folder.is_relative_to(place) or not any(place.is_relative_to(cache) for cache in caches)
         ]
-        unwatched = [*ignored, *caches]
+        unwatched = [*(path.resolve() for path in ignored), *caches]
         before = fingerprint(wanted, unwatched)
         root, view, refused = _tried(wanted, caches)
         return cls(

@@ -10,25 +10,24 @@ import json
 import select
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from time import monotonic
 from typing import Any, TypeVar
-
-from msgspec.structs import replace
 
 from perftool.measure import messages
 from perftool.measure.callers import Caller, Callers
 from perftool.measure.keeper import Ended
 from perftool.measure.kept import Kept, NotStarted
 from perftool.measure.launch import LaunchFailed
+from perftool.measure.steps import block_of
 from perftool.probes import memory
-from perftool.records import Block
-from perftool.script.boot import SEEN, TORCH, TROUBLE
+from perftool.script.boot import REFUSED, SEEN, TORCH, TROUBLE
 from perftool.script.boot import environment as hooked
 
 HIDDEN_BY = ("-I", "-E", "-S")  # options of Python with which it does not come by perftool's hook
+HOOK = "launch.json"  # what its processes are told
+TROUBLE_EVERY_S = 0.5  # it is looked whether one of them could not begin
 LAST_WORDS = 300  # characters of the last line that the command printed
 ENDING_S = 10.0  # that a command may take to end once its script has
 HELPER_ENDING_S = 3.0  # after which a process that has ended was only a helper, for the command goes on
@@ -85,14 +84,29 @@ class ScriptLaunch:
         except TimeoutError as error:
             self.close()
             raise LaunchFailed("time", f"it did not stop between its blocks: {error}") from error
+        if isinstance(request, messages.Run):
+            block: Any = block_of(self._steps(lines))
+            found: R = block
+            return found
         replies: list[R] = []
         for line in lines:
             reply = messages.decode_reply(line, request)
             if isinstance(reply, messages.Failed):
-                self.close()
-                raise LaunchFailed(reply.kind, reply.reason)
+                raise self._failed(reply)
             replies.append(reply)
-        return _of_ranks(replies)
+        return replies[0]
+
+    def _steps(self, lines: Sequence[bytes]) -> list[messages.Steps]:
+        """What each rank did."""
+        replies = [messages.decode_steps(line) for line in lines]
+        for reply in replies:
+            if isinstance(reply, messages.Failed):
+                raise self._failed(reply)
+        return [reply for reply in replies if isinstance(reply, messages.Steps)]
+
+    def _failed(self, reply: messages.Failed) -> LaunchFailed:
+        self.close()
+        return LaunchFailed(reply.kind, reply.reason)
 
     def _lines(self, question: bytes, deadline_s: float) -> list[bytes]:
         """What each rank replies. Raises LaunchFailed where one fails, ends, or does not reply in time."""
@@ -121,7 +135,7 @@ class ScriptLaunch:
     def _begin(self, hook: Mapping[str, Any], deadline_s: float) -> None:
         """Start the command, and wait until every process that makes steps has called."""
         self._callers = Callers()
-        told = self._folder / "launch.json"
+        told = self._folder / HOOK
         told.write_text(json.dumps({**hook, "address": self._callers.address}), encoding="utf-8")
         try:
             self.kept = self._start_kept(hooked(str(told)))
@@ -145,27 +159,38 @@ class ScriptLaunch:
         assert self.kept is not None
         assert self._callers is not None
         while not self._ranks or len(self._ranks) < self._ranks[0].world_size:
-            ready = _ready([self._callers, self.kept], deadline_s)
+            ready = _ready([self._callers, self.kept], min(deadline_s, monotonic() + TROUBLE_EVERY_S))
             if self._callers in ready:
                 self._ranks.append(self._callers.accept())
             elif ready:
                 raise self._gone()
-            else:
+            elif not self._ranks and self._noted(TROUBLE):
+                reason = self._no_step()
+                self.close()
+                raise LaunchFailed("setting", reason)
+            elif monotonic() >= deadline_s:
                 missing = "" if not self._ranks else f" in {self._ranks[0].world_size - len(self._ranks)} of its ranks"
                 raise self._given_up(f"took no step in time{missing}: {self._no_step()}")
         self._ranks.sort(key=lambda rank: rank.number)
 
+    def _noted(self, ending: str) -> str | None:
+        """What a process has left beside the launch's file."""
+        try:
+            return (self._folder / f"{HOOK}{ending}").read_text(encoding="utf-8").strip() or ending
+        except OSError:
+            return None
+
     def _no_step(self) -> str:
         """Why perftool has seen no step."""
         hidden = [option for option in HIDDEN_BY if option in self._command]
-        trouble = self._folder / f"launch.json{TROUBLE}"
-        if trouble.is_file():
-            return f"perftool could not get into it: {trouble.read_text(encoding='utf-8').strip().splitlines()[-1]}"
-        if not (self._folder / f"launch.json{SEEN}").is_file():
+        trouble = self._noted(TROUBLE) or self._noted(REFUSED)
+        if trouble:
+            return f"perftool could not get into it: {trouble.splitlines()[-1]}"
+        if not self._noted(SEEN):
             if hidden:
                 return f"its Python runs with {hidden[0]}, which keeps perftool out; leave that out while measuring"
             return "no Python of it could be entered by PYTHONPATH: is it one, and not started with -I, -E or -S?"
-        if not (self._folder / f"launch.json{TORCH}").is_file():
+        if not self._noted(TORCH):
             return "none of its processes has imported torch"
         return (
             "nothing in it called backward or an optimizer's step; say where a step ends by `import perftool` and "
@@ -267,9 +292,8 @@ class ScriptLaunch:
         if self.kept is not None:
             self.kept.close()
             self.kept = None
-        for left in (f"launch.json{SEEN}", f"launch.json{TORCH}", f"launch.json{TROUBLE}"):
-            with suppress(OSError):
-                (self._folder / left).unlink()
+        for ending in (SEEN, REFUSED, TORCH, TROUBLE):
+            (self._folder / f"{HOOK}{ending}").unlink(missing_ok=True)
 
 
 class _PassedOver(Exception):
@@ -283,23 +307,6 @@ def _end(text: str) -> LaunchFailed:
 def _told(code: int) -> str:
     """How a command ended."""
     return f"its command was ended by signal {-code}" if code < 0 else f"its command ended with exit code {code}"
-
-
-def _of_ranks(replies: Sequence[R]) -> R:
-    """One reply for all ranks: those of a block go as the slowest, and learn from the samples of all."""
-    first = replies[0]
-    if not isinstance(first, Block):
-        return first
-    blocks = [block for block in replies if isinstance(block, Block)]
-    if len(blocks) == 1:
-        return first
-    return replace(
-        max(blocks, key=lambda block: block.wall_ns),
-        samples=sum(block.samples for block in blocks),
-        alone_ns=[ns for block in blocks for ns in block.alone_ns],
-        rank_wall_ns=[block.wall_ns for block in blocks],
-        rank_steps=[block.steps for block in blocks],
-    )
 
 
 def _ready(channels: Sequence[Callers | Caller | Kept], deadline_s: float) -> list[Callers | Caller | Kept]:

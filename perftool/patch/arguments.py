@@ -36,7 +36,7 @@ def _lay(
 ) -> None:
     wanted: dict[str, cst.BaseExpression | None] = {}
     for wish in wishes:
-        wanted |= dict.fromkeys(wish.gone.get(place, ())) | keywords(wish.lines.get(place, ""))
+        wanted |= keywords(wish[place])
     for call, draft in builders(kind, work).items():
         change_arguments(draft, call, wanted, positions)
 

@@ -22,7 +22,7 @@ from perftool.records import Site
 
 
 def lay_contexts(wishes: Sequence[Wish], work: Work) -> None:
-    contexts = [wish.lines["loss_context"] for wish in wishes]
+    contexts = [wish["loss_context"] for wish in wishes]
     found: dict[cst.SimpleStatementLine, tuple[Draft, Site, list[str], list[cst.Call]]] = {}
     for site in work.by_hand("model_call", "call of a model with gradients"):
         draft = work.draft(site.file)

@@ -14,7 +14,7 @@ from perftool.records import Site
 
 def lay_copy_arguments(wishes: Sequence[Wish], work: Work) -> None:
     """In the copies of what a loop over batches binds, within that loop."""
-    wanted = keywords(", ".join(wish.lines["copy_arguments"] for wish in wishes))
+    wanted = keywords(", ".join(wish["copy_arguments"] for wish in wishes))
     loops: dict[cst.CSTNode | None, tuple[Draft, Site]] = {}
     for site in work.by_hand("model_call", "call of a model with gradients"):
         draft = work.draft(site.file)

@@ -27,7 +27,7 @@ def lay_setup(wishes: Sequence[Wish], work: Work) -> None:
     draft = work.draft(main.file)
     present = {bare(one) for one in draft.source.module.body}
     for wish in wishes:
-        lines = statements(wish.lines["setup"])
+        lines = statements(wish["setup"])
         work.imports += [bare(one) for one in lines if _names(one)]
         new = [one for one in lines if not _names(one) and bare(one) not in present]
         text = cst.Module(new).code.strip("\n")

@@ -30,6 +30,4 @@ def advice(codes: Codes, name: str, value: str, sites: Sequence[Site]) -> str:
         return f"add {lines['command']} to the command"
     if "environment" in lines:
         return f"put {lines['environment']} in front of the command"
-    if not lines:
-        return "take out what your script says about it"
     return to_paste({name: {value: lines}}, {name: value}, {})

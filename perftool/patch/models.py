@@ -12,7 +12,7 @@ from perftool.patch.work import Wish, Work
 
 def lay_models(wishes: Sequence[Wish], work: Work) -> None:
     """`net = Net()` gets `net.compile()` after it; `return Net()` gets a name first."""
-    lines = "\n".join(wish.lines["model"] for wish in wishes)
+    lines = "\n".join(wish["model"] for wish in wishes)
     seen: set[cst.SimpleStatementLine] = set()
     for site in work.by_hand("model", "construction of a model"):
         draft = work.draft(site.file)

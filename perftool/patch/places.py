@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from perftool.analysis.handover import TITLES, Codes
-from perftool.patch.arguments import keywords, lay_loader_arguments, lay_optimizer_arguments
+from perftool.patch.arguments import lay_loader_arguments, lay_optimizer_arguments
 from perftool.patch.contexts import lay_contexts
 from perftool.patch.copies import lay_copy_arguments
 from perftool.patch.head import lay_setup, with_head
@@ -25,24 +25,19 @@ WRITERS: Mapping[str, Callable[[Sequence[Wish], Work], None]] = {
     "loss_context": lay_contexts,
 }
 _WITH_OTHERS = {"imports", "dataset"}  # written where what needs them is
-_ARGUMENTS = ("loader_arguments", "optimizer_arguments")
 
 
 def wish_of(codes: Codes, name: str, value: str) -> Wish:
-    """What a setting writes. Raises Refused where that is nothing, or cannot be written into a script."""
-    values = codes.get(name, {})
+    """What a setting writes. Raises Refused where that cannot be written into a script."""
     lines = lines_of(codes, name, value)
     if lines is None:
         raise Refused("no lines are known for it")
     variables = [one.partition("=")[0] for one in lines.get("environment", "").split()]
     if variables and all(one in lines.get("setup", "") for one in variables):
         del lines["environment"]  # the script sets them itself, early enough
-    wish = Wish(lines, {} if lines else _gone(values))
-    if not wish.places:
-        raise Refused("it is what a script does that says nothing about it")
-    for place in wish.places - _WITH_OTHERS - set(WRITERS):
+    for place in lines.keys() - _WITH_OTHERS - set(WRITERS):
         raise Refused(_REASONS.get(place) or f"it goes {TITLES[place]}, and where that is in your script is not known")
-    return wish
+    return lines
 
 
 _REASONS = {
@@ -51,23 +46,12 @@ _REASONS = {
 }
 
 
-def _gone(values: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
-    """The arguments that the other values of a scenario write, where they write nothing else."""
-    if any(place not in (*_ARGUMENTS, "batch_calls") for lines in values.values() for place in lines):
-        return {}
-    return {
-        place: names
-        for place in _ARGUMENTS
-        if (names := [name for lines in values.values() for name in keywords(lines.get(place, ""))])
-    }
-
-
 def lay(wishes: Sequence[Wish], work: Work) -> None:
     """Draft what the wishes ask for. Raises Refused for what cannot be written."""
     for wish in wishes:
-        work.imports += wish.lines.get("imports", "").splitlines()
+        work.imports += wish.get("imports", "").splitlines()
     for place, writer in WRITERS.items():
-        asked = [wish for wish in wishes if place in wish.places]
+        asked = [wish for wish in wishes if place in wish]
         if asked:
             writer(asked, work)
 

@@ -18,7 +18,7 @@ def lay_datasets(wishes: Sequence[Wish], work: Work) -> None:
     """The definitions go to the head of the file, the dataset's expression and the sampling into the call."""
     if len(wishes) > 1:
         raise Refused("another setting puts its own dataset there")
-    lines = wishes[0].lines
+    lines = wishes[0]
     for call, draft in builders("loader", work).items():
         source = draft.source
         *definitions, last = statements(lines["dataset"])

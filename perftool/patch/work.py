@@ -6,25 +6,12 @@ import os.path
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import PurePath
-from typing import NamedTuple
 
 from perftool.patch.source import Draft, Refused, Source
 from perftool.records import Site, SiteKind
 
-
-class Wish(NamedTuple):
-    """What one setting writes.
-
-    lines: place to lines.
-    gone: place of arguments to the names of those that other values of the same scenario write and this one does not.
-    """
-
-    lines: Mapping[str, str]
-    gone: Mapping[str, Sequence[str]]
-
-    @property
-    def places(self) -> set[str]:
-        return {*self.lines, *self.gone}
+Wish = Mapping[str, str]
+"""What one setting writes: place to lines. Nothing, where it is what the script does by itself."""
 
 
 class Script:

@@ -103,6 +103,10 @@ class Marks:
         self._open = [REST]
         self._calls.append([])
 
+    def drop_call(self) -> None:
+        """Forget the present call."""
+        self._calls.pop()
+
     def reading(self) -> None:
         """What follows, until the next mark, is not the training's."""
         if self.wanted:
@@ -194,7 +198,8 @@ class Watcher:
     """Watches the calls of a training that somebody else drives; made before it is built.
 
     `begin`; of each call `fetching`, `fetched` for each batch and `stepped` at its end; then `finish`. A call that
-    begins with anything else than a fetch is begun by `stepping`. Phases within it are told to `marks`.
+    begins with anything else than a fetch is begun by `stepping`, and by `restart` where that turns out to be none of
+    it. Phases within it are told to `marks`.
     """
 
     def __init__(self, device: str, fault_trials: int = FAULT_TRIALS) -> None:
@@ -233,6 +238,13 @@ class Watcher:
         """A call begins."""
         self._open_call()
         self.marks.begin(REST)
+
+    def restart(self) -> None:
+        """What came before in this call is none of it."""
+        self._calls.pop()
+        self._call_began_ns.pop()
+        self.marks.drop_call()
+        self.stepping()
 
     def fetching(self) -> None:
         """The next batch is asked for. A call begins with it where none has begun."""

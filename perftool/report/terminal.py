@@ -202,11 +202,11 @@ def _tuned(page: _Page, summary: Summary) -> None:
         if use := scripts.use(summary):
             page.title(scripts.USE_TITLE)
             page.code(use)
-        if told := patches.lines(summary):
+        if patch := patches.lines(summary):
             page.title(patches.TITLE)
             if taken := patches.command(summary):
                 page.code(taken)
-            page.pairs(told)
+            page.pairs(patch)
         page.title("Paste into your training")
         page.code(advice.code)
         if advice.diff and advice.script:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from perftool.script import explain
 from perftool.script.facts import device_of, facts_of
-from perftool.script.loop import Loop
+from perftool.script.loop import Interval, Loop
 from perftool.script.realise import Realised
 
 if TYPE_CHECKING:
@@ -142,53 +142,34 @@ class Answers:
             self.loop.batch = None
 
     def _run(self, request: Mapping[str, Any]) -> Answer:
+        """As many steps as asked for, neither more nor fewer: ranks make them together."""
         from perftool.probes.causes import labels, read_counters
 
-        loop = self.loop
         for _ in range(request["drop"]):
             yield
         clock = self._clock()
-        wait_ns: list[int] = []
-        alone_ns: list[int] = []
-        samples: list[int] = []
-        asides: list[str | None] = []
+        intervals: list[Interval] = []
         before = read_counters()
         started_ns = monotonic_ns()
         clock.start()
-        # At least one that is a step and nothing else; all launches make as many, since they do the same.
-        while len(asides) < request["steps"] or all(asides):
+        for _ in range(request["steps"]):
             yield
             clock.mark()
-            interval = loop.interval
-            wait_ns.append(interval.wait_ns)
-            alone_ns.append(interval.alone_ns or 0)
-            samples.append(interval.samples or 1)
-            asides.append(interval.aside)
+            intervals.append(self.loop.interval)
         _, step_ns = clock.finish()
         counted = labels(before, read_counters())
         self._check_loss()
-        own = [at for at, aside in enumerate(asides) if aside is None]
-        own_ns = [step_ns[at] for at in own]
-        aside_ns: dict[str, int] = {}
-        usual_ns = sorted(own_ns)[len(own_ns) // 2]
-        for took_ns, aside in zip(step_ns, asides, strict=True):
-            if aside is not None:
-                aside_ns[aside] = aside_ns.get(aside, 0) + max(0, took_ns - usual_ns)
         return {
-            "type": "block",
+            "type": "steps",
             "launch": self.spec["launch"],
             "round": request["round"],
             "position": request["position"],
             "started_ns": started_ns,
-            "wall_ns": sum(own_ns),
-            "steps": len(own),
-            "samples": sum(samples[at] for at in own),
-            "step_ns": own_ns,
-            "wait_ns": [wait_ns[at] for at in own],
-            "waited_ns": sum(wait_ns[at] for at in own),
-            "aside_ns": aside_ns,
-            "aside_steps": len(asides) - len(own),
-            "alone_ns": [sum(alone_ns[at] for at in own)],
+            "step_ns": step_ns,
+            "wait_ns": [one.wait_ns for one in intervals],
+            "alone_ns": [one.alone_ns or 0 for one in intervals],
+            "samples": [one.samples or 1 for one in intervals],
+            "asides": [one.aside for one in intervals],
             "labels": counted,
         }
 

@@ -19,8 +19,9 @@ from typing import Any
 PACKAGE = Path(__file__).resolve().parent.parent
 PYTHON_LEAST = (3, 10)
 NAME = "_perftool_boot"  # of this module, in a user's process
-SEEN, TORCH, TROUBLE = ".seen", ".torch", ".trouble"
-"""Endings of files beside the launch's own: a Python has come by, one has imported torch, perftool could not begin."""
+SEEN, REFUSED, TORCH, TROUBLE = ".seen", ".refused", ".torch", ".trouble"
+"""Endings of files beside the launch's own: a Python has come by, one could not be entered (sitecustomize writes that),
+one has imported torch, and perftool could not begin there."""
 
 
 def boot(told: str) -> None:

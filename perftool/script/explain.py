@@ -27,21 +27,21 @@ OWN_BATCHES = "the script comes by its batches itself, so they count as activati
 
 
 def watched(watcher: Watcher, loop: Loop, request: Mapping[str, Any], *, launch: int, workers: int) -> Answer:
-    """So many steps, each with its phases and what disturbed it. What is more than a step is left out."""
+    """So many steps, each with its phases and what disturbed it. Where something else came, too, they are left out."""
     for _ in range(request["drop"]):
         yield
     first = loop.steps
     samples: list[int] = []
     alone: list[bool] = []
-    loop.watcher = watcher
+    loop.watcher = watching = _Watching(watcher, loop)
     try:
         watcher.begin()
         while len(alone) < request["steps"] or not any(alone):
-            watcher.stepping()
+            watching.stepping()
             yield
             watcher.stepped()
-            alone.append(loop.interval.aside is None)
-            samples.append(loop.interval.samples or 1)
+            alone.append(loop.interval.aside is None or watching.is_anew)
+            samples.append((loop.interval.samples or 1) - watching.before)
         fields = watcher.finish()
     finally:
         loop.watcher = None
@@ -54,6 +54,28 @@ def watched(watcher: Watcher, loop: Loop, request: Mapping[str, Any], *, launch:
         "loader_workers": workers,
         **{name: _chosen(value, alone) for name, value in fields.items()},
     }
+
+
+class _Watching:
+    """A watcher of a script's steps. What came before a new epoch of the training's own loader, such as an evaluation,
+    is none of the step that follows; the start of the epoch is."""
+
+    def __init__(self, watcher: Watcher, loop: Loop) -> None:
+        self._watcher, self._loop = watcher, loop
+        self.marks, self.fetching, self.fetched = watcher.marks, watcher.fetching, watcher.fetched
+
+    def stepping(self) -> None:
+        self._watcher.stepping()
+        self.is_anew = False
+        self.before = 0  # samples that were none of the step
+
+    def iterating(self, loader: int) -> None:
+        """A loader begins an epoch."""
+        interval = self._loop.interval
+        if interval.aside is not None and loader in self._loop.training_loaders:
+            self._watcher.restart()
+            self.is_anew, self.before = True, interval.samples or 0
+        self._watcher.fetching()
 
 
 def _chosen(value: Any, calls: Sequence[bool]) -> Any:

@@ -41,7 +41,7 @@ def facts_of(loop: Loop, realised: Realised, device: str, *, looks_at_values: bo
             {**_loader(loader), "trains": id(loader) in loop.training_loaders} for loader, _ in realised.loaders
         ],
         "models": [{"name": type(root).__name__, "compiled": _is_compiled(root)} for root in realised.roots],
-        "sites": _sites(loop, realised),
+        "sites": sites_of(loop, realised),
         "autocast": realised.autocast,
         "parameter_count": sum(part.numel() for part in parameters),
         "parameter_bytes": sum(part.numel() * part.element_size() for part in parameters),
@@ -64,7 +64,7 @@ def device_of(loop: Loop) -> str:
     return "cpu" if loop.last_loss is None else str(loop.last_loss.device)
 
 
-def _sites(loop: Loop, realised: Realised) -> list[dict[str, Any]]:
+def sites_of(loop: Loop, realised: Realised) -> list[dict[str, Any]]:
     """Where the user's files make and call what settings change of the training; each place once."""
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     found = [{"kind": "main", "file": os.path.realpath(main), "line": 1}] if main is not None and is_own(main) else []

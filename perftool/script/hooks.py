@@ -107,7 +107,7 @@ def around_backward(loop: Loop) -> Callable[[], None]:
             else:
                 watcher.marks.push(BACKWARD_PHASE)
                 found = backward(tensors, *arguments, **options)
-                watcher.marks.pop(REST)
+                watcher.marks.pop(OPTIMIZER_PHASE if loop.in_update else REST)
             if not loop.in_update:  # a closure's backward is part of the optimizer's step
                 loop.ended(BACKWARD)
             return found
@@ -178,7 +178,12 @@ def around_epochs(loop: Loop, realised: Realised) -> Callable[[], None]:
             batches = realised.epoch(self)
             if batches is not None:
                 return Fed(batches, self, loop)
+            watcher = loop.watcher
+            if watcher is not None:  # workers may have to start
+                watcher.iterating(id(self))
             found = begin(self)
+            if watcher is not None:
+                watcher.fetched()
             found.__dict__["_perftool_epoch"] = Epoch(self)
             return found
 

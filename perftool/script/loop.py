@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic, perf_counter_ns
 from typing import Any
 
+from perftool.plan import WARM_CALLS
 from perftool.script.sites import own_place
 from perftool.script.steps import BACKWARD, MARK, OPTIMIZER, Counter, Event, Rule, find_rule, seen_enough
 
@@ -51,6 +52,7 @@ class Loop:
         self._counter = None if rule is None else Counter(rule)
         self.process = os.getpid()
         self.turn: Callable[[], None] = lambda: None
+        self.warmed_up: Sequence[Callable[[], None]] = ()  # called once, after WARM_CALLS steps
         self.steps = self.updates = 0
         self.events: list[Event] = []  # while the rule is not known
         self.interval = Interval()  # that a step has just ended, when `turn` is called
@@ -127,6 +129,9 @@ class Loop:
 
     def _step_ended(self) -> None:
         self.steps += 1
+        if self.steps == WARM_CALLS:
+            for act in self.warmed_up:
+                act()
         self.turn()
         self.interval = Interval()
         self._resumed_ns = perf_counter_ns()

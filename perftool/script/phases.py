@@ -1,5 +1,5 @@
-"""The phases of a script's steps, for whoever takes a watcher's place: it has the calls of a `Watcher` that hooks make,
-and of its marks."""
+"""The phases of a script's steps, for whoever takes a watcher's place: it has the calls of a watcher and of its marks
+that hooks make."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ class Phases:
         if len(self._open) > 1:
             self._open.pop()
         self.begin(then or self._open[-1])
+
+    def iterating(self, loader: int) -> None:
+        """A loader begins an epoch; `fetched` is told when it has."""
+        self.push(WAIT)
 
     def fetching(self) -> None:
         """The next batch is asked for."""

@@ -29,6 +29,7 @@ class Realised:
     def __init__(self, plan: Plan, loop: Loop, *, training_loaders: Sequence[int] | None = None) -> None:
         """training_loaders: by the order in which the script makes its loaders; None: not known yet."""
         self.plan, self.loop = plan, loop
+        loop.warmed_up = plan.warmed_up
         self._training_loaders = training_loaders
         self._loaders_made = 0
         self._restore_calls: Callable[[], None] | None = None

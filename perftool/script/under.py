@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from perftool.plan import WARM_CALLS
 from perftool.script import hooks
 from perftool.script.boot import say
 from perftool.script.loop import Loop
@@ -26,6 +28,7 @@ NEEDS = {
     "optimizer_changes": "the script stepped no optimizer",
     "model": "the script called no model with gradients",
     "loss": "the script called no model with gradients",
+    "warmed_up": "the script made too few updates",
 }
 """Part of a Plan to what it may have lacked."""
 
@@ -42,36 +45,47 @@ class Under:
         self._is_told = not any(getattr(plan, part) for part in NEEDS)
         self._process = os.getpid()
         self._realised.prepare()
+        if self._is_told:
+            return
+        if "torch" not in sys.modules:  # a script that has none, and says itself where its steps end
+            self._tell()
+            return
+        from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+        register_optimizer_step_pre_hook(self._updating)
+        hooks.around_optimizers_made(self._realised)
         if plan.loader:
             hooks.around_making(self._realised)
         if plan.epoch is not None:
             hooks.replaced(_loader_class(), "__iter__", self._iterating)
         if plan.model or plan.loss:
             self._realised.follow_calls(until_calm=True)
-        if not self._is_told:
-            from torch.optim.optimizer import register_optimizer_step_pre_hook
-
-            hooks.around_optimizers_made(self._realised)
-            register_optimizer_step_pre_hook(self._updating)
-            atexit.register(self._tell)
+        atexit.register(self._ended)
 
     def _iterating(self, begin: Any) -> Any:
         return lambda loader: self._realised.epoch(loader)
 
     def _updating(self, optimizer: Any, _arguments: Any, _options: Any) -> None:
-        """Before each update."""
+        """Before each update: some hundred nanoseconds."""
         if CONFIGURED not in optimizer.__dict__:
             self._realised.configure(optimizer)
         if not self._is_told:
             self._updates += 1
+            if self._updates == WARM_CALLS + 1:  # this is before the update
+                for act in self._plan.warmed_up:
+                    act()
+                    self._realised.laid.add("warmed_up")
             if self._updates == TOLD_AFTER:
                 self._tell()
 
+    def _ended(self) -> None:
+        """The process ends. Whether it has trained is shown by an optimizer, where nothing else does."""
+        trained = self._realised.laid or self._realised.optimizer_places
+        if trained and not self._is_told and os.getpid() == self._process:
+            self._tell()
+
     def _tell(self) -> None:
-        """What is not in force, of a process that trains: where nothing else shows it, an optimizer does."""
-        trains = self._realised.laid or self._realised.optimizer_places
-        if self._is_told or not trains or os.getpid() != self._process:
-            return
+        """What is not in force."""
         self._is_told = True
         for setting, plan in self._alone.items():
             missing = [why for part, why in NEEDS.items() if getattr(plan, part) and part not in self._realised.laid]

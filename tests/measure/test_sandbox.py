@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -160,9 +160,9 @@ def covered(sandbox: Sandbox) -> Sandbox:
     return sandbox
 
 
-def printed(sandbox: Sandbox, source: str, *arguments: Path) -> str:
+def printed(sandbox: Sandbox, source: str, *arguments: Path, files: Mapping[Path, bytes] | None = None) -> str:
     """What a launch of some Python prints until it ends."""
-    launch = sandbox.launch([sys.executable, "-c", source, *map(str, arguments)])
+    launch = sandbox.launch([sys.executable, "-c", source, *map(str, arguments)], files=files)
     ended = launch.ended(LIMIT_S)
     text = launch.printed()
     launch.close()
@@ -187,6 +187,22 @@ def test_a_launch_writes_where_it_likes_and_the_folder_stays_as_it_was(covered: 
 def test_each_launch_begins_with_what_the_user_has(covered: Sandbox) -> None:
     source = "import os; print(os.path.exists('old')); os.remove('old')"
     assert [printed(covered, source) for _ in range(2)] == ["True\n", "True\n"]
+
+
+@pytest.mark.process
+def test_files_lie_over_the_users_own_in_one_launch(covered: Sandbox, project: Path) -> None:
+    script = project / "code" / "run.sh"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\necho own")
+    script.chmod(0o755)
+    (script.parent / "beside").write_text("beside")
+    assert covered.covers(script)
+    assert not covered.covers(project.parent.parent / "elsewhere")
+    source = "import os; os.system('code/run.sh'); print(*sorted(os.listdir('code')))"
+    patched = {script: b"#!/bin/sh\necho patched"}
+    assert printed(covered, source, files=patched) == "patched\nbeside run.sh\n"
+    assert printed(covered, source) == "own\nbeside run.sh\n"
+    assert script.read_text().endswith("own")
 
 
 @pytest.mark.process

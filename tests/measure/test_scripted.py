@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from perftool.measure.script_launch import _of_ranks
 from perftool.measure.scripted import workload_of
 from perftool.records import ScriptModel, WorkloadFacts
 from perftool.target import Script
-from tests.sessions import make_block, make_script_facts
+from tests.sessions import make_script_facts
 
 MS = 10**6
 
@@ -37,11 +36,3 @@ def test_what_the_script_does_itself_is_known() -> None:
     model = ScriptModel(name="OptimizedModule", compiled=True)
     both = told(autocast="bf16", models=[model])
     assert (both.autocast, both.compiled) == ("bf16", True)
-
-
-def test_a_block_of_several_ranks_has_the_times_of_each() -> None:
-    blocks = [make_block(0, 3, [step_ms * MS] * 4) for step_ms in (10, 12)]
-    found = _of_ranks(blocks)
-    assert (found.wall_ns, found.samples, found.steps) == (48 * MS, 80, 4)
-    assert (found.rank_wall_ns, found.rank_steps) == ([40 * MS, 48 * MS], [4, 4])
-    assert _of_ranks(blocks[:1]) == blocks[0]

@@ -17,7 +17,7 @@ import pytest
 from perftool.analysis.traces import facts_of
 from perftool.records import BatchFit, Counters, Limits, MemoryParts, WatchedBlock
 from perftool.script.explain import NOT_FITTED, OWN_BATCHES
-from perftool.words import BACKWARD, FORWARD, OPTIMIZER, REST, WAIT
+from perftool.words import BACKWARD, FORWARD, OPTIMIZER, REST, WAIT, WORKER_START
 
 pytestmark = pytest.mark.process
 
@@ -197,6 +197,48 @@ train(model, adam(model), data(), 20, every=2)
     assert answers.next(Counters).flops_per_step == 2 * STEP_FLOPS
 
 
+def test_an_update_with_a_closure_has_the_phases_of_any_other(tmp_path: Path) -> None:
+    """What the closure computes is none of the optimizer's."""
+    trace = tmp_path / "trace.json"
+    answers = told(
+        """
+import time
+asking("watch", "trace", "limit")
+model = net()
+class Slow(torch.optim.SGD):
+    def step(self, closure):
+        loss = closure()
+        time.sleep(0.1)
+        super().step()
+        return loss
+optimizer = Slow(model.parameters())
+def closed(batch):
+    optimizer.zero_grad()
+    loss = squares(model, batch)
+    time.sleep(0.1)
+    loss.backward()
+    return loss
+for _ in range(10):
+    for batch in data():
+        optimizer.step(lambda: closed(batch))
+""",
+        str(trace),
+    )
+    block = answers.next(WatchedBlock)
+    for phase in (FORWARD, OPTIMIZER):
+        assert min(block.phase_ns[phase]) >= 100_000_000, phase
+    for part_ns, step_ns in zip(block.phase_ns[OPTIMIZER], block.step_ns, strict=True):
+        assert part_ns <= step_ns - 100_000_000, "the closure is none of it"
+    answers.lines.pop(0)
+    traced = facts_of(msgspec.json.decode(trace.read_bytes()))
+    assert min(traced.shares[FORWARD], traced.shares[OPTIMIZER]) > 0.01
+    assert sum(traced.shares.values()) <= 1
+    work = answers.next(Limits).work
+    assert work is not None
+    assert work.flops == STEP_FLOPS
+    assert work.parameter_bytes == (2 * LAYER + WIDTH * WIDTH + 2 * 2 * LAYER) * FLOAT
+
+
 def test_an_update_by_hand_and_batches_of_its_own() -> None:
     answers = told("""
 asking("weigh", "limit", rule=Rule(BACKWARD))
@@ -237,6 +279,27 @@ train(model, adam(model), data(rows=3 * 16 + 8), 30, after=evaluate)
     block = answers.next(WatchedBlock)
     assert len(block.step_ns) == 8
     assert {len(column) for column in (*block.phase_ns.values(), block.began_ns, block.minor_faults)} == {8}
+
+
+def test_workers_that_start_at_an_epoch_are_seen_and_an_evaluation_before_it_is_not() -> None:
+    answers = told("""
+import time
+WATCH["drop"] = 0
+asking("watch")
+model = net()
+def evaluate(step):
+    if step % 4 == 0:
+        for batch in DataLoader(TensorDataset(torch.ones(32, 8), torch.zeros(32, 8)), batch_size=32):
+            time.sleep(1.5)  # longer than a worker takes to start
+loader = DataLoader(TensorDataset(torch.ones(64, 8), torch.zeros(64, 8)), batch_size=16, num_workers=1)
+train(model, adam(model), loader, 16, after=evaluate)
+""")
+    block = answers.next(WatchedBlock)
+    assert (len(block.step_ns), block.samples) == (10, 10 * ROWS)
+    starts_ns = block.cause_ns[WORKER_START][1::4]  # watched from the last step of an epoch on
+    others_ns = [ns for at, ns in enumerate(block.cause_ns[WORKER_START]) if at % 4 != 1]
+    assert min(starts_ns) > max(others_ns)
+    assert max(block.step_ns) < 1_500_000_000, "no evaluation is in it"
 
 
 def test_what_cannot_be_counted_is_told_and_the_script_goes_on() -> None:

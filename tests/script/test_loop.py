@@ -78,3 +78,11 @@ def test_updates_of_an_optimizer_that_exists_are_waited_for() -> None:
     assert not ended
     loop.updated(object())
     assert ended == [1]
+
+
+def test_what_waits_for_a_warm_loop_is_done_once(follower: Follower) -> None:
+    done: list[int] = []
+    follower.loop.warmed_up = (lambda: done.append(follower.loop.steps),)
+    for _ in range(10):
+        follower.step()
+    assert done == [3]

@@ -49,7 +49,7 @@ def _tell(error: Exception) -> None:
     if told.startswith("{"):
         sys.stderr.write(f"perftool: nothing of it is in force in process {os.getpid()}: {error}\n")
     else:
-        with open(told + ".trouble", "a") as trouble:
+        with open(told + ".refused", "a") as trouble:
             trouble.write(f"{type(error).__name__}: {error}\n")
 
 
