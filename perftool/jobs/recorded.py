@@ -135,7 +135,7 @@ def _left(folder: Path) -> list[Rank]:
     for path in _paths(folder):
         left = read(path)
         facts = next((line for line in left.lines if line["type"] == "facts"), None)
-        if facts is None or not left.blocks:
+        if facts is None or not any(block.step_ns for block in left.blocks):
             continue
         standings = [line for line in left.lines if line["type"] == "standing"]
         one = Rank(facts, standings[-1] if standings else {}, left)
@@ -249,11 +249,12 @@ def _with_rank(session: Session, number: int, one: Rank, started_ns: int | None)
             aside_ns=aside_ns if at == 0 else {},
         )
         for at, block in enumerate(blocks)
+        if block.step_ns
     ]
     bursts = [line for line in one.left.lines if line["type"] == "watched"]
     watched = [
         msgspec.convert(
-            {**line, "launch": number, "round": _beside(line["round"], every, len(blocks) + at)}, WatchedBlock
+            {**line, "launch": number, "round": _round(line["block"], every, len(blocks) + at)}, WatchedBlock
         )
         for at, line in enumerate(bursts)
     ]
@@ -276,7 +277,6 @@ def _with_rank(session: Session, number: int, one: Rank, started_ns: int | None)
     )
 
 
-def _beside(begun: int, every: int, otherwise: int) -> int:
-    """The round of the plain block before a burst, of which so many had been filled, where it was kept."""
-    block = max(0, begun - 1)
+def _round(block: int, every: int, otherwise: int) -> int:
+    """Of the plain block beside a burst, where it was kept."""
     return otherwise if block % every else block // every

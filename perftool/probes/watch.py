@@ -202,8 +202,10 @@ class Watcher:
     it. Phases within it are told to `marks`.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, fault_trials: int = FAULT_TRIALS) -> None:
+        """fault_trials: from which it learns, once, what a page fault costs; each takes a millisecond and more."""
         self.marks = Marks(device)
+        self._fault_trials = fault_trials
         self._device_name = device
         self._garbage_ns = self._compilation_ns = self._worker_starts = 0
         self._began_ns: dict[str, int] = {}
@@ -326,7 +328,7 @@ class Watcher:
             os.close(descriptor)
         self._threads = _open_schedstats()
         if not self._fault_ns:
-            self._fault_ns = median(fault_ns() for _ in range(FAULT_TRIALS))
+            self._fault_ns = median(fault_ns() for _ in range(self._fault_trials))
         gc.collect(0)  # the lists of the last block
 
     def _causes(self, call: Sequence[Piece]) -> dict[str, int]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from perftool.plan import Plan
 
 SITES_MOST = 64
+CONFIGURED = "_perftool_configured"  # an attribute, since another optimizer may get the identity of one that is gone
 CALM_CALLS = 256  # with gradients, in which no other module was called from outside
 
 
@@ -30,7 +31,6 @@ class Realised:
         self.plan, self.loop = plan, loop
         loop.warmed_up = plan.warmed_up
         self._training_loaders = training_loaders
-        self._configured: set[int] = set()
         self._loaders_made = 0
         self._restore_calls: Callable[[], None] | None = None
         self._depth = 0  # of calls of modules, while all are followed
@@ -61,9 +61,9 @@ class Realised:
 
     def configure(self, optimizer: Any) -> None:
         """Before an optimizer's first step."""
-        if id(optimizer) in self._configured:
+        if CONFIGURED in optimizer.__dict__:
             return
-        self._configured.add(id(optimizer))
+        optimizer.__dict__[CONFIGURED] = True
         if not self.plan.optimizer and not self.plan.optimizer_changes:
             return
         defaults = optimizer.defaults

@@ -1,7 +1,7 @@
 """The recorder: the time of every step, and now and then a few steps with their phases and causes, into a `Trail`.
 
-It first learns what a step is, as a survey does, and counts those steps, too. From then on a step costs two hooks of
-the optimizer, a clock and a store. What else there is to see is hooked for a few steps in a thousand, and the more
+It first learns what a step is, as a survey does, and counts those steps, too. From then on a step costs one hook of the
+optimizer, a clock and a store. What else there is to see is hooked for a few steps in a thousand, and the more
 seldom the more that has cost. An evaluation or a checkpoint is no step, and kept apart.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from array import array
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -25,17 +26,20 @@ from perftool.script.facts import device_of, facts_of
 from perftool.script.loop import Interval, Loop
 from perftool.script.realise import Realised
 from perftool.script.sites import own_place
-from perftool.script.steps import BACKWARD, MARK, Counter, Rule, find_rule
+from perftool.script.steps import BACKWARD, MARK, OPTIMIZER, Counter, Rule, find_rule
 from perftool.script.trail import BLOCK_STEPS, SUFFIX, Trail
-from perftool.words import FORWARD, OPTIMIZER, REST
+from perftool.words import FORWARD, REST
+from perftool.words import OPTIMIZER as OPTIMIZER_PHASE
 
 if TYPE_CHECKING:
     from perftool.plan import Plan
+    from perftool.script.updates import Hook
 
 WATCHED_STEPS = 16  # of a burst
 EVERY_LEAST = 1024  # steps from one burst to the next
 EVERY_SHARE = 128  # or this part of all so far, so that a long training leaves no long file
-ONCE_NS, SPARE_NS = 50_000_000, 250  # that all bursts may cost, once and beside that for each step
+ONCE_NS, SPARE_NS = 20_000_000, 200  # that all bursts may cost, once and beside that for each step
+FLUSH_NS = 1_000_000_000
 ASIDES_MOST = 64  # kinds and places
 FILES_MOST = 100  # of one rank, where a command runs several trainings
 
@@ -86,14 +90,20 @@ class Recorder:
         self._samples = self._sampled_steps = 0
         self._asides: dict[str, list[int]] = {}  # what: how often, and the time beyond a step's
         self._interval = Interval()  # all of those that are not watched, emptied where it matters
-        self._times, self._at, self._before_ns = memoryview(b""), 0, 0
-        self._steps = 0  # before the block that is being filled
-        self._next_burst = 0
+        self._stamps: list[int] = []  # when the last steps ended
+        self._before_ns = 0  # when the first of them began
+        self._aside_at: dict[int, str] = {}  # those among them that were something besides
+        self._noticed_at = -1  # in which of them something was noticed last
+        self._usual_ns = 0  # of a step, lately
+        self._block, self._at = memoryview(b""), 0  # that is being filled
+        self._steps = self._next_burst = 0
         self._watcher: Any = None
         self._burst: list[Interval] = []
         self._burst_began_ns = self._cost_ns = 0  # the latter of all bursts
         self._is_over = False
-        self._updated: Callable[[Any], None] = self.loop.updated
+        self._updates: Any = None  # hooks of optimizers, where there is torch
+        self._nests = False  # the step of an optimizer calls that of its base class
+        self._step = self._stamping()
         self._stepped: Callable[[], None] = self._step
 
     def begin(self) -> None:
@@ -110,14 +120,16 @@ class Recorder:
             hooks.around_epochs(loop, realised),
             hooks.around_modes(loop),
             hooks.around_saving(loop),
-            hooks.around_scaler(loop),
-            _around_updates(self),
+            _around_scaler(self),
         ):
             self._hooks.callback(undo)
         realised.follow_calls(until_calm=True)
         self._hooks.callback(realised.stop_following)
-        for undo in (hooks.around_fetching(loop), hooks.around_backward(loop)):
-            self._passing.callback(undo)
+        from perftool.script.updates import Updates
+
+        self._updates = Updates()
+        self._hooks.callback(self._updates.remove)
+        self._see_all()
 
     def end(self) -> None:
         """The training is over: write what is not written yet, and take all hooks away."""
@@ -130,17 +142,26 @@ class Recorder:
         self._passing.close()
         self._hooks.close()
         if self._trail is not None:
+            self._enter()
             self._tell_standing()
             self._trail.close()
 
-    def updated(self, optimizer: Any) -> None:
-        """An optimizer's step has returned."""
-        self._updated(optimizer)
+    def standing(self) -> tuple[int, ...]:
+        """Another one after each update or step."""
+        return self.loop.updates, self._before_ns, len(self._stamps), len(self._burst)
+
+    def stepped(self) -> None:
+        """A step has ended."""
+        self._stepped()
 
     def _silence(self) -> None:
         """From here on nothing is recorded, as in a child of this process."""
+        if self._is_over:
+            return
         self._is_over = True
-        self._updated = self._stepped = _nothing
+        self._stepped = _nothing
+        if self._updates is not None:
+            self._updates.follow(_nothing)
         self.loop.ended = self.loop.marked = _nothing  # type: ignore[assignment, method-assign]
         self.loop.watcher = None
 
@@ -152,6 +173,64 @@ class Recorder:
             self._silence()
             self._passing.close()
             say(f"recording has ended: {type(error).__name__}: {error}")
+
+    # -------------------------------------------------------------------------------------------------------- hooks
+
+    def _see_all(self) -> None:
+        """Have everything hooked that a step consists of."""
+        self._passing.close()
+        for undo in (hooks.around_fetching(self.loop), hooks.around_backward(self.loop)):
+            self._passing.callback(undo)
+        self._updates.follow(self._update_ended, self._update_began)
+
+    def _see_steps(self) -> None:
+        """Have no more hooked than shows where a step ends."""
+        rule, realised = self.loop.rule, self.realised
+        self._passing.close()
+        if self._updates is None or rule is None:
+            return
+        configures = realised.plan.optimizer or realised.plan.optimizer_changes
+        if rule.boundary == BACKWARD:
+            self._passing.callback(_after_backward(self))
+        if rule.boundary != OPTIMIZER or (rule.every == 1 and not self._nests):
+            after = self._step_after(rule)
+            self._updates.follow(after, self._configuring if configures else None)
+        else:
+            self._updates.follow(self._update_ended, self._update_began)
+
+    def _step_after(self, rule: Rule) -> Hook:
+        """What follows an update where each one of an optimizer ends a step."""
+        if rule.boundary != OPTIMIZER:
+            return _nothing
+        if rule.last is None:
+            return self._step
+        last = self.loop.optimizers[rule.last]
+
+        def updated(optimizer: Any, _arguments: Any, _options: Any) -> None:
+            if optimizer is last:
+                self._step()
+
+        return updated
+
+    def _configuring(self, optimizer: Any, _arguments: Any, _options: Any) -> None:
+        self.realised.configure(optimizer)
+
+    def _update_began(self, optimizer: Any, _arguments: Any, _options: Any) -> None:
+        loop = self.loop
+        loop.in_update = True
+        if loop.watcher is not None:
+            loop.watcher.marks.push(OPTIMIZER_PHASE)
+        self.realised.configure(optimizer)
+
+    def _update_ended(self, optimizer: Any, _arguments: Any, _options: Any) -> None:
+        loop = self.loop
+        if not loop.in_update:
+            self._nests = True
+            return
+        loop.in_update = False
+        if loop.watcher is not None:
+            loop.watcher.marks.pop(REST)
+        loop.updated(optimizer)
 
     # ----------------------------------------------------------------------------------------------------- learning
 
@@ -179,11 +258,12 @@ class Recorder:
         loop.rule = rule
         loop.steps = self._sampled_steps = len(ends)
         plain_ns = [one.at_ns - before.at_ns for before, one in pairwise(ends) if not one.aside]
+        self._usual_ns = round(median(plain_ns)) if plain_ns else 0
         self._trail.tell(
             {
                 **facts_of(loop, self.realised, device, looks_at_values=False),
                 "type": "facts",
-                "step_ns": round(median(plain_ns)) if plain_ns else 0,
+                "step_ns": self._usual_ns,
                 "says_samples": self._samples > 0,
                 "ranks": ranks,
                 "rank": rank,
@@ -191,9 +271,10 @@ class Recorder:
             }
         )
         self._before_ns = began_ns
-        self._times = self._trail.block(began_ns)
-        for one in ends[1:]:
-            self._enter(one.at_ns, one.aside)
+        self._block = self._trail.block(began_ns)
+        self._stamps += [one.at_ns for one in ends[1:]]
+        self._aside_at = {at: one.aside for at, one in enumerate(ends[1:]) if one.aside}
+        self._enter()
         return counter
 
     def _ends(self, counter: Counter) -> list[Seen]:
@@ -212,15 +293,9 @@ class Recorder:
     def _shorten(self, rule: Rule, counter: Counter) -> None:
         """The way from an event to the step that it ends, from now on."""
         loop = self.loop
-        last = None if rule.last is None else loop.optimizers[rule.last]
 
         def ended(kind: str, who: int = 0) -> None:
             if counter.ends_step(kind, who):
-                self._stepped()
-
-        def updated(optimizer: Any) -> None:
-            loop.updates += 1
-            if last is None or optimizer is last:
                 self._stepped()
 
         def marked(samples: int | None) -> None:
@@ -229,69 +304,91 @@ class Recorder:
                 self._sampled_steps += 1
             self._stepped()
 
-        self._passing.close()
-        loop.ended = ended  # type: ignore[method-assign]
+        loop.ended, loop.noticed = ended, self._noticed  # type: ignore[method-assign]
         self._counts_samples = rule.boundary != MARK
         if rule.boundary == MARK:
             loop.marked = marked  # type: ignore[method-assign]
-        if rule.every == 1:
-            self._updated = updated
-        if rule.boundary == BACKWARD:
-            self._hooks.callback(_after_backward(loop))
-        if "torch" in sys.modules:
+        if self._updates is not None:
             from perftool.probes.watch import Watcher
 
-            self._watcher = Watcher(device_of(loop))
+            self._watcher = Watcher(device_of(loop), fault_trials=1)
+        self._see_steps()
         self._resume()
         self._look()
 
-    def _step(self) -> None:
-        """A step has ended. Called at each one: it is written out where `_enter` would be another call."""
-        at_ns = monotonic_ns()
-        if self._interval.asides:
-            self._enter(at_ns, self._interval.aside)
-            self._resume()
-            return
-        self._times[self._at] = at_ns - self._before_ns
-        self._before_ns = at_ns
-        self._at += 1
-        if self._at == BLOCK_STEPS:
-            self._next_block(at_ns)
-            self.loop.steps = self._steps
-            if self._steps >= self._next_burst:
-                self._guarded(self._look)
-            self._resume()
+    def _stamping(self) -> Callable[..., None]:
+        """What is called at the end of each step, by torch where possible. All else waits until some have ended."""
 
-    def _enter(self, at_ns: int, aside: str | None) -> None:
-        """A step, or what it was besides, has ended then."""
-        took_ns = at_ns - self._before_ns
-        self._before_ns = at_ns
-        if aside is not None:
-            self._enter_aside(took_ns, aside)
-            return
-        self._times[self._at] = took_ns
-        self._at += 1
-        if self._at == BLOCK_STEPS:
-            self._next_block(at_ns)
+        stamps, enough = self._stamps, 1
+        add, clock = stamps.append, monotonic_ns
 
-    def _next_block(self, began_ns: int) -> None:
+        def step(_optimizer: Any = None, _arguments: Any = None, _options: Any = None) -> None:
+            nonlocal enough
+            add(clock())
+            if len(stamps) >= enough:
+                enough = self._turn()
+
+        return step
+
+    def _turn(self) -> int:
+        """Some steps have ended. Returns after how many this is to be called again: after a second of them or a block,
+        so that no more is lost where the process is killed."""
+        self._guarded(self._enter)
+        if self._steps >= self._next_burst and not self._is_over:
+            self._guarded(self._look)
+        self._noticed_at = -1
+        return max(1, min(BLOCK_STEPS - self._at, FLUSH_NS // max(1, self._usual_ns)))
+
+    def _enter(self) -> None:
+        """Put down the ends of the last steps where they outlive the process."""
+        stamps, before_ns = self._stamps, self._before_ns
+        if not stamps:
+            return
+        self._before_ns = stamps[-1]
+        self._steps += len(stamps) - len(self._aside_at)
+        self.loop.steps = self._steps
+        if not self._aside_at:
+            self._usual_ns = (self._before_ns - before_ns) // len(stamps)
+        for at, aside in sorted(self._aside_at.items(), reverse=True):
+            took_ns = stamps[at] - (stamps[at - 1] if at else before_ns)
+            stamps[at] = -stamps[at]
+            known = aside if aside in self._asides or len(self._asides) < ASIDES_MOST else "others"
+            found = self._asides.setdefault(known, [0, 0])
+            found[0] += 1
+            found[1] += max(0, took_ns - self._usual_ns)
+        self._aside_at.clear()
+        self._put(stamps)
+        stamps.clear()
+
+    def _put(self, ends: list[int]) -> None:
+        """See `Trail.block`."""
         assert self._trail is not None
-        self._steps += BLOCK_STEPS
-        self._times, self._at = self._trail.block(began_ns), 0
+        left = memoryview(array("q", ends))
+        while left:
+            count = min(len(left), BLOCK_STEPS - self._at)
+            self._block[self._at : self._at + count] = left[:count]
+            self._at += count
+            if self._at == BLOCK_STEPS:
+                self._block, self._at = self._trail.block(abs(left[count - 1])), 0
+            left = left[count:]
 
-    def _enter_aside(self, took_ns: int, aside: str) -> None:
-        usual_ns = sorted(self._times[: self._at])[self._at // 2] if self._at else 0
-        known = aside if aside in self._asides or len(self._asides) < ASIDES_MOST else "others"
-        found = self._asides.setdefault(known, [0, 0])
-        found[0] += 1
-        found[1] += max(0, took_ns - usual_ns)
+    def _noticed(self, sign: str, kind: str) -> None:
+        """In place of `Loop.noticed`: while steps are not watched, they have one interval together."""
+        at = len(self._stamps)
+        if at != self._noticed_at:
+            self._interval.asides.clear()
+            self._interval.signs.clear()
+            self._noticed_at = at
+        Loop.noticed(self.loop, sign, kind)
+        if self._interval.aside is not None and self.loop.interval is self._interval:
+            self._aside_at[at] = self._interval.aside
 
     def _resume(self) -> None:
-        """The next step begins."""
+        """The next step begins, and what was before it is none."""
+        self._noticed_at = -1
         self.loop.interval = self._interval
-        self._interval.asides.clear()
-        self._interval.signs.clear()
         self._before_ns = monotonic_ns()
+        self._put([-self._before_ns])
 
     # ------------------------------------------------------------------------------------------------------- bursts
 
@@ -303,8 +400,7 @@ class Recorder:
             return
         self._burst_began_ns = monotonic_ns()
         loop = self.loop
-        for undo in (hooks.around_fetching(loop), hooks.around_backward(loop)):
-            self._passing.callback(undo)
+        self._see_all()
         if not self.realised.wraps_models:
             for root in self.realised.roots:
                 self._passing.callback(_marking_forward(loop, root))
@@ -332,7 +428,7 @@ class Recorder:
         loop = self.loop
         fields = self._watcher.finish()
         loop.watcher, self._stepped = None, self._step
-        self._passing.close()
+        self._see_steps()
         if not any(interval.asides for interval in self._burst):  # what is no step cannot be taken out again
             samples = sum(interval.samples or 0 for interval in self._burst)
             if self._counts_samples:
@@ -342,15 +438,14 @@ class Recorder:
                 {
                     **fields,
                     "type": "watched",
-                    "launch": 0,
-                    "round": self._steps // BLOCK_STEPS,
+                    "block": max(0, self._trail.number - (self._at == 0)),
                     "first_call": self._steps,
                     "samples": samples or WATCHED_STEPS,
                     "loader_workers": max((one.num_workers for one in self.realised.loaders_in_use()), default=0),
                 }
             )
-            self._tell_standing()
         self._cost_ns += monotonic_ns() - self._burst_began_ns - sum(fields["step_ns"])
+        self._tell_standing()
         self._space()
         self._resume()
 
@@ -364,10 +459,11 @@ class Recorder:
         self._trail.tell(
             {
                 "type": "standing",
-                "steps": self._steps + self._at,
+                "steps": self._steps,
                 "every": self._trail.every,
                 "samples_per_step": self._samples / self._sampled_steps if self._samples else 1,
                 "asides": self._asides,
+                "bursts_ns": self._cost_ns,
                 "host_bytes": _resident_bytes(),
                 "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                 **_device_bytes(device_of(self.loop)),
@@ -379,46 +475,31 @@ def _nothing(*_: Any) -> None:
     """In place of whatever is no longer done."""
 
 
-def _around_updates(recorder: Recorder) -> Callable[[], None]:
-    """By torch's own hooks of all optimizers, also those that were made before. They cannot be taken away while they
-    run, so there is one pair for all that is done with them."""
-    from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+def _around_scaler(recorder: Recorder) -> Callable[[], None]:
+    """A scaler skips the update where gradients have overflowed: the step ends all the same."""
+    from torch.amp import GradScaler
 
-    loop, realised = recorder.loop, recorder.realised
-    configures = bool(realised.plan.optimizer or realised.plan.optimizer_changes)
+    def stepping(step: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Any, optimizer: Any, *arguments: Any, **options: Any) -> Any:
+            before = recorder.standing()
+            found = step(self, optimizer, *arguments, **options)
+            if recorder.standing() == before:
+                recorder.loop.updated(getattr(optimizer, "optimizer", optimizer))
+            return found
 
-    def before(optimizer: Any, _arguments: Any, _options: Any) -> None:
-        loop.in_update = True
-        if loop.watcher is not None:
-            loop.watcher.marks.push(OPTIMIZER)
-        if configures:
-            realised.configure(optimizer)
+        return call
 
-    def after(optimizer: Any, _arguments: Any, _options: Any) -> None:
-        if not loop.in_update:  # a step that has called its base class's
-            return
-        loop.in_update = False
-        if loop.watcher is not None:
-            loop.watcher.marks.pop(REST)
-        recorder.updated(optimizer)
-
-    handles = register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)
-
-    def undo() -> None:
-        for handle in handles:
-            handle.remove()
-
-    return undo
+    return hooks.replaced(GradScaler, "step", stepping)
 
 
-def _after_backward(loop: Loop) -> Callable[[], None]:
-    """Where a backward pass ends the step, and nobody needs to know more of it."""
+def _after_backward(recorder: Recorder) -> Callable[[], None]:
+    """Where a backward pass ends the step, and nobody wants to know more of it."""
     import torch
 
     def around(backward: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             found = backward(*arguments, **options)
-            loop.ended(BACKWARD)
+            recorder.stepped()
             return found
 
         return call

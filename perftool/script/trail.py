@@ -1,4 +1,4 @@
-"""The file that a recorder leaves: step times in memory that the system keeps, then lines of what else it saw.
+"""The file that a recorder leaves: when steps ended, in memory that the system keeps, then lines of what else it saw.
 
 Whatever ends the process, all that was written is there. The file is bounded: where there is no room for another block
 of steps every second one is given up, and from then on only so many are kept.
@@ -10,12 +10,13 @@ import json
 import mmap
 import os
 from array import array
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 BLOCK_STEPS = 256
 BLOCKS = 1024  # an even number
-_WORDS = 1 + BLOCK_STEPS  # when the block began, then the time of each step; 0 where there is none yet
+_WORDS = 1 + BLOCK_STEPS  # when the block began, then when each step ended; 0 where there is none yet
 _WORD_BYTES = 8
 AREA_BYTES = BLOCKS * _WORDS * _WORD_BYTES
 SUFFIX = ".steps"
@@ -34,13 +35,17 @@ class Trail:
             os.close(descriptor)
         self._lines = open(path, "ab", buffering=0)  # noqa: SIM115 - as long as the process lives
         self._nowhere = memoryview(array("q", bytes(BLOCK_STEPS * _WORD_BYTES)))
-        self._used = self._begun = 0
+        self._used = 0
+        self.number = -1  # of the block that is being filled
         self.every = 1  # of so many blocks one is kept
 
     def block(self, began_ns: int) -> memoryview:
-        """Room for the times of the next BLOCK_STEPS steps; of a block that is not kept they are lost."""
-        number = self._begun
-        self._begun += 1
+        """Room for the ends of the next BLOCK_STEPS steps; those of a block that is not kept are lost.
+
+        began_ns, and the ends: CLOCK_MONOTONIC; a negative one is of something that is no step.
+        """
+        self.number += 1
+        number = self.number
         if number % self.every:
             return self._nowhere
         if self._used == BLOCKS:
@@ -94,13 +99,21 @@ def read(path: Path) -> Left:
     words = array("q", content[: AREA_BYTES - AREA_BYTES % _WORD_BYTES].ljust(AREA_BYTES, b"\0"))
     blocks: list[Block] = []
     for at in range(0, len(words), _WORDS):
-        began_ns, *times = words[at : at + _WORDS]
+        began_ns = words[at]
         if not began_ns or (blocks and began_ns <= blocks[-1].began_ns):  # killed while blocks were given up
             break
-        step_ns = [time_ns for time_ns in times if time_ns]
-        if step_ns:
-            blocks.append(Block(began_ns, step_ns))
+        blocks.append(Block(began_ns, _times(began_ns, words[at + 1 : at + _WORDS])))
     return Left(blocks, _known(content[AREA_BYTES:]))
+
+
+def _times(began_ns: int, ends_ns: array[int]) -> list[int]:
+    """Of the steps alone."""
+    found, before_ns = [], began_ns
+    for end_ns in takewhile(bool, ends_ns):
+        if end_ns > 0:
+            found.append(end_ns - before_ns)
+        before_ns = abs(end_ns)
+    return found
 
 
 def _known(text: bytes) -> list[dict[str, Any]]:

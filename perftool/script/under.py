@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from perftool.plan import WARM_CALLS
 from perftool.script import hooks
 from perftool.script.boot import say
 from perftool.script.loop import Loop
-from perftool.script.realise import Realised
+from perftool.script.realise import CONFIGURED, Realised
 
 if TYPE_CHECKING:
     from perftool.plan import Plan
@@ -27,6 +28,7 @@ NEEDS = {
     "optimizer_changes": "the script stepped no optimizer",
     "model": "the script called no model with gradients",
     "loss": "the script called no model with gradients",
+    "warmed_up": "the script made too few updates",
 }
 """Part of a Plan to what it may have lacked."""
 
@@ -36,8 +38,6 @@ class Under:
 
     def __init__(self, plan: Plan, alone: Mapping[str, Plan]) -> None:
         """alone: each setting, "amp=bf16", to the plan with it alone."""
-        from torch.optim.optimizer import register_optimizer_step_pre_hook
-
         self._plan = plan
         self._alone = alone
         self._realised = Realised(plan, Loop(None))
@@ -45,36 +45,47 @@ class Under:
         self._is_told = not any(getattr(plan, part) for part in NEEDS)
         self._process = os.getpid()
         self._realised.prepare()
+        if self._is_told:
+            return
+        if "torch" not in sys.modules:  # a script that has none, and says itself where its steps end
+            self._tell()
+            return
+        from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+        register_optimizer_step_pre_hook(self._updating)
+        hooks.around_optimizers_made(self._realised)
         if plan.loader:
             hooks.around_making(self._realised)
         if plan.epoch is not None:
             hooks.replaced(_loader_class(), "__iter__", self._iterating)
         if plan.model or plan.loss:
             self._realised.follow_calls(until_calm=True)
-        if not self._is_told or plan.warmed_up:
-            self._hook = register_optimizer_step_pre_hook(self._updating)
-        if not self._is_told:
-            hooks.around_optimizers_made(self._realised)
-            atexit.register(self._tell)
+        atexit.register(self._ended)
 
     def _iterating(self, begin: Any) -> Any:
         return lambda loader: self._realised.epoch(loader)
 
-    def _updating(self, optimizer: Any, *_: Any) -> None:
+    def _updating(self, optimizer: Any, _arguments: Any, _options: Any) -> None:
         """Before each update: some hundred nanoseconds."""
-        self._realised.configure(optimizer)
-        self._updates += 1
-        if self._updates == WARM_CALLS + 1:  # this is before the update
-            for act in self._plan.warmed_up:
-                act()
-        if self._updates == TOLD_AFTER:
+        if CONFIGURED not in optimizer.__dict__:
+            self._realised.configure(optimizer)
+        if not self._is_told:
+            self._updates += 1
+            if self._updates == WARM_CALLS + 1:  # this is before the update
+                for act in self._plan.warmed_up:
+                    act()
+                    self._realised.laid.add("warmed_up")
+            if self._updates == TOLD_AFTER:
+                self._tell()
+
+    def _ended(self) -> None:
+        """The process ends. Whether it has trained is shown by an optimizer, where nothing else does."""
+        trained = self._realised.laid or self._realised.optimizer_places
+        if trained and not self._is_told and os.getpid() == self._process:
             self._tell()
 
     def _tell(self) -> None:
-        """What is not in force, of a process that trains: where nothing else shows it, an optimizer does."""
-        trains = self._realised.laid or self._realised.optimizer_places
-        if self._is_told or not trains or os.getpid() != self._process:
-            return
+        """What is not in force."""
         self._is_told = True
         for setting, plan in self._alone.items():
             missing = [why for part, why in NEEDS.items() if getattr(plan, part) and part not in self._realised.laid]
