@@ -58,8 +58,8 @@ class ScriptLaunch:
 
     @property
     def ranks(self) -> int:
-        """Processes that take turns together."""
-        return len(self._ranks)
+        """Processes that train together."""
+        return self._ranks[0].world_size if self._ranks else 0
 
     # -------------------------------------------------------------------------------------------------------- asking
 
@@ -72,6 +72,9 @@ class ScriptLaunch:
             self._begin(self._hook, deadline_s)
         else:
             self.kept.tree.resume()
+        if isinstance(request, messages.Look):  # the first rank knows when it has seen enough; the others go with it
+            while len(self._ranks) > 1:
+                self._ranks.pop().release()
         while True:
             try:
                 lines = self._lines(messages.encode(request), deadline_s)

@@ -221,3 +221,23 @@ def _state(pid: int) -> str:
             break
         time.sleep(0.01)
     return state
+
+
+def test_two_ranks_take_their_turns_together(launches: Launches) -> None:
+    example = str(SCRIPTS.parents[1] / "examples" / "torchrun_ddp.py")
+    command = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", example)
+    look = launches.start(*command)
+    facts = replace(look.ask(messages.Look(), LIMIT_S), ranks=look.ranks)
+    look.close()
+    assert facts.ranks == 2
+    launch = launches.start(*command, facts=facts)
+    launch.ask(messages.Start(), LIMIT_S)
+    warmed = launch.ask(messages.Warm(steps=20, limit_s=0.001), LIMIT_S)
+    assert len(warmed.step_ns) == 20  # whoever stopped earlier would let the other wait for ever
+    block = launch.ask(messages.Run(round=0, position=0, drop=1, steps=5), LIMIT_S)
+    assert len(block.rank_wall_ns) == len(block.alone_ns) == 2
+    assert block.samples == 2 * 5 * (facts.loaders[0].batch_size or 0)
+    assert launch.kept is not None
+    tree = launch.kept.tree
+    launch.close()
+    assert not tree.pids()
