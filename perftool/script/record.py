@@ -322,7 +322,6 @@ class Recorder:
 
     def _stamping(self) -> Callable[..., None]:
         """What is called at the end of each step, by torch where possible. All else waits until some have ended."""
-
         stamps, enough = self._stamps, 1
         add, clock = stamps.append, monotonic_ns
 
