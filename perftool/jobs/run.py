@@ -219,7 +219,7 @@ def _at_best(device: str) -> Context:
         driver="script",
         batch_size=1,
         dataset_kind="tensors",
-        dataset_rows=1,
+        dataset_rows=plenty,
         dataset_bytes=None,
         has_collate=False,
         parameter_count=1,

@@ -11,7 +11,7 @@ import os
 import resource
 import sys
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perftool.script import hooks
 from perftool.script.boot import say
+from perftool.script.explain import watched
 from perftool.script.facts import device_of, facts_of
 from perftool.script.loop import Interval, Loop
 from perftool.script.realise import Realised
@@ -86,8 +87,8 @@ class Recorder:
         self._passing = ExitStack()  # that are there while steps are learnt, or watched
         self._seen: list[Seen] = []
         self._trail: Trail | None = None
-        self._counts_samples = True  # while steps are learnt or watched, and of none in between
-        self._samples = self._sampled_steps = 0
+        self._samples = self._sampled_steps = 0  # of those whose samples are known: learnt, watched or marked
+        self._counts_samples = False  # while steps are watched
         self._asides: dict[str, list[int]] = {}  # what: how often, and the time beyond a step's
         self._interval = Interval()  # all of those that are not watched, emptied where it matters
         self._stamps: list[int] = []  # when the last steps ended
@@ -98,9 +99,10 @@ class Recorder:
         self._block, self._at = memoryview(b""), 0  # that is being filled
         self._steps = self._next_burst = 0
         self._watcher: Any = None
-        self._burst: list[Interval] = []
+        self._burst: Generator[None, None, dict[str, Any]]
+        self._watched_steps = 0
         self._burst_began_ns = self._cost_ns = 0  # the latter of all bursts
-        self._is_over = False
+        self._is_silent = self._has_ended = False
         self._updates: Any = None  # hooks of optimizers, where there is torch
         self._nests = False  # the step of an optimizer calls that of its base class
         self._step = self._stamping()
@@ -133,9 +135,10 @@ class Recorder:
 
     def end(self) -> None:
         """The training is over: write what is not written yet, and take all hooks away."""
-        if self._is_over:
+        if self._has_ended or not self.loop.is_own:
             return
-        rule = find_rule(self.loop.events) if self._trail is None else None
+        self._has_ended = True
+        rule = find_rule(self.loop.events) if self._trail is None and not self._is_silent else None
         if rule is not None:  # it was over before that was sure
             self._guarded(partial(self._settle, rule))
         self._silence()
@@ -148,7 +151,7 @@ class Recorder:
 
     def standing(self) -> tuple[int, ...]:
         """Another one after each update or step."""
-        return self.loop.updates, self._before_ns, len(self._stamps), len(self._burst)
+        return self.loop.updates, self._before_ns, len(self._stamps), self._watched_steps
 
     def stepped(self) -> None:
         """A step has ended."""
@@ -156,9 +159,9 @@ class Recorder:
 
     def _silence(self) -> None:
         """From here on nothing is recorded, as in a child of this process."""
-        if self._is_over:
+        if self._is_silent:
             return
-        self._is_over = True
+        self._is_silent = True
         self._stepped = _nothing
         if self._updates is not None:
             self._updates.follow(_nothing)
@@ -302,10 +305,11 @@ class Recorder:
             if samples is not None:
                 self._samples += samples
                 self._sampled_steps += 1
+                loop.interval.samples = samples
             self._stepped()
 
         loop.ended, loop.noticed = ended, self._noticed  # type: ignore[method-assign]
-        self._counts_samples = rule.boundary != MARK
+        self._counts_samples = rule.boundary != MARK and self._samples > 0
         if rule.boundary == MARK:
             loop.marked = marked  # type: ignore[method-assign]
         if self._updates is not None:
@@ -318,7 +322,6 @@ class Recorder:
 
     def _stamping(self) -> Callable[..., None]:
         """What is called at the end of each step, by torch where possible. All else waits until some have ended."""
-
         stamps, enough = self._stamps, 1
         add, clock = stamps.append, monotonic_ns
 
@@ -334,7 +337,7 @@ class Recorder:
         """Some steps have ended. Returns after how many this is to be called again: after a second of them or a block,
         so that no more is lost where the process is killed."""
         self._guarded(self._enter)
-        if self._steps >= self._next_burst and not self._is_over:
+        if self._steps >= self._next_burst and not self._is_silent:
             self._guarded(self._look)
         self._noticed_at = -1
         return max(1, min(BLOCK_STEPS - self._at, FLUSH_NS // max(1, self._usual_ns)))
@@ -399,52 +402,37 @@ class Recorder:
             self._space()
             return
         self._burst_began_ns = monotonic_ns()
-        loop = self.loop
         self._see_all()
         if not self.realised.wraps_models:
             for root in self.realised.roots:
-                self._passing.callback(_marking_forward(loop, root))
-        self._burst = []
-        self._watcher.begin()
-        loop.watcher, loop.interval = self._watcher, Interval()
-        self._stepped = self._watched
-        self._watcher.stepping()
-
-    def _watched(self) -> None:
-        """A watched step has ended."""
-        self._guarded(self._watch)
+                self._passing.callback(_marking_forward(self.loop, root))
+        workers = max((one.num_workers for one in self.realised.loaders_in_use()), default=0)
+        request = {"drop": 0, "steps": WATCHED_STEPS, "round": 0}
+        self._burst = watched(self._watcher, self.loop, request, launch=0, workers=workers)
+        self._stepped = partial(self._guarded, self._watch)
+        self.loop.interval = Interval()
+        next(self._burst)
 
     def _watch(self) -> None:
-        self._watcher.stepped()
-        self._burst.append(self.loop.interval)
-        if len(self._burst) == WATCHED_STEPS:
-            self._end_burst()
+        """A watched step has ended."""
+        self._watched_steps += 1
+        try:
+            next(self._burst)
+        except StopIteration as done:
+            self._end_burst(done.value)
         else:
             self.loop.interval = Interval()
-            self._watcher.stepping()
 
-    def _end_burst(self) -> None:
+    def _end_burst(self, found: dict[str, Any]) -> None:
         assert self._trail is not None
-        loop = self.loop
-        fields = self._watcher.finish()
-        loop.watcher, self._stepped = None, self._step
+        self._stepped = self._step
         self._see_steps()
-        if not any(interval.asides for interval in self._burst):  # what is no step cannot be taken out again
-            samples = sum(interval.samples or 0 for interval in self._burst)
-            if self._counts_samples:
-                self._samples += samples
-                self._sampled_steps += WATCHED_STEPS
-            self._trail.tell(
-                {
-                    **fields,
-                    "type": "watched",
-                    "block": max(0, self._trail.number - (self._at == 0)),
-                    "first_call": self._steps,
-                    "samples": samples or WATCHED_STEPS,
-                    "loader_workers": max((one.num_workers for one in self.realised.loaders_in_use()), default=0),
-                }
-            )
-        self._cost_ns += monotonic_ns() - self._burst_began_ns - sum(fields["step_ns"])
+        if self._counts_samples:
+            self._samples += found["samples"]
+            self._sampled_steps += len(found["step_ns"])
+        block = max(0, self._trail.number - (self._at == 0))
+        self._trail.tell({**found, "first_call": self._steps, "block": block})
+        self._cost_ns += monotonic_ns() - self._burst_began_ns - sum(found["step_ns"])
         self._tell_standing()
         self._space()
         self._resume()
