@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from array import array
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from functools import partial
@@ -96,7 +95,6 @@ class Recorder:
         self._aside_at: dict[int, str] = {}  # those among them that were something besides
         self._noticed_at = -1  # in which of them something was noticed last
         self._usual_ns = 0  # of a step, lately
-        self._block, self._at = memoryview(b""), 0  # that is being filled
         self._steps = self._next_burst = 0
         self._watcher: Any = None
         self._burst: Generator[None, None, dict[str, Any]]
@@ -274,7 +272,7 @@ class Recorder:
             }
         )
         self._before_ns = began_ns
-        self._block = self._trail.block(began_ns)
+        self._trail.begin(began_ns)
         self._stamps += [one.at_ns for one in ends[1:]]
         self._aside_at = {at: one.aside for at, one in enumerate(ends[1:]) if one.aside}
         self._enter()
@@ -340,12 +338,13 @@ class Recorder:
         if self._steps >= self._next_burst and not self._is_silent:
             self._guarded(self._look)
         self._noticed_at = -1
-        return max(1, min(BLOCK_STEPS - self._at, FLUSH_NS // max(1, self._usual_ns)))
+        room = BLOCK_STEPS if self._trail is None else self._trail.room
+        return max(1, min(room, FLUSH_NS // max(1, self._usual_ns)))
 
     def _enter(self) -> None:
         """Put down the ends of the last steps where they outlive the process."""
         stamps, before_ns = self._stamps, self._before_ns
-        if not stamps:
+        if not stamps or self._trail is None:
             return
         self._before_ns = stamps[-1]
         self._steps += len(stamps) - len(self._aside_at)
@@ -360,20 +359,8 @@ class Recorder:
             found[0] += 1
             found[1] += max(0, took_ns - self._usual_ns)
         self._aside_at.clear()
-        self._put(stamps)
+        self._trail.put(stamps)
         stamps.clear()
-
-    def _put(self, ends: list[int]) -> None:
-        """See `Trail.block`."""
-        assert self._trail is not None
-        left = memoryview(array("q", ends))
-        while left:
-            count = min(len(left), BLOCK_STEPS - self._at)
-            self._block[self._at : self._at + count] = left[:count]
-            self._at += count
-            if self._at == BLOCK_STEPS:
-                self._block, self._at = self._trail.block(abs(left[count - 1])), 0
-            left = left[count:]
 
     def _noticed(self, sign: str, kind: str) -> None:
         """In place of `Loop.noticed`: while steps are not watched, they have one interval together."""
@@ -391,7 +378,8 @@ class Recorder:
         self._noticed_at = -1
         self.loop.interval = self._interval
         self._before_ns = monotonic_ns()
-        self._put([-self._before_ns])
+        if self._trail is not None:
+            self._trail.put([-self._before_ns])
 
     # ------------------------------------------------------------------------------------------------------- bursts
 
@@ -430,8 +418,7 @@ class Recorder:
         if self._counts_samples:
             self._samples += found["samples"]
             self._sampled_steps += len(found["step_ns"])
-        block = max(0, self._trail.number - (self._at == 0))
-        self._trail.tell({**found, "first_call": self._steps, "block": block})
+        self._trail.tell({**found, "first_call": self._steps, "block": max(0, self._trail.number)})
         self._cost_ns += monotonic_ns() - self._burst_began_ns - sum(found["step_ns"])
         self._tell_standing()
         self._space()

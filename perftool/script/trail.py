@@ -1,15 +1,15 @@
-"""The file that a recorder leaves: when steps ended, in memory that the system keeps, then lines of what else it saw.
+"""The file that a recorder leaves: when steps ended, then lines of what else it saw.
 
-Whatever ends the process, all that was written is there. The file is bounded: where there is no room for another block
-of steps every second one is given up, and from then on only so many are kept.
+Whatever ends the process, all that was written is there. The part with the steps is bounded: where there is no room for
+another block of them every second one is given up, and from then on only so many are kept.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 import os
 from array import array
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,56 +27,70 @@ class Trail:
 
     def __init__(self, path: Path) -> None:
         """A new file. Raises OSError where it cannot be made, FileExistsError where another process has."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            os.posix_fallocate(descriptor, 0, AREA_BYTES)  # a full disk must be found now: it would kill the training
-            self._area = memoryview(mmap.mmap(descriptor, AREA_BYTES)).cast("q")
-        finally:
-            os.close(descriptor)
-        self._lines = open(path, "ab", buffering=0)  # noqa: SIM115 - as long as the process lives
-        self._nowhere = memoryview(array("q", bytes(BLOCK_STEPS * _WORD_BYTES)))
-        self._used = 0
-        self.number = -1  # of the block that is being filled
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        os.posix_fallocate(self._file, 0, AREA_BYTES)  # a disk that is full is found here
+        self._before_ns = self._at = self._used = 0
+        self._place: int | None = None  # where the block that is being filled goes on; None: it is not kept
+        self.number = -1  # of the block that was filled last, in part at least
         self.every = 1  # of so many blocks one is kept
 
-    def block(self, began_ns: int) -> memoryview:
-        """Room for the ends of the next BLOCK_STEPS steps; those of a block that is not kept are lost.
+    def begin(self, began_ns: int) -> None:
+        """The first step began then, by CLOCK_MONOTONIC."""
+        self._before_ns = began_ns
 
-        began_ns, and the ends: CLOCK_MONOTONIC; a negative one is of something that is no step.
+    @property
+    def room(self) -> int:
+        """For so many steps, before another block begins."""
+        return BLOCK_STEPS - self._at
+
+    def put(self, ends_ns: Sequence[int]) -> None:
+        """The next steps ended then, by CLOCK_MONOTONIC; a negative end is of something that is no step.
+
+        Raises OSError.
         """
+        left = array("q", ends_ns)
+        while left:
+            ends = left[: self.room]
+            words = ends if self._at else array("q", [self._before_ns]) + ends
+            if not self._at:
+                self._next_place()
+            if self._place is not None:
+                os.pwrite(self._file, words, self._place)
+                self._place += len(words) * _WORD_BYTES
+            self._at = (self._at + len(ends)) % BLOCK_STEPS
+            self._before_ns = abs(ends[-1])
+            left = left[len(ends) :]
+
+    def _next_place(self) -> None:
+        """For another block."""
         self.number += 1
-        number = self.number
-        if number % self.every:
-            return self._nowhere
-        if self._used == BLOCKS:
+        if self._used == BLOCKS and not self.number % self.every:
             self._thin()
-            if number % self.every:
-                return self._nowhere
-        at = self._used * _WORDS
-        self._used += 1
-        self._area[at] = began_ns
-        return self._area[at + 1 : at + _WORDS]
+        self._place = None
+        if not self.number % self.every:
+            self._place = self._used * _WORDS * _WORD_BYTES
+            self._used += 1
 
     def _thin(self) -> None:
         """Give up every second block."""
-        half = BLOCKS // 2
-        for number in range(1, half):
-            at, source = number * _WORDS, 2 * number * _WORDS
-            self._area[at : at + _WORDS] = self._area[source : source + _WORDS]
-        empty = bytes((BLOCKS - half) * _WORDS * _WORD_BYTES)
-        self._area[half * _WORDS :] = memoryview(empty).cast("q")
-        self._used = half
+        words = array("q", os.pread(self._file, AREA_BYTES, 0))
+        kept = array("q")
+        for number in range(0, BLOCKS, 2):
+            kept += words[number * _WORDS : (number + 1) * _WORDS]
+        os.pwrite(self._file, kept.tobytes().ljust(AREA_BYTES, b"\0"), 0)
+        self._used = BLOCKS // 2
         self.every *= 2
 
     def tell(self, line: dict[str, Any]) -> None:
         """Add a line. One that the disk has no room for is left out."""
         try:
-            self._lines.write(json.dumps(line).encode() + b"\n")
+            end = max(AREA_BYTES, os.fstat(self._file).st_size)
+            os.pwrite(self._file, json.dumps(line).encode() + b"\n", end)
         except OSError:
             return
 
     def close(self) -> None:
-        self._lines.close()
+        os.close(self._file)
 
 
 class Block(NamedTuple):
@@ -96,7 +110,8 @@ class Left(NamedTuple):
 def read(path: Path) -> Left:
     """What a process has left, whether it came to its end or was killed. Raises OSError."""
     content = path.read_bytes()
-    words = array("q", content[: AREA_BYTES - AREA_BYTES % _WORD_BYTES].ljust(AREA_BYTES, b"\0"))
+    area = content[:AREA_BYTES]
+    words = array("q", area[: len(area) - len(area) % _WORD_BYTES].ljust(AREA_BYTES, b"\0"))
     blocks: list[Block] = []
     for at in range(0, len(words), _WORDS):
         began_ns = words[at]
@@ -106,7 +121,7 @@ def read(path: Path) -> Left:
     return Left(blocks, _known(content[AREA_BYTES:]))
 
 
-def _times(began_ns: int, ends_ns: array[int]) -> list[int]:
+def _times(began_ns: int, ends_ns: Sequence[int]) -> list[int]:
     """Of the steps alone."""
     found, before_ns = [], began_ns
     for end_ns in takewhile(bool, ends_ns):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from pathlib import Path
 
 import pytest
@@ -15,27 +14,40 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "rank-0.steps"
 
 
-def fill(trail: Trail, blocks: int, began_ns: int = 0) -> int:
+def fill(trail: Trail, blocks: int, began_ns: int = 1) -> int:
     """So many blocks of steps of 10 ns each. Returns when the last one ended."""
     for _ in range(blocks):
-        ends = [began_ns + 1 + 10 * (at + 1) for at in range(BLOCK_STEPS)]
-        trail.block(began_ns + 1)[:] = memoryview(array("q", ends))
-        began_ns = ends[-1]
+        ends_ns = [began_ns + 10 * (at + 1) for at in range(BLOCK_STEPS)]
+        trail.put(ends_ns[:100])
+        trail.put(ends_ns[100:])
+        began_ns = ends_ns[-1]
     return began_ns
 
 
 def test_what_is_no_step_is_left_out(path: Path) -> None:
     trail = Trail(path)
-    block = trail.block(100)
-    for at, end_ns in enumerate((110, 130, -5000, 5010)):
-        block[at] = end_ns
+    trail.begin(100)
+    trail.put([110, 130])
+    trail.put([-5000, 5010])
     assert read(path).blocks == [(100, [10, 20, 10])]  # nothing was closed: a killed process closes nothing
+    trail.close()
+
+
+def test_steps_go_on_where_a_block_ends(path: Path) -> None:
+    trail = Trail(path)
+    trail.begin(1)
+    trail.put([11 + 10 * at for at in range(BLOCK_STEPS + 3)])
+    blocks = read(path).blocks
+    assert [(block.began_ns, len(block.step_ns)) for block in blocks] == [(1, BLOCK_STEPS), (1 + 10 * BLOCK_STEPS, 3)]
+    assert {time_ns for block in blocks for time_ns in block.step_ns} == {10}
+    assert (trail.number, trail.room) == (1, BLOCK_STEPS - 3)
     trail.close()
 
 
 def test_a_long_training_keeps_every_second_block_and_no_more_room(path: Path) -> None:
     trail = Trail(path)
     size = path.stat().st_size
+    trail.begin(1)
     end_ns = fill(trail, BLOCKS)
     began_ns = [block.began_ns for block in read(path).blocks]
     assert (len(began_ns), trail.every) == (BLOCKS, 1)
