@@ -143,7 +143,7 @@ class Recorder:
         self._passing.close()
         self._hooks.close()
         if self._trail is not None:
-            self._enter()
+            self._guarded(self._enter)
             self._tell_standing()
             self._trail.close()
 
