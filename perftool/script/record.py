@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 WATCHED_STEPS = 16  # of a burst
 EVERY_LEAST = 1024  # steps from one burst to the next
 EVERY_SHARE = 128  # or this part of all so far, so that a long training leaves no long file
-ONCE_NS, SPARE_NS = 20_000_000, 200  # that all bursts may cost, once and beside that for each step
+ONCE_NS, SPARE_NS = 10_000_000, 100  # that all bursts may cost, once and beside that for each step
 FLUSH_NS = 1_000_000_000
 ASIDES_MOST = 64  # kinds and places
 FILES_MOST = 100  # of one rank, where a command runs several trainings

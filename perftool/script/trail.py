@@ -14,8 +14,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-BLOCK_STEPS = 256
-BLOCKS = 1024  # an even number
+BLOCK_STEPS = 1024
+BLOCKS = 256  # an even number
 _WORDS = 1 + BLOCK_STEPS  # when the block began, then when each step ended; 0 where there is none yet
 _WORD_BYTES = 8
 AREA_BYTES = BLOCKS * _WORDS * _WORD_BYTES

@@ -19,13 +19,13 @@ from perftool.analysis.stats import median_half_width
 from perftool.plan import Plan
 from perftool.scenario import discover, plan_of
 from perftool.script.record import Recorder
-from perftool.script.trail import SUFFIX, read
+from perftool.script.trail import BLOCK_STEPS, SUFFIX, read
 from perftool.script.under import Under
 from tests.perf.table import Row, Table
 
 TITLE = "What perftool run adds to a step"
 SETTINGS = {"optimizer_kernel": "for-loop"}
-STEPS, ROUNDS = 100, 20_000  # of a block, so short that few are interrupted, and pairs of blocks
+STEPS, ROUNDS = BLOCK_STEPS, 2000  # of a block, in which a recorder writes once, and pairs of blocks
 ALLOWED_NS = 1000
 LEARNT_S = 30.0  # within which the recorder must know what a step is
 
@@ -47,7 +47,7 @@ def run(quick: bool) -> Table:
         [
             f"Blocks of {STEPS} calls of an optimizer's step that does nothing, with the hooks and without, in drawn "
             "order; the median of the differences. Bursts are what the recorder counts of itself, per step of so many; "
-            "beyond what they take once (20 ms), they take at most 200 ns per step."
+            "beyond what they take once (10 ms), they take at most 100 ns per step."
         ],
     )
 

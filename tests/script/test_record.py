@@ -96,10 +96,10 @@ def lines_of(left: Left, kind: str) -> list[dict[str, Any]]:
 
 
 def test_every_step_is_kept_or_watched(recorded: Recorded) -> None:
-    left = recorded.of(lambda: Training()(EVERY_LEAST + 300))
+    left = recorded.of(lambda: Training()(2 * EVERY_LEAST + 300))
     bursts = lines_of(left, "watched")
     assert len(bursts) == 2
-    assert steps_of(left) + WATCHED_STEPS * len(bursts) == EVERY_LEAST + 300 - 1  # the first one has no beginning
+    assert steps_of(left) + WATCHED_STEPS * len(bursts) == 2 * EVERY_LEAST + 300 - 1  # the first one has no beginning
     assert all(time_ns > 0 for block in left.blocks for time_ns in block.step_ns)
     assert set(bursts[1]["phase_ns"]) == {"data wait", "forward", "backward", "optimizer", "the rest"}
     assert bursts[1]["samples"] == 4 * WATCHED_STEPS
