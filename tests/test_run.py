@@ -171,9 +171,12 @@ def test_a_setting_that_finds_nothing_is_told(tmp_path: Path) -> None:
     path = script(
         tmp_path, begin=TRAINING.replace("Adam", "LBFGS").replace("optimizer.step()", "optimizer.step(lambda: loss)")
     )
-    done = run(tmp_path, "-s", "optimizer_kernel=fused", "-s", "threads=1", "--", sys.executable, path)
+    settings = ["-s", "optimizer_kernel=fused", "-s", "threads=1"]
     told = "perftool: optimizer_kernel=fused is not in force: the script stepped no optimizer that takes it\n"
+    done = run(tmp_path, *settings, "--", sys.executable, path)
     assert (done.stderr, done.returncode) == (told, 0)
+    done = run(tmp_path, "--record", *settings, "--", sys.executable, path)
+    assert done.stderr.startswith(told)
 
 
 @pytest.mark.process

@@ -17,6 +17,7 @@ from perftool.script.realise import Realised
 from perftool.script.seeds import shift_seeds
 from perftool.script.steps import Rule
 from perftool.script.turns import Turns
+from perftool.script.under import Under, tell_missing
 from perftool.target import Script, Vary
 from perftool.vary import scenarios_of
 
@@ -44,21 +45,31 @@ def begin(spec: Mapping[str, Any]) -> None:
     plan = plan_of(None, chosen, scenarios, device=device, seed=spec["seed"])
     if spec.get("address"):
         _take_turns(spec, plan, scenarios)
-    elif spec.get("record"):
-        from perftool.script.record import Recorder
-
-        recorder = Recorder(spec["record"], plan)
-        follow(recorder.loop)
-        recorder.begin()
-        atexit.register(recorder.end)
+        return
+    alone = {
+        f"{name}={value}": plan_of(None, {name: value}, scenarios, device=device, seed=spec["seed"])
+        for name, value in chosen.items()
+    }
+    if spec.get("record"):
+        _record(spec["record"], plan, alone)
     else:
-        from perftool.script.under import Under
-
-        alone = {
-            f"{name}={value}": plan_of(None, {name: value}, scenarios, device=device, seed=spec["seed"])
-            for name, value in chosen.items()
-        }
         Under(plan, alone)
+
+
+def _record(folder: str, plan: Plan, alone: Mapping[str, Plan]) -> None:
+    from perftool.script.record import Recorder
+
+    recorder = Recorder(folder, plan)
+    follow(recorder.loop)
+    recorder.begin()
+
+    def ended() -> None:
+        recorder.end()
+        if recorder.loop.is_own and recorder.loop.steps:
+            recorder.realised.laid.add("warmed_up")  # which the loop has seen to
+            tell_missing(recorder.realised, alone)
+
+    atexit.register(ended)
 
 
 def _take_turns(spec: Mapping[str, Any], plan: Plan, scenarios: dict[str, Scenario]) -> None:

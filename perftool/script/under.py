@@ -85,12 +85,16 @@ class Under:
             self._tell()
 
     def _tell(self) -> None:
-        """What is not in force."""
         self._is_told = True
-        for setting, plan in self._alone.items():
-            missing = [why for part, why in NEEDS.items() if getattr(plan, part) and part not in self._realised.laid]
-            if missing:
-                say(f"{setting} is not in force: {missing[0]}")
+        tell_missing(self._realised, self._alone)
+
+
+def tell_missing(realised: Realised, alone: Mapping[str, Plan]) -> None:
+    """Tell what is not in force. alone: as for Under."""
+    for setting, plan in alone.items():
+        missing = [why for part, why in NEEDS.items() if getattr(plan, part) and part not in realised.laid]
+        if missing:
+            say(f"{setting} is not in force: {missing[0]}")
 
 
 def _loader_class() -> Any:
