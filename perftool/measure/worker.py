@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import monotonic_ns, perf_counter
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,8 @@ TRACE_WARM_CALLS = 2  # with the profiler on, before what is kept: its own first
 
 
 def die_with_parent(_worker: int = 0) -> None:
-    """Have the kernel kill this process when the thread that started it ends. Also the loader workers' first act:
-    stopped ones would otherwise outlive a killed command for ever."""
+    """Have the kernel kill this process when the thread that started it ends. Also the first act of its forks, and of
+    loader workers that are no forks: stopped ones would otherwise outlive a killed command for ever."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -411,14 +412,12 @@ class Worker:
 
 def _worker_init(plan: Plan) -> Callable[[int], None]:
     given = plan.loader.get("worker_init_fn")
-    if given is None:
-        return die_with_parent
+    return die_with_parent if given is None else partial(_begin_loader_worker, given)
 
-    def both(worker: int) -> None:
-        die_with_parent()
-        given(worker)
 
-    return both
+def _begin_loader_worker(given: Callable[[int], None], worker: int) -> None:
+    die_with_parent()
+    given(worker)
 
 
 def failure(error: BaseException) -> messages.Failed:
@@ -453,6 +452,7 @@ def main() -> None:
     die_with_parent()
     if os.getppid() != int(sys.argv[2]):  # it went before its end could be noticed
         return
+    os.register_at_fork(after_in_child=die_with_parent)
     worker = Worker(messages.decode_spec(channel.readline()))
     if worker.spec.tree is not None:
         trees.enter(worker.spec.tree)
