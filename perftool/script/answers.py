@@ -180,11 +180,11 @@ class Answers:
         """The losses of the first steps; this process was started with the seed."""
         loop = self.loop
         loop.keeps_losses = True
-        losses: list[list[Any]] = [list(loop.interval.losses)]
+        losses: list[tuple[Any, ...]] = [loop.interval.losses]
         samples = loop.interval.samples or 0
         while len(losses) < request["steps"]:
             yield
-            losses.append(list(loop.interval.losses))
+            losses.append(loop.interval.losses)
             samples += loop.interval.samples or 0
         means = [_mean([float(one) for one in step]) for step in losses]
         tail = means[-max(1, request["steps"] // 10) :]

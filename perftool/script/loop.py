@@ -22,23 +22,19 @@ SEEN_LEAST = 8
 
 
 class Interval:
-    """What has happened since the last step ended."""
+    """What has happened since the last step ended. There is one for each step of a block, so that it holds no
+    container before something has to be kept in one."""
 
-    __slots__ = ("alone_ns", "asides", "batches", "losses", "samples", "signs", "wait_ns")
+    __slots__ = ("alone_ns", "aside", "batches", "losses", "samples", "signs", "wait_ns")
 
     def __init__(self) -> None:
         self.wait_ns = 0  # for batches
         self.batches = 0
         self.alone_ns: int | None = None  # until its first backward pass, in which ranks wait for each other
         self.samples: int | None = None  # None: nobody said
-        self.asides: dict[str, str] = {}  # sign of something that is no step -> "evaluation at train.py:88"
-        self.signs: set[str] = set()  # all of them, those that come with many steps, too
-        self.losses: list[Any] = []  # scalars that backward began with, where they are kept
-
-    @property
-    def aside(self) -> str | None:
-        """What it was besides a step, and where; None for nothing but a step."""
-        return next(iter(self.asides.values()), None)
+        self.aside: str | None = None  # what it was besides a step, and where: "evaluation at train.py:88"
+        self.signs: tuple[str, ...] = ()  # of something that is no step, those that come with many steps, too
+        self.losses: tuple[Any, ...] = ()  # scalars that backward began with, where they are kept
 
 
 class Loop:
@@ -158,12 +154,12 @@ class Loop:
         interval = self.interval
         if sign in interval.signs or not self.steps:
             return
-        interval.signs.add(sign)
+        interval.signs = (*interval.signs, sign)
         self._signs[sign] += 1
-        if self._signs[sign] <= max(SEEN_LEAST, COMMON_SHARE * self.steps):
+        if interval.aside is None and self._signs[sign] <= max(SEEN_LEAST, COMMON_SHARE * self.steps):
             place = own_place()
             where = f" at {os.path.basename(place.file)}:{place.line}" if place.file else ""
-            interval.asides[sign] = kind + where
+            interval.aside = kind + where
 
     def backward_began(self, loss: Any) -> None:
         if self.interval.alone_ns is None:
@@ -174,7 +170,7 @@ class Loop:
         if loss is not None and (loss.ndim == 0 or loss.numel() == 1):
             self.last_loss = loss.detach()
             if self.keeps_losses:
-                self.interval.losses.append(self.last_loss)
+                self.interval.losses = (*self.interval.losses, self.last_loss)
 
     def _loader_trains(self) -> None:
         if self._loader is not None and self.interval.batches:

@@ -366,8 +366,7 @@ class Recorder:
         """In place of `Loop.noticed`: while steps are not watched, they have one interval together."""
         at = len(self._stamps)
         if at != self._noticed_at:
-            self._interval.asides.clear()
-            self._interval.signs.clear()
+            self._interval.aside, self._interval.signs = None, ()
             self._noticed_at = at
         Loop.noticed(self.loop, sign, kind)
         if self._interval.aside is not None and self.loop.interval is self._interval:
