@@ -8,7 +8,7 @@ a newer minor version; a newer major version is refused.
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -1105,8 +1105,15 @@ R = TypeVar("R", bound=Record)
 
 def to_json(record: Record, *, indent: int = 0) -> bytes:
     """The record as JSON; NaN and Infinity become null. `indent` 0 writes one line."""
-    line = msgspec.json.encode(record)
+    line = msgspec.json.encode(record, enc_hook=_plain)
     return msgspec.json.format(line, indent=indent) if indent else line
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's as Python's own: what statistics return finds its way into records."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise NotImplementedError(f"a record holds {type(value).__name__}")
 
 
 def from_json(document: bytes | str, kind: type[R]) -> R:
