@@ -95,7 +95,7 @@ def test_every_record_that_is_known_in_full_reads_back_the_same(kind: type[Recor
 
 
 def test_numbers_of_numpys_are_written_as_any_others() -> None:
-    time = records.RankTime(rank=1, step_ns=np.float64(2.5), alone_ns=np.float32("nan"))
+    time = records.RankTime(rank=1, step_ns=np.float64(2.5), alone_ns=np.float64("nan"))
     assert json.loads(to_json(time)) == {"rank": 1, "step_ns": 2.5, "alone_ns": None}
 
 
