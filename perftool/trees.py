@@ -89,7 +89,7 @@ def modules_of(tree: Tree) -> list[str]:
                     f"{whole} was loaded from a copy ({file}), and {place} of this revision is not used, so both "
                     f"sides would run the same code; {remedy}"
                 )
-    return sorted(own)
+    return sorted(set(own))  # multiprocessing knows a script by a second name
 
 
 def stamps(root: str, files: Iterable[str]) -> dict[str, Stamp | None]:

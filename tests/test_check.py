@@ -41,6 +41,18 @@ from pathlib import Path
 if not Path("../data/rows").is_file():
     raise FileNotFoundError("no rows in " + str(Path("../data").resolve()))
 """
+SCRIPT = """
+import torch
+from net import Net
+
+torch.set_num_threads(1)
+model = Net()
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+for _ in range(100_000):
+    optimizer.zero_grad()
+    model(torch.ones(16, 8)).pow(2).mean().backward()
+    optimizer.step()
+"""
 NET = """
 from torch import nn
 
@@ -68,7 +80,7 @@ def command(root: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
     """What runs a check, and the environment that it runs in."""
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(root / "src")]))
     budget = [] if "--budget" in arguments else ["--budget", "2"]
-    line = [sys.executable, "-P", "-m", "perftool", "check", *arguments, "--out", "out", *budget]
+    line = [sys.executable, "-P", "-m", "perftool", "check", "--out", "out", *budget, *arguments]
     return line, {**os.environ, "PYTHONPATH": path}
 
 
@@ -96,6 +108,23 @@ def test_each_side_runs_its_own_code(repository: Path) -> None:
     assert json.loads((folder / "summary.json").read_text())["check"]["outcome"] == "regression"
     assert "Every metric before and now" in (folder / "report.html").read_text()
     assert len(worktrees(repository)) == 1
+
+
+def test_each_side_of_a_command_runs_its_own_code(repository: Path) -> None:
+    (repository / "script.py").write_text(SCRIPT)
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "-m", "a script")
+    (repository / "src" / "net.py").write_text(NET.replace("WIDTH", "32"))
+    done = check(repository, "--against", "main", "--", sys.executable, "script.py")
+    assert done.returncode == 1, done.stderr
+    [folder] = (repository / "out").iterdir()
+    counters = {one.variant: one for one in load_session(folder).counters}
+    assert counters[0].parameters == 8 * 16 + 16 + 16 + 1
+    assert counters[1].parameters == 8 * 32 + 32 + 32 + 1
+    assert counters[0].modules == counters[1].modules == ["script.py", "src/net.py"]
+    assert done.stderr.count("the network are open") == 1
+    assert "changed while measuring" not in done.stderr
+    assert nothing_left(repository)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ class Check(Job[None]):
         with looking(options.device, bench.front, bench.held) as (watcher, fitness):
             watcher.update("setting up both sides", 0.0, 0.0)
             sides = bench.held.enter_context(self._sides())
+            bench.held.callback(bench.sandboxes.close)  # they look whether the sides' trees are as they were
             look = partial(side_surveyed, options.target, options.device, options.seed, bench.sandboxes)
             found, launch_bytes = described(sides, look)
         here = found[1]

@@ -47,6 +47,7 @@ class Sandboxes:
         the same. ignored: where perftool itself writes."""
         self._tell, self._ignored = tell, list(ignored)
         self._opened: dict[str, Sandbox] = {}
+        self._told: set[str] = set()
 
     def of(self, script: Script) -> Sandbox:
         """The sandbox of the script's folder."""
@@ -54,7 +55,9 @@ class Sandboxes:
             sandbox = Sandbox.open(script.command, Path(script.folder), os.environ, self._ignored)
             self._opened[script.folder] = sandbox
             for sentence in sandbox.unprotected:
-                self._tell(f"perftool: {sentence}")
+                if sentence not in self._told:
+                    self._told.add(sentence)
+                    self._tell(f"perftool: {sentence}")
         return self._opened[script.folder]
 
     def close(self) -> None:
