@@ -89,15 +89,16 @@ def uncovered(command: Sequence[str], folder: Path) -> list[Path]:
 
 
 def fixed_port(command: Sequence[str]) -> int | None:
-    """The port that a command names for its processes to meet at. torchrun's --master-port is none: the environment
-    outranks it (torch/distributed/run.py, `get_rdzv_endpoint`)."""
+    """The port that a command names for a launcher to meet its processes at. torchrun's --master-port is none: the
+    environment outranks it (torch/distributed/run.py, `get_rdzv_endpoint`). Those of a script are no matter: see
+    `perftool.script.meeting`."""
     text = " ".join(command)
     if "torchrun" not in text and "torch.distributed" not in text:
         named = re.search(r"--(?:master|main_process|main-process|dist)[-_]port[= ](\d+)", text)
         if named:
             return int(named[1])
-    named = re.search(r"--rdzv[-_]endpoint[= ]\S*:(\d+)|tcp://[^\s:]+:(\d+)", text)
-    return int(named[1] or named[2]) or None if named else None
+    named = re.search(r"--rdzv[-_]endpoint[= ]\S*:(\d+)", text)
+    return int(named[1]) or None if named else None
 
 
 def _named(command: Sequence[str], folder: Path) -> set[Path]:

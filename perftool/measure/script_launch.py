@@ -10,6 +10,7 @@ import json
 import select
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from time import monotonic
@@ -27,9 +28,11 @@ from perftool.script.boot import environment as hooked
 
 HIDDEN_BY = ("-I", "-E", "-S")  # options of Python with which it does not come by perftool's hook
 HOOK = "launch.json"  # what its processes are told
+MEETING = "meeting"  # a folder of what only they share
 TROUBLE_EVERY_S = 0.5  # it is looked whether one of them could not begin
 LAST_WORDS = 300  # characters of the last line that the command printed
 ENDING_S = 10.0  # that a command may take to end once its script has
+OTHERS_HELD_S = 5.0  # that a process which makes steps, too, stands still: it may be the one that trains, or a peer
 HELPER_ENDING_S = 3.0  # after which a process that has ended was only a helper, for the command goes on
 
 R = TypeVar("R")
@@ -122,9 +125,12 @@ class ScriptLaunch:
 
     def _line(self, rank: Caller, deadline_s: float) -> bytes:
         assert self.kept is not None
-        ready = _ready([rank, self.kept], deadline_s)
-        if not ready:
-            raise self._given_up("did not answer in time")
+        held_until_s = monotonic() + OTHERS_HELD_S
+        while not (ready := _ready([rank, self.kept], min(deadline_s, held_until_s))):
+            if monotonic() >= deadline_s:
+                raise self._given_up("did not answer in time")
+            self._release_others()
+            held_until_s = monotonic() + TROUBLE_EVERY_S
         line = rank.receive() if rank in ready else b""
         if not line:
             raise self._gone()
@@ -133,13 +139,23 @@ class ScriptLaunch:
             raise self._over(int(told["steps"]))
         return line
 
+    def _release_others(self) -> None:
+        """Let go whoever else makes steps: the one that is asked may wait for it."""
+        assert self._callers is not None
+        while self._may_pass_over and _ready([self._callers], 0.0):
+            with suppress(OSError, ValueError):  # it is gone already
+                self._callers.accept().release()
+
     # ------------------------------------------------------------------------------------------------------ starting
 
     def _begin(self, hook: Mapping[str, Any], deadline_s: float) -> None:
         """Start the command, and wait until every process that makes steps has called."""
         self._callers = Callers()
         told = self._folder / HOOK
-        told.write_text(json.dumps({**hook, "address": self._callers.address}), encoding="utf-8")
+        meeting = self._folder / MEETING
+        meeting.mkdir(exist_ok=True)
+        found = {**hook, "address": self._callers.address, "meeting": str(meeting)}
+        told.write_text(json.dumps(found), encoding="utf-8")
         try:
             self.kept = self._start_kept(hooked(str(told)))
         except NotStarted as error:
@@ -297,6 +313,7 @@ class ScriptLaunch:
             self.kept = None
         for ending in (SEEN, REFUSED, TORCH, TROUBLE):
             (self._folder / f"{HOOK}{ending}").unlink(missing_ok=True)
+        shutil.rmtree(self._folder / MEETING, ignore_errors=True)
 
 
 class _PassedOver(Exception):

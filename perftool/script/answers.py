@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import sys
 from collections.abc import Callable, Generator, Mapping
 from time import monotonic, monotonic_ns
@@ -16,6 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from perftool.script import explain
+from perftool.script.boot import rank_of_process
 from perftool.script.facts import device_of, facts_of
 from perftool.script.loop import Interval, Loop
 from perftool.script.realise import Realised
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Reply = dict[str, Any]
 Answer = Generator[None, None, Reply]
 NOT_FINITE_MOST = 3  # losses in a row, of those that are looked at
-SETTLE_S = 60.0  # after which the facts of a slow script are told by the few steps it has made
+SETTLE_S = 60.0  # after which the rule of a slow script is the likeliest by the few steps it has made
 
 
 class Answers:
@@ -42,7 +42,6 @@ class Answers:
         self._events_seen: tuple[int, ...] = ()
         self._watcher: Any = None
         self._not_finite = 0  # losses in a row
-        self._has_peers = int(os.environ.get("WORLD_SIZE", 1)) > 1  # ranks that stop at other steps wait for ever
         self.device = "cpu"
 
     def begin(self) -> None:
@@ -74,6 +73,8 @@ class Answers:
         began_s = monotonic()
         while loop.rule is None and monotonic() - began_s < SETTLE_S:
             yield
+        if loop.rule is None:
+            loop.settle()  # so that all launches follow the same
         began_ns, before = monotonic_ns(), loop.steps
         yield
         step_ns = (monotonic_ns() - began_ns) // max(1, loop.steps - before)
@@ -97,13 +98,14 @@ class Answers:
 
     def _warm(self, request: Mapping[str, Any]) -> Answer:
         clock = self._clock()
+        has_peers = rank_of_process()[1] > 1  # ranks that stop at other steps wait for ever
         deadline_s = monotonic() + request["limit_s"]
         clock.start()
         for _ in range(request["steps"]):
             yield
             clock.mark()
             self._note_events()
-            if monotonic() > deadline_s and not self._has_peers:
+            if monotonic() > deadline_s and not has_peers:
                 break
         _, step_ns = clock.finish()
         self._check_loss()

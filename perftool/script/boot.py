@@ -5,6 +5,7 @@ Loaded by its path, for the interpreter may have another perftool, or none.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 import os
@@ -45,7 +46,13 @@ def boot(told: str) -> None:
 
         enter(Tree(**spec["tree"]))
     begin = partial(_begin, spec, told, note)
-    sys.meta_path.insert(0, _AfterTorch(begin))
+    if "torch" in sys.modules:  # something that Python starts with has imported it
+        begin()
+    else:
+        awaiting = _AfterTorch(begin)
+        sys.meta_path.insert(0, awaiting)
+        if is_inline(told):
+            atexit.register(_tell_passed, awaiting)
     sys.modules[NAME].__dict__["begin"] = begin
 
 
@@ -82,9 +89,18 @@ def settings_text(settings: Mapping[str, str]) -> str:
 
 def say(sentence: str) -> None:
     """Tell the user on stderr; of several ranks the first does."""
-    if os.environ.get("RANK", "0") == "0":
+    if rank_of_process()[0] == 0:
         sys.stderr.write(f"perftool: {sentence}\n")
         sys.stderr.flush()
+
+
+def rank_of_process() -> tuple[int, int]:
+    """Of this process, and how many there are: as torch knows it once it has met the others, which the environment of
+    processes that the script starts itself need not tell."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def _note(path: str, ending: str, text: str = "") -> None:
@@ -109,7 +125,7 @@ class _Own:
 
 
 class _AfterTorch:
-    """Calls once, when torch has been imported as a whole."""
+    """Calls once, when torch has been imported as a whole. Many only ask whether it is there before."""
 
     def __init__(self, then: Callable[[], None]) -> None:
         self._then = then
@@ -117,18 +133,32 @@ class _AfterTorch:
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
         if name != "torch":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        finders = [one for one in sys.meta_path if one is not self and hasattr(one, "find_spec")]
+        others = (finder.find_spec(name, path, target) for finder in finders)
+        spec = next((found for found in others if found is not None), None)
         if spec is None or spec.loader is None:
             return spec
         plain = spec.loader.exec_module
 
         def executed(module: ModuleType) -> None:
             plain(module)
-            self._then()
+            if self.waits:
+                sys.meta_path.remove(self)
+                self._then()
 
         spec.loader.exec_module = executed  # type: ignore[method-assign]
         return spec
+
+    @property
+    def waits(self) -> bool:
+        """Whether torch has not been imported by the way that is watched here."""
+        return self in sys.meta_path
+
+
+def _tell_passed(awaiting: _AfterTorch) -> None:
+    """At the end of a process that nobody measures."""
+    if awaiting.waits and "torch" in sys.modules:
+        say("torch was imported by another way than Python's own, so nothing of perftool was in force")
 
 
 def environment(told: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from perftool.script.loop import CHECKPOINT, EVALUATION, Loop
 from perftool.script.steps import BACKWARD
+from perftool.script.thread import in_backward
 from perftool.words import BACKWARD as BACKWARD_PHASE
 from perftool.words import OPTIMIZER as OPTIMIZER_PHASE
 from perftool.words import REST
@@ -55,10 +56,13 @@ def _around_optimizers(loop: Loop, realised: Realised) -> None:
 
             @functools.wraps(plain)
             def followed(*arguments: Any, **options: Any) -> Any:
-                if loop.in_update:  # a step that calls its base class's
+                is_followed = loop.thread.is_here()
+                if is_followed and loop.in_update:  # a step that calls its base class's
                     return plain(*arguments, **options)
                 optimizer = arguments[0]
                 realised.configure(optimizer)
+                if not is_followed:
+                    return plain(*arguments, **options)
                 watcher = loop.watcher
                 loop.in_update = True
                 if watcher is not None:
@@ -100,8 +104,10 @@ def around_backward(loop: Loop) -> Callable[[], None]:
 
     def around(backward: Callable[..., Any]) -> Callable[..., Any]:
         def call(tensors: Any, *arguments: Any, **options: Any) -> Any:
+            if in_backward():  # what a checkpoint computes again is part of the pass
+                return backward(tensors, *arguments, **options)
             loop.backward_began(tensors if isinstance(tensors, torch.Tensor) else None)
-            watcher = loop.watcher
+            watcher = loop.watcher if loop.thread.is_here() else None
             if watcher is None:
                 found = backward(tensors, *arguments, **options)
             else:

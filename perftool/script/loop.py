@@ -12,11 +12,25 @@ from time import monotonic, perf_counter_ns
 from typing import Any
 
 from perftool.plan import WARM_CALLS
+from perftool.script.optimizers import Optimizers
 from perftool.script.sites import own_place
-from perftool.script.steps import BACKWARD, MARK, OPTIMIZER, Counter, Event, Rule, find_rule, seen_enough
+from perftool.script.steps import (
+    BACKWARD,
+    EVENTS_LONG,
+    LONG_S,
+    MARK,
+    OPTIMIZER,
+    Counter,
+    Event,
+    Rule,
+    find_rule,
+    is_sure,
+    seen_enough,
+    waited_long,
+)
+from perftool.script.thread import Followed
 
 EVALUATION, CHECKPOINT = "evaluation", "checkpoint"
-UPDATES_AWAITED, AWAITED_S = 256, 60.0  # backward passes, while an optimizer is there that has not stepped
 COMMON_SHARE = 0.25  # of the steps: what comes with so many is part of a step, and no interruption
 SEEN_LEAST = 8
 
@@ -44,9 +58,10 @@ class Loop:
     """
 
     def __init__(self, rule: Rule | None) -> None:
-        self.rule = rule
-        self._counter = None if rule is None else Counter(rule)
+        self.rule: Rule | None = None
+        self._counter: Counter | None = None
         self.process = os.getpid()
+        self.thread = Followed()
         self.turn: Callable[[], None] = lambda: None
         self.warmed_up: Sequence[Callable[[], None]] = ()  # called once, after WARM_CALLS steps
         self.steps = self.updates = 0
@@ -54,68 +69,97 @@ class Loop:
         self.interval = Interval()  # that a step has just ended, when `turn` is called
         self.keeps_losses = self.keeps_batches = False
         self.batch: Any = None  # that came last, where it is kept
-        self.optimizers: list[Any] = []  # in the order of their first steps
+        self.known = Optimizers()
         self.training_loaders: set[int] = set()  # identities of datasets' loaders
         self.last_loss: Any = None
         self.watcher: Any = None  # of phases and of what disturbs them, while they are wanted
         self.seeded = False
         self.in_update = False
-        self.has_optimizer = False
-        self._began_s = monotonic()
+        self._kinds: Tally[str] = Tally()  # of those events
+        self._began_s = 0.0  # the first of them
         self._resumed_ns = perf_counter_ns()
         self._signs: Tally[str] = Tally()  # of asides, in how many steps
         self._loader: int | None = None  # whose batch came last
         self._unscaled: dict[int, Any] = {}
+        if rule is not None:
+            self.follow(rule)
 
     @property
     def is_own(self) -> bool:
-        """Whether this is the process that was followed, and no fork of it."""
+        """Whether this is the process that is followed, and no fork of it."""
         return os.getpid() == self.process
+
+    def forked(self) -> bool:
+        """In a child of the process that was followed. Whether it is followed, too: where no step was made before, it
+        may be the child that trains."""
+        if self.steps:
+            return False
+        self.process = os.getpid()
+        self.events.clear()
+        self._kinds.clear()
+        self.interval = Interval()
+        return True
+
+    @property
+    def optimizers(self) -> list[Any]:
+        """Those that have stepped, in the order of their first steps."""
+        return self.known.stepped()
 
     # ---------------------------------------------------------------------------------------------------- step ends
 
     def updated(self, optimizer: Any) -> None:
         """An optimizer's step has returned, or was skipped."""
-        self.updates += 1
-        self.ended(OPTIMIZER, self.number_of(optimizer))
-
-    def number_of(self, optimizer: Any) -> int:
-        """Of an optimizer, in the order of their first steps."""
-        for number, known in enumerate(self.optimizers):
-            if known is optimizer:
-                return number
-        self.optimizers.append(optimizer)
-        return len(self.optimizers) - 1
+        if self.thread.is_here():
+            self.updates += 1
+            self.ended(OPTIMIZER, self.known.number_of(optimizer))
 
     def ended(self, kind: str, who: int = 0) -> None:
         """Something that may end a step has happened."""
+        if not self.thread.is_here():
+            return
         if self._counter is None:
             self._find_out(Event(kind, who))
         elif self._counter.ends_step(kind, who):
             self._step_ended()
 
+    def follow(self, rule: Rule) -> None:
+        """Steps end by this rule from now on."""
+        self.rule = rule
+        self._counter = Counter(rule)
+        self.known.follow(rule)
+
+    def settle(self) -> None:
+        """Follow the rule that is the likeliest by the events so far."""
+        rule = find_rule(self.events)
+        if rule is not None:
+            self.follow(rule)
+
     def _find_out(self, event: Event) -> None:
+        if not self.events:  # a clock from the import of torch on would have a long set-up stand for many events
+            self._began_s = monotonic()
         self.events.append(event)
-        kind = self.boundary()
-        if kind == BACKWARD and self.has_optimizer and not self._waited_long():
+        self._kinds[event.kind] += 1
+        kind = next(kind for kind in (MARK, OPTIMIZER, BACKWARD) if kind in self._kinds)
+        if event.kind != kind or (kind == BACKWARD and self._awaits_update()):
             return
-        if event.kind != kind:
-            return
-        count = sum(one.kind == kind for one in self.events)
-        if seen_enough(count, monotonic() - self._began_s):
-            self.rule = find_rule(self.events)
-            assert self.rule is not None, "there was an event"
-            self._counter = Counter(self.rule)
+        if self._has_learnt(kind):
+            self.settle()
         self._step_ended()
 
-    def _waited_long(self) -> bool:
-        """For the first step of an optimizer: many batches may be accumulated for it."""
-        return len(self.events) > UPDATES_AWAITED or monotonic() - self._began_s > AWAITED_S
+    def _awaits_update(self) -> bool:
+        """Whether this backward pass is one of many before an update: an optimizer is there that has not stepped."""
+        if not self.known.awaited() or monotonic() - self._began_s > LONG_S:
+            return False
+        return len(self.events) <= EVENTS_LONG or self.known.await_gradients()
 
-    def boundary(self) -> str:
-        """The kind of event that ends steps, as far as is known."""
-        kinds = {event.kind for event in self.events}
-        return next(kind for kind in (MARK, OPTIMIZER, BACKWARD) if kind in kinds)
+    def _has_learnt(self, kind: str) -> bool:
+        """Whether more events of this kind would hardly show another rule."""
+        count, elapsed_s = self._kinds[kind], monotonic() - self._began_s
+        if not seen_enough(count, elapsed_s):
+            return False
+        if kind != OPTIMIZER or waited_long(count, elapsed_s):
+            return True
+        return not self.known.awaited() and is_sure(self.events)
 
     def marked(self, samples: int | None) -> None:
         """The script says that a step has ended, and of how many samples it was."""
@@ -124,11 +168,16 @@ class Loop:
         self.ended(MARK)
 
     def _step_ended(self) -> None:
+        self.thread.take()
         self.steps += 1
         if self.steps == WARM_CALLS:
             for act in self.warmed_up:
                 act()
-        self.turn()
+        self.thread.stands_still = True
+        try:
+            self.turn()
+        finally:
+            self.thread.stands_still = False
         self.interval = Interval()
         self._resumed_ns = perf_counter_ns()
 

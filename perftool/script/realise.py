@@ -55,7 +55,7 @@ class Realised:
             prepare()
 
     def optimizer_made(self, optimizer: Any) -> None:
-        self.loop.has_optimizer = True
+        self.loop.known.made(optimizer)
         if len(self.optimizer_places) < SITES_MOST:
             self.optimizer_places[id(optimizer)] = own_place(optimizer)
 

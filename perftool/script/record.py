@@ -20,13 +20,14 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perftool.script import hooks
-from perftool.script.boot import say
+from perftool.script.boot import rank_of_process, say
 from perftool.script.explain import watched
 from perftool.script.facts import device_of, facts_of
 from perftool.script.loop import Interval, Loop
 from perftool.script.realise import Realised
 from perftool.script.sites import own_place
 from perftool.script.steps import BACKWARD, MARK, OPTIMIZER, Counter, Rule, find_rule
+from perftool.script.thread import in_backward
 from perftool.script.trail import BLOCK_STEPS, SUFFIX, Trail
 from perftool.words import FORWARD, REST
 from perftool.words import OPTIMIZER as OPTIMIZER_PHASE
@@ -110,7 +111,7 @@ class Recorder:
         """Hook what is needed. Torch has been imported, or is not used at all."""
         loop, realised = self.loop, self.realised
         loop.ended = self._learn  # type: ignore[method-assign]
-        os.register_at_fork(after_in_child=self._silence)
+        os.register_at_fork(after_in_child=self._forked)
         realised.prepare()
         if "torch" not in sys.modules:
             return
@@ -131,10 +132,10 @@ class Recorder:
         self._hooks.callback(self._updates.remove)
         self._see_all()
 
-    def end(self) -> None:
-        """The training is over: write what is not written yet, and take all hooks away."""
+    def end(self) -> bool:
+        """The training is over: write what is not written yet, and take all hooks away. Whether that is done now."""
         if self._has_ended or not self.loop.is_own:
-            return
+            return False
         self._has_ended = True
         rule = find_rule(self.loop.events) if self._trail is None and not self._is_silent else None
         if rule is not None:  # it was over before that was sure
@@ -146,6 +147,9 @@ class Recorder:
             self._guarded(self._enter)
             self._tell_standing()
             self._trail.close()
+            if self.loop.thread.has_others:
+                say("several threads have trained, and the recorded steps are those of one of them")
+        return True
 
     def standing(self) -> tuple[int, ...]:
         """Another one after each update or step."""
@@ -155,8 +159,15 @@ class Recorder:
         """A step has ended."""
         self._stepped()
 
+    def _forked(self) -> None:
+        """In a child of this process, whose steps are recorded where there were none before."""
+        if self._trail is None and self.loop.forked():
+            self._seen.clear()
+        else:
+            self._silence()
+
     def _silence(self) -> None:
-        """From here on nothing is recorded, as in a child of this process."""
+        """From here on nothing is recorded."""
         if self._is_silent:
             return
         self._is_silent = True
@@ -203,12 +214,13 @@ class Recorder:
         """What follows an update where each one of an optimizer ends a step."""
         if rule.boundary != OPTIMIZER:
             return _nothing
+        is_here = self.loop.thread.is_here
         if rule.last is None:
             return self._step
-        last = self.loop.optimizers[rule.last]
+        last, number_of = rule.last, self.loop.known.number_of
 
         def updated(optimizer: Any, _arguments: Any, _options: Any) -> None:
-            if optimizer is last:
+            if is_here() and number_of(optimizer) == last:
                 self._step()
 
         return updated
@@ -218,13 +230,17 @@ class Recorder:
 
     def _update_began(self, optimizer: Any, _arguments: Any, _options: Any) -> None:
         loop = self.loop
+        self.realised.configure(optimizer)
+        if not loop.thread.is_here():
+            return
         loop.in_update = True
         if loop.watcher is not None:
             loop.watcher.marks.push(OPTIMIZER_PHASE)
-        self.realised.configure(optimizer)
 
     def _update_ended(self, optimizer: Any, _arguments: Any, _options: Any) -> None:
         loop = self.loop
+        if not loop.thread.is_here():
+            return
         if not loop.in_update:
             self._nests = True
             return
@@ -238,6 +254,8 @@ class Recorder:
     def _learn(self, kind: str, who: int = 0) -> None:
         """In place of `Loop.ended`, until that has found out which events end a step."""
         at_ns, loop, interval = monotonic_ns(), self.loop, self.loop.interval
+        if not loop.thread.is_here():
+            return
         Loop.ended(loop, kind, who)
         self._seen.append(Seen(at_ns, kind, who, interval.aside))
         if loop.interval is not interval:
@@ -254,9 +272,9 @@ class Recorder:
         ends = self._ends(counter)
         began_ns = ends[0].at_ns if ends else monotonic_ns()
         device = device_of(loop)
-        rank, ranks = _rank()
+        rank, ranks = rank_of_process()
         self._trail = _trail(self._folder, rank)
-        loop.rule = rule
+        loop.follow(rule)
         loop.steps = self._sampled_steps = len(ends)
         plain_ns = [one.at_ns - before.at_ns for before, one in pairwise(ends) if not one.aside]
         self._usual_ns = round(median(plain_ns)) if plain_ns else 0
@@ -296,10 +314,12 @@ class Recorder:
         loop = self.loop
 
         def ended(kind: str, who: int = 0) -> None:
-            if counter.ends_step(kind, who):
+            if loop.thread.is_here() and counter.ends_step(kind, who):
                 self._stepped()
 
         def marked(samples: int | None) -> None:
+            if not loop.thread.is_here():
+                return
             if samples is not None:
                 self._samples += samples
                 self._sampled_steps += 1
@@ -321,10 +341,12 @@ class Recorder:
     def _stamping(self) -> Callable[..., None]:
         """What is called at the end of each step, by torch where possible. All else waits until some have ended."""
         stamps, enough = self._stamps, 1
-        add, clock = stamps.append, monotonic_ns
+        add, clock, is_here = stamps.append, monotonic_ns, self.loop.thread.is_here
 
         def step(_optimizer: Any = None, _arguments: Any = None, _options: Any = None) -> None:
             nonlocal enough
+            if not is_here():
+                return
             add(clock())
             if len(stamps) >= enough:
                 enough = self._turn()
@@ -473,7 +495,8 @@ def _after_backward(recorder: Recorder) -> Callable[[], None]:
     def around(backward: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             found = backward(*arguments, **options)
-            recorder.stepped()
+            if not in_backward():
+                recorder.stepped()
             return found
 
         return call
@@ -511,14 +534,6 @@ def _trail(folder: Path, rank: int) -> Trail:
         except FileExistsError:
             continue
     raise FileExistsError(f"{folder} has too many files")
-
-
-def _rank() -> tuple[int, int]:
-    """Of this process, and how many there are."""
-    distributed: Any = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def _resident_bytes() -> int:

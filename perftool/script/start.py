@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
 import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perftool.scenario import Scenario, plan_of
 from perftool.script import hooks
 from perftool.script.answers import Answers
+from perftool.script.ending import at_end
 from perftool.script.loop import Loop
+from perftool.script.meeting import meet_apart
 from perftool.script.realise import Realised
 from perftool.script.seeds import shift_seeds
 from perftool.script.steps import Rule
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 def begin(spec: Mapping[str, Any]) -> None:
     """Put the settings over what the script is going to build, and take turns from its first step end on; once.
 
-    spec: address of perftool's socket, or None for a script that is only to run under its settings; launch (number),
+    spec: address of perftool's socket, or None for a script that is only to run under its settings; meeting (a folder
+    that only the launch's processes share), launch (number),
     settings, in_files (names of those that the script's own files have, which are only to be proved), scenarios (name
     to file), script (its command, folder, and options that are settings), rule (of steps), training_loaders (by order),
     device, seed (to shift the script's own by), keeps_losses, watched; record (a folder),
@@ -64,12 +67,11 @@ def _record(folder: str, plan: Plan, alone: Mapping[str, Plan]) -> None:
     recorder.begin()
 
     def ended() -> None:
-        recorder.end()
-        if recorder.loop.is_own and recorder.loop.steps:
+        if recorder.end() and recorder.loop.steps:
             recorder.realised.laid.add("warmed_up")  # which the loop has seen to
             tell_missing(recorder.realised, alone)
 
-    atexit.register(ended)
+    at_end(ended)
 
 
 def _take_turns(spec: Mapping[str, Any], plan: Plan, scenarios: dict[str, Scenario]) -> None:
@@ -82,9 +84,10 @@ def _take_turns(spec: Mapping[str, Any], plan: Plan, scenarios: dict[str, Scenar
     if "torch" in sys.modules:
         shift_seeds(own, spec["seed"])
         hooks.install(own, realised)
+        meet_apart(Path(spec["meeting"]))
     turns = Turns(spec["address"], own, Answers(spec, own, realised, scenarios))
     os.register_at_fork(after_in_child=turns.forked)
-    atexit.register(turns.ended)
+    at_end(turns.ended)
 
 
 def _device() -> str:

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 MARK, OPTIMIZER, BACKWARD = "mark", "optimizer", "backward"
 PERIOD_MOST = 64
 TIMES_SEEN = 2  # that a pattern repeats before it is one
+TIMES_SURE = 3  # before it is one that still holds with more events
 EVENTS_ENOUGH, ENOUGH_S = 24, 2.0
 EVENTS_FEW, FEW_S = 3, 10.0  # of a script whose steps are slow
+EVENTS_LONG, LONG_S = 256, 60.0  # after which what has been seen must do
 
 
 class Event(NamedTuple):
@@ -65,6 +67,18 @@ def seen_enough(events: int, elapsed_s: float) -> bool:
     return (events >= EVENTS_ENOUGH and elapsed_s >= ENOUGH_S) or (events >= EVENTS_FEW and elapsed_s >= FEW_S)
 
 
+def waited_long(events: int, elapsed_s: float) -> bool:
+    """Whether no more of a pattern is waited for."""
+    return events > EVENTS_LONG or elapsed_s > LONG_S
+
+
+def is_sure(events: Sequence[Event]) -> bool:
+    """Whether more events of the same optimizers would hardly show another pattern."""
+    updates = [event.who for event in events if event.kind == OPTIMIZER]
+    pattern = _repeated(updates, TIMES_SURE)
+    return pattern is not None and set(pattern) == set(updates)
+
+
 def find_rule(events: Sequence[Event]) -> Rule | None:
     """The rule that these events follow; None where there are none."""
     if any(event.kind == MARK for event in events):
@@ -79,16 +93,22 @@ def find_rule(events: Sequence[Event]) -> Rule | None:
 
 
 def _pattern(updates: Sequence[int]) -> Sequence[int]:
-    """What the updates repeat, by the first start after which they do; one update where they repeat nothing.
+    """What the updates repeat; one update where they repeat nothing."""
+    pattern = _repeated(updates, TIMES_SEEN)
+    return pattern if pattern is not None and set(pattern) == set(updates) else _ends_with_rarest(updates)
+
+
+def _repeated(updates: Sequence[int], times: int) -> Sequence[int] | None:
+    """What is repeated so many times, by the first start after which something is.
 
     A script may begin with something else, such as a few updates of one network alone.
     """
     for start in range(0, len(updates) // 2 + 1):
         rest = updates[start:]
-        for period in range(1, min(PERIOD_MOST, len(rest) // TIMES_SEEN) + 1):
-            if all(one == later for one, later in zip(rest, rest[period:], strict=False)):
-                return rest[:period] if set(rest) == set(updates) else _ends_with_rarest(updates)
-    return _ends_with_rarest(updates)
+        for period in range(1, min(PERIOD_MOST, len(rest) // times) + 1):
+            if rest[period:] == rest[:-period]:
+                return rest[:period]
+    return None
 
 
 def _ends_with_rarest(updates: Sequence[int]) -> Sequence[int]:

@@ -7,6 +7,7 @@ import os
 
 from perftool.plan import SettingError
 from perftool.script.answers import Answer, Answers, Reply
+from perftool.script.boot import rank_of_process
 from perftool.script.channel import Channel
 from perftool.script.loop import Loop
 from perftool.trees import TreeError
@@ -44,14 +45,8 @@ class Turns:
         """After the first step of this process, which is what tells the process that trains from its helpers."""
         try:
             self._channel = Channel(self._address)
-            self._channel.send(
-                {
-                    "type": "hello",
-                    "pid": os.getpid(),
-                    "rank": int(os.environ.get("RANK", 0)),
-                    "world_size": int(os.environ.get("WORLD_SIZE", 1)),
-                }
-            )
+            rank, ranks = rank_of_process()
+            self._channel.send({"type": "hello", "pid": os.getpid(), "rank": rank, "world_size": ranks})
         except OSError:
             self._is_alone = True
             return
@@ -103,12 +98,14 @@ class Turns:
         self._is_alone = True
 
     def ended(self) -> None:
-        """The script is over: whoever waits for an answer is told how far it came."""
+        """The script is over: whoever waits for an answer is told how far it came. May be called again."""
         if self._channel is not None and not self._is_alone and self._loop.is_own:
             self._reply({"type": "ended", "steps": self._loop.steps})
+            self._is_alone = True
 
     def forked(self) -> None:
-        """In a child of this process, which is none of the launch."""
-        self._is_alone = True
+        """In a child of this process: it is none of the launch, unless it may be the one that trains."""
         if self._channel is not None:
             self._channel.abandon()
+        if not self._loop.forked():
+            self._is_alone = True

@@ -84,7 +84,7 @@ def test_what_cannot_be_covered_is_named(project: Path) -> None:
         ("torchrun --rdzv-endpoint=localhost:0 train.py", None),
         ("accelerate launch --main_process_port 1234 train.py", 1234),
         ("deepspeed --master_port=1234 train.py", 1234),
-        ("python train.py --dist-url tcp://127.0.0.1:1234", 1234),
+        ("python train.py --dist-url tcp://127.0.0.1:1234", None),
     ],
 )
 def test_a_port_that_two_launches_would_share_is_found(command: str, port: int | None) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from perftool.measure import messages, scripted
+from perftool.measure import messages, script_launch, scripted
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.sandbox import Sandbox
 from perftool.measure.script_launch import ScriptLaunch
-from perftool.records import ScriptFacts, Settings
+from perftool.records import ScriptFacts, Settings, StepRule
 from perftool.scenario import discover
 from perftool.target import Script
 
@@ -241,3 +241,20 @@ def test_two_ranks_take_their_turns_together(launches: Launches) -> None:
     tree = launch.kept.tree
     launch.close()
     assert not tree.pids()
+
+
+def test_ranks_that_a_script_forks_itself_meet_apart_from_those_of_another_launch(launches: Launches) -> None:
+    look = launches.start(script("forked_ranks.py"))
+    facts = replace(look.ask(messages.Look(), LIMIT_S), ranks=look.ranks)  # which stands still from here on
+    assert facts.ranks == 2
+    launch = launches.start(script("forked_ranks.py"), facts=facts)
+    launch.ask(messages.Start(), LIMIT_S)
+    block = launch.ask(messages.Run(round=0, position=0, drop=1, steps=5), LIMIT_S)
+    assert len(block.rank_wall_ns) == 2
+
+
+def test_a_process_that_waits_for_another_is_not_left_to_wait(
+    launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script_launch, "OTHERS_HELD_S", 0.5)
+    assert launches.look(script("in_lockstep.py")).rule == StepRule(boundary="mark")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from torch.utils.data import dataloader as loaders
 from perftool.plan import Plan
 from perftool.script import loop as loop_module
 from perftool.script import record as record_module
+from perftool.script.ending import at_end
 from perftool.script.record import EVERY_LEAST, WATCHED_STEPS, Recorder
 from perftool.script.trail import Left, read
 
@@ -90,6 +93,11 @@ class Training:
 
 def steps_of(left: Left) -> int:
     return sum(len(block.step_ns) for block in left.blocks)
+
+
+def asides_of(left: Left) -> int:
+    """Steps that were something besides."""
+    return sum(times for times, _ in lines_of(left, "standing")[-1]["asides"].values())
 
 
 def lines_of(left: Left, kind: str) -> list[dict[str, Any]]:
@@ -209,6 +217,47 @@ def test_a_forked_child_writes_nothing(recorded: Recorded) -> None:
 
     left = recorded.of(lambda: training(100, fork))
     assert steps_of(left) + WATCHED_STEPS == 100 - 1
+
+
+def test_a_child_that_trains_in_place_of_its_parent_is_recorded(recorded: Recorded) -> None:
+    def train() -> None:
+        def work() -> None:
+            Training()(40)
+
+        at_end(recorded.recorder.end)
+        child = multiprocessing.get_context("fork").Process(target=work)
+        child.start()
+        child.join()
+        recorded.recorder.loop.process = 0  # whose end is not this one's
+
+    left = recorded.of(train)
+    recorded.recorder.loop.process = os.getpid()
+    recorded.recorder.end()
+    assert steps_of(left) + WATCHED_STEPS == 40 - 1
+    assert lines_of(left, "standing")[-1]["steps"] == steps_of(left)
+
+
+def test_optimizers_of_a_second_training_end_its_steps(recorded: Recorded) -> None:
+    def train() -> None:
+        for _ in range(2):
+            training = Training()
+            other = torch.optim.SGD(training.model.parameters(), lr=0.01)
+            training(50, lambda _, other=other: other.step())  # type: ignore[misc]
+
+    left = recorded.of(train)
+    assert steps_of(left) + asides_of(left) + WATCHED_STEPS == 100 - 1
+
+
+def test_one_of_several_threads_is_recorded(recorded: Recorded, capsys: pytest.CaptureFixture[str]) -> None:
+    def beside(step: int) -> None:
+        if step % 10 == 0:
+            thread = Thread(target=Training(), args=(20,))
+            thread.start()
+            thread.join()
+
+    left = recorded.of(lambda: Training()(100, beside))
+    assert steps_of(left) + asides_of(left) + WATCHED_STEPS == 100 - 1
+    assert "several threads have trained" in capsys.readouterr().err
 
 
 def test_a_fault_of_the_recorder_leaves_the_training_alone(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perftool.script.steps import BACKWARD, MARK, OPTIMIZER, Counter, Event, Rule, find_rule, seen_enough
+from perftool.script.steps import BACKWARD, MARK, OPTIMIZER, Counter, Event, Rule, find_rule, is_sure, seen_enough
 
 B = Event(BACKWARD)
 
@@ -66,3 +66,18 @@ def test_slow_steps_are_few() -> None:
     assert seen_enough(3, 10.0)
     assert not seen_enough(23, 2.0)
     assert seen_enough(24, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("events", "sure"),
+    [
+        (updates(0, 0, 0), True),
+        (updates(0, 1) * 2, False),
+        (updates(0, 1) * 3, True),
+        (updates(0, 0, 0, 0, 0, 1, 0, 0), False),
+        (updates(0, 0, 0, 0, 0, 1) * 3, True),
+        (updates(*[0] * 20, 1, *[0] * 9), False),
+    ],
+)
+def test_a_pattern_is_sure_once_it_has_come_three_times(events: list[Event], sure: bool) -> None:
+    assert is_sure(events) == sure
