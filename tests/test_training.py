@@ -284,7 +284,7 @@ def test_a_scaler_is_told_which_kernel_takes_its_scale() -> None:
     optimizer = torch.optim.AdamW([parameter], fused=True)
     configure(optimizer, {"foreach": False, "fused": False})
     scaler = torch.amp.GradScaler("cpu")
-    scaler.scale(parameter.sum()).backward()
+    scaler.scale(parameter.sum()).backward()  # type: ignore[no-untyped-call]
     scaler.step(optimizer)
     assert not parameter.equal(torch.ones(2))
 

@@ -12,6 +12,7 @@ from time import monotonic, perf_counter_ns
 from typing import Any
 
 from perftool.plan import WARM_CALLS
+from perftool.script.attached import alive, weakly
 from perftool.script.sites import own_place
 from perftool.script.steps import BACKWARD, MARK, OPTIMIZER, Counter, Event, Rule, find_rule, seen_enough
 
@@ -58,8 +59,8 @@ class Loop:
         self.interval = Interval()  # that a step has just ended, when `turn` is called
         self.keeps_losses = self.keeps_batches = False
         self.batch: Any = None  # that came last, where it is kept
-        self.optimizers: list[Any] = []  # in the order of their first steps
-        self.training_loaders: set[int] = set()  # identities of datasets' loaders
+        self._optimizers: list[Callable[[], Any]] = []  # weak references, in the order of their first steps
+        self.training_loaders: set[int] = set()  # numbers of datasets' loaders
         self.last_loss: Any = None
         self.watcher: Any = None  # of phases and of what disturbs them, while they are wanted
         self.seeded = False
@@ -85,11 +86,16 @@ class Loop:
 
     def number_of(self, optimizer: Any) -> int:
         """Of an optimizer, in the order of their first steps."""
-        for number, known in enumerate(self.optimizers):
-            if known is optimizer:
+        for number, known in enumerate(self._optimizers):
+            if known() is optimizer:
                 return number
-        self.optimizers.append(optimizer)
-        return len(self.optimizers) - 1
+        self._optimizers.append(weakly(optimizer))
+        return len(self._optimizers) - 1
+
+    @property
+    def optimizers(self) -> list[Any]:
+        """In the order of their first steps, those that are still there."""
+        return alive(self._optimizers)
 
     def ended(self, kind: str, who: int = 0) -> None:
         """Something that may end a step has happened."""
@@ -139,7 +145,7 @@ class Loop:
     # ------------------------------------------------------------------------------------------- within an interval
 
     def fetched(self, loader: int, wait_ns: int, samples: int | None, batch: Any) -> None:
-        """A batch has come from a loader, which is numbered by its identity."""
+        """A batch has come from a loader, by its number among them."""
         interval = self.interval
         interval.wait_ns += wait_ns
         interval.batches += 1
