@@ -1,5 +1,7 @@
-"""Temporary folders that are gone at the end, also that of a perftool that was killed: the next one removes what the
-last has left, which it knows by a lock that nobody holds. Standard library only: the keeper has it, too."""
+"""Temporary folders; of a perftool that was killed the next one removes them, as nobody holds their lock any more.
+
+Standard library only: the keeper has it, too.
+"""
 
 from __future__ import annotations
 
