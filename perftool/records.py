@@ -30,8 +30,8 @@ SCHEMA_VERSION = "1.6"
 #      made against what was stored, and why it could not be made to the end
 # 1.6  of a workload: whether a script of the user's own drives it, what it does already, and that it may make its
 #      batches without a DataLoader; what a rate counts; of a script: its loop beside its steps, its ranks, and the
-#      patch of its files; sessions of a run that was recorded; of recommended settings, which are options of the
-#      command, and for which device they are
+#      patch of its files, and which of its loaders train; sessions of a run that was recorded; of recommended settings,
+#      which are options of the command, and for which device and loaders they are
 
 Command = Literal["tune", "compare", "profile", "trace", "check", "run"]
 Status = Literal["measured", "skipped", "failed"]
@@ -234,6 +234,7 @@ class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     torch_threads: int
     optimizers: list[ScriptOptimizer]
     loaders: list[ScriptLoader]  # in the order made
+    loader_kinds: list[list[bool]] = []  # by the place that makes them: whether each one made there trains
     models: list[ScriptModel]
     sites: list[Site] = []
     autocast: Literal["bf16", "fp16"] | None  # that the script itself uses
@@ -249,11 +250,6 @@ class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     ranks: int = 1
     passed_over: int = 0  # processes that made steps, and ended, before the one that trains
     options: dict[str, OptionKind] = {}  # its own that are settings
-
-    @property
-    def training_loaders(self) -> list[int]:
-        """By the order made."""
-        return [number for number, one in enumerate(self.loaders) if one.trains]
 
 
 class WorkloadFacts(Record, frozen=True, kw_only=True):
@@ -1096,6 +1092,7 @@ class RecommendedSettings(Record, frozen=True, kw_only=True):
     settings: Settings
     options: dict[str, OptionKind] = {}  # those of the settings that are the script's own options
     device: str | None = None  # that they were measured on
+    loaders: list[list[bool]] = []  # of a script: which of them the settings are for; as in ScriptFacts
 
 
 # ---------------------------------------------------------------------------------------------------------- to JSON

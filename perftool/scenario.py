@@ -142,6 +142,7 @@ class Scenario:
         of two scenarios says so.
     apply: changes a plan for a value, without torch as long as nothing is built. May raise SettingError.
     proof: whether the value took effect on a live training. Runs where that does, outside of all timing.
+    present: the value that is in force in this process, of what a script may set itself, where torch can tell at once.
     code: what a user pastes to have the same.
     environment: variables of the process that the value needs set before it starts.
     changes: "numerics" (other rounding than the default's), "optimisation" (another training) or just "speed".
@@ -158,6 +159,7 @@ class Scenario:
     refusal: Callable[[str, Context], str | None] = field(kw_only=True)
     apply: Callable[[Plan, str], Plan] = field(kw_only=True)
     proof: Proof = field(kw_only=True)
+    present: Callable[[], str] | None = field(kw_only=True, default=None)
     code: Callable[[str, Context], Code] = field(kw_only=True)
     environment: Callable[[str], Mapping[str, str]] = field(kw_only=True, default=_no_environment)
     discouraged: Callable[[str, Context], str | None] = field(kw_only=True, default=_nothing_against)

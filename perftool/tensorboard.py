@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from perftool import units
 from perftool.analysis.traces import OPTIMIZER_MARK, loses_kernels
 from perftool.records import WAIT, Block, Session, Summary, TraceFacts
+from perftool.temporary import temporary_folder
 
 LOADER = "enumerate(DataLoader)#"  # how torch names a DataLoader's next batch, with .__next__ at its end
 PLUGIN_WAIT = f"{LOADER}{WAIT}.__next__"
@@ -67,8 +66,8 @@ def event_files(session: Session, summary: Summary, facts: TraceFacts) -> dict[s
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    with TemporaryDirectory(prefix="perftool-") as folder:
-        with SummaryWriter(folder) as writer:
+    with temporary_folder() as folder:
+        with SummaryWriter(str(folder)) as writer:
             for block in session.blocks:
                 _add_block(writer, block)
             for name, value in _metrics(summary, facts).items():
@@ -76,7 +75,7 @@ def event_files(session: Session, summary: Summary, facts: TraceFacts) -> dict[s
             for title, rows in _texts(session, summary).items():
                 writer.add_text(title, _table(rows), 0)
             writer.add_hparams({**session.defaults}, _metrics(summary, facts, "hparam/"), run_name=".")
-        files = sorted(Path(folder).iterdir())
+        files = sorted(folder.iterdir())
         # Without the name of this machine, which is of no use to anybody else.
         began = files[0].name.split(".")[3]
         return {f"events.out.tfevents.{began}.perftool.{index}": file.read_bytes() for index, file in enumerate(files)}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import gettempdir
 from typing import Any
 
 from perftool import tensorboard
@@ -19,6 +19,7 @@ from perftool.measure.running import Running
 from perftool.records import Session, Summary, TraceFacts, TraceReport
 from perftool.report import profiles
 from perftool.store import SessionStore, StoreError
+from perftool.temporary import temporary_folder
 
 TRACE = "trace.json"
 PLUGIN_TRACE = "tensorboard/trace.pt.trace.json"  # the plugin knows its files by this ending
@@ -47,8 +48,8 @@ def trace(lab: Lab, *, steps: int | None = None) -> Taken:
     taken: list[Taken] = []
 
     def traced(running: Running) -> None:
-        with TemporaryDirectory(prefix="perftool-", ignore_cleanup_errors=True) as folder:
-            tracer = _Tracer(lab, running, Path(folder) / TRACE)
+        with temporary_folder() as folder:
+            tracer = _Tracer(lab, running, folder / TRACE)
             taken.append(tracer.that_fits() if steps is None else tracer.of(ceil(steps / running.steps_per_call)))
 
     lab.planned_s = UNTRACED_S + TRACED_S

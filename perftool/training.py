@@ -186,8 +186,17 @@ def configure(optimizer: torch.optim.Optimizer, options: Mapping[str, Any]) -> N
         optimizer.defaults[name] = value
         for group in optimizer.param_groups:
             group[name] = value
+    if "fused" in options and "fused" in optimizer.defaults:
+        optimizer._step_supports_amp_scaling = bool(options["fused"])  # type: ignore[attr-defined]
     if options.get("fused"):
-        optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined]
+        _fuse_state(optimizer)
+
+
+def _fuse_state(optimizer: torch.optim.Optimizer) -> None:
+    """Have counts of steps, which a checkpoint may have brought, where and of the type that fused kernels take them."""
+    for parameter, state in optimizer.state.items():
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"] = state["step"].to(parameter.device, torch.float32)
 
 
 # ------------------------------------------------------------------------------------------------------------ feeds

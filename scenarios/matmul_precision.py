@@ -63,7 +63,7 @@ def proof(training: Live, value: str) -> Engaged:
     """What torch says, and which products of the training's shapes come out otherwise than in full precision."""
     import torch
 
-    present = torch.get_float32_matmul_precision()
+    in_force = present()
     matrices = {part.shape: part.detach().float() for part in training.module.parameters() if part.ndim == 2}
     weights = sorted(matrices.values(), key=torch.Tensor.numel)[-WEIGHTS_MOST:]
     found = [product for weight in weights for product in products(weight)]
@@ -71,16 +71,22 @@ def proof(training: Live, value: str) -> Engaged:
     try:
         exact = [product for weight in weights for product in products(weight)]
     finally:
-        torch.set_float32_matmul_precision(present)
+        torch.set_float32_matmul_precision(in_force)
     off = [float((one - other).norm() / other.norm()) for one, other in zip(found, exact, strict=True)]
     differ = [error for error in off if error > 0]
-    if present != value:
-        told = f"torch's precision is '{present}'"
+    if in_force != value:
+        told = f"torch's precision is '{in_force}'"
     elif differ:
         told = f"{len(differ)} of {len(off)} products of the training's shapes differ, by up to {max(differ):.1e}"
     else:
         told = "set, with no effect seen on these shapes" if value != "highest" else "products are in full float32"
-    return Engaged(ok=present == value, evidence=told)
+    return Engaged(ok=in_force == value, evidence=told)
+
+
+def present() -> str:
+    import torch
+
+    return torch.get_float32_matmul_precision()
 
 
 def products(weight: torch.Tensor) -> list[torch.Tensor]:
@@ -108,6 +114,7 @@ scenario = Scenario(
     discouraged=discouraged,
     apply=apply,
     proof=proof,
+    present=present,
     code=code,
     cures={FULL_PRECISION: ("high", "medium")},
     changes="numerics",

@@ -52,11 +52,15 @@ def apply(plan: Plan, value: str) -> Plan:
 
 def proof(training: Live, value: str) -> Proving:
     """What torch says after a step."""
+    yield BARE_STEP
+    threads = present()
+    return Engaged(ok=threads == value, evidence=f"torch uses {threads} threads")
+
+
+def present() -> str:
     import torch
 
-    yield BARE_STEP
-    threads = torch.get_num_threads()
-    return Engaged(ok=str(threads) == value, evidence=f"torch uses {threads} threads")
+    return str(torch.get_num_threads())
 
 
 def code(value: str, context: Context) -> Code:
@@ -71,6 +75,7 @@ scenario = Scenario(
     refusal=refusal,
     apply=apply,
     proof=proof,
+    present=present,
     code=code,
     discouraged=discouraged,
     typical_gain=1.1,

@@ -124,7 +124,7 @@ def make_script(session: Session, *, aside_ms: Mapping[str, float], **changes: A
         reference=join(facts.command),
         driver="script",
         script=facts,
-        sample_unit="sample" if facts.training_loaders else "step",
+        sample_unit="sample" if any(one.trains for one in facts.loaders) else "step",
     )
     own = {launch.launch for launch in session.launches if launch.variant == 0}
     aside_ns = {name: round(ms * 1e6) for name, ms in aside_ms.items()}

@@ -104,6 +104,18 @@ def test_what_was_measured_on_a_cpu_is_laid_over_for_one(tmp_path: Path) -> None
     assert json.loads(environment["PERFTOOL_SCRIPT"])["device"] == "cpu"
 
 
+@pytest.mark.parametrize(("name", "known"), [("train.py", [[True], [False]]), ("other.py", [])])
+def test_which_loaders_train_is_known_of_the_script_that_was_measured(
+    tmp_path: Path, name: str, known: list[list[bool]]
+) -> None:
+    record = RecommendedSettings(
+        workload="python train.py --epochs 3", settings={"dataloader_workers": "1"}, loaders=[[True], [False]]
+    )
+    (tmp_path / "recommended.json").write_bytes(to_json(record))
+    _, environment = prepared(["python", name], [f"@{tmp_path / 'recommended.json'}"], [], []).command()
+    assert json.loads(environment["PERFTOOL_SCRIPT"])["loaders"] == known
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [

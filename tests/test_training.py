@@ -279,6 +279,24 @@ def test_an_option_that_the_optimizer_has_not_is_refused_unless_it_is_to_be_off(
     configure(optimizer, {"fused": False})
 
 
+def test_a_scaler_is_told_which_kernel_takes_its_scale() -> None:
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([parameter], fused=True)
+    configure(optimizer, {"foreach": False, "fused": False})
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(parameter.sum()).backward()  # type: ignore[no-untyped-call]
+    scaler.step(optimizer)
+    assert not parameter.equal(torch.ones(2))
+
+
+def test_counts_of_steps_from_a_checkpoint_go_where_fused_kernels_take_them() -> None:
+    parameter = nn.Parameter(torch.ones(2, device="meta"))
+    optimizer = torch.optim.Adam([parameter])
+    optimizer.state[parameter] = {"step": torch.tensor(3.0)}
+    configure(optimizer, {"fused": True})
+    assert optimizer.state[parameter]["step"].device.type == "meta"
+
+
 def test_the_plain_update_is_backward_and_one_step() -> None:
     weight = nn.Parameter(torch.tensor(1.0))
     backward_and_step(weight.square(), torch.optim.SGD([weight], lr=0.25))

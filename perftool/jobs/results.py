@@ -55,6 +55,7 @@ class Results:
                 if script is None
                 else {name: script.options[name] for name in measured if name in script.options},
                 device=summary.machine.device,
+                loaders=[] if script is None else script.loader_kinds,
             )
             self.attempt(partial(self.store.write, "recommended.json", to_json(recommended, indent=2)))
             if summary.recommendation.script:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from perftool.jobs.look import check_target, offered
 from perftool.jobs.recorded import finish
 from perftool.measure.script_launch import HIDDEN_BY
 from perftool.plan import Plan
-from perftool.records import Machine, Settings, WorkloadFacts
+from perftool.records import Machine, RecommendedSettings, Settings, WorkloadFacts
 from perftool.scenario import BF16_UNITS, Context, ScenarioError, Scenarios, clashes, environment_of, plan_of
 from perftool.script.boot import environment as hooked
 from perftool.store import open_results
@@ -36,12 +37,14 @@ class Run:
 
     settings: scenarios' only; those that are the script's own options are in `script.vary`, with one value each.
     device: "cpu", or "auto" for the GPU where there is one.
+    loaders: which train, where the settings were measured on this script; as in ScriptFacts.
     """
 
     script: Script
     settings: Settings
     scenarios: Scenarios
     device: str
+    loaders: list[list[bool]]
     scenario_files: tuple[Path, ...]
     arguments: tuple[str, ...]
 
@@ -74,6 +77,7 @@ class Run:
             "settings": self.settings,
             "scenarios": {name: self.scenarios[name].file for name in self.settings},
             "device": self.device,
+            "loaders": self.loaders,
             "seed": 0,
         }
         return words, environment | hooked(json.dumps(told))
@@ -99,9 +103,15 @@ def prepared(
         settings=settings,
         scenarios=scenarios,
         device=device,
+        loaders=next((file.loaders for file in files if _is_of(file, script)), []),
         scenario_files=tuple(scenario_files),
         arguments=tuple(arguments),
     )
+
+
+def _is_of(file: RecommendedSettings, script: Script) -> bool:
+    """Whether settings were measured on this script, whatever its own options were."""
+    return bool(file.loaders) and name_of(replace(script, command=tuple(shlex.split(file.workload)))) == name_of(script)
 
 
 def become(run: Run) -> NoReturn:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from msgspec.structs import replace
 
@@ -19,6 +17,7 @@ from perftool.measure.ledger import Ledger
 from perftool.measure.scripted import Sandboxes
 from perftool.records import Session
 from perftool.store import StoreError
+from perftool.temporary import temporary_folder
 
 
 def run(job: Job[Made], front: Front | None = None) -> Outcome:
@@ -33,7 +32,7 @@ def run(job: Job[Made], front: Front | None = None) -> Outcome:
         check_target(options.target)
         scenarios = offered(options.target, options.scenario_files)
         check_names(job.names, scenarios, options.target)
-        out = options.out or Path(kept.enter_context(TemporaryDirectory(prefix="perftool-")))
+        out = options.out or kept.enter_context(temporary_folder())
         results = job.open(out)
         with ExitStack() as held:
             sandboxes = held.enter_context(closing(Sandboxes(front.say, ignored=[out])))

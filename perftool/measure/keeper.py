@@ -24,7 +24,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
 from perftool.measure.tree import ProcessTree
-from perftool.measure.view import Refused, View, enter, remove
+from perftool.measure.view import Refused, View, enter
+from perftool.temporary import remove
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36

@@ -6,8 +6,6 @@ and an environment in which trackers are offline. What cannot be had is said bef
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import getpass
 import itertools
 import json
@@ -22,11 +20,11 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO
 
 from perftool.measure import view as views
 from perftool.measure.kept import Kept
-from perftool.measure.view import View, mounts, remove, upper
+from perftool.measure.view import View, mounts, upper
+from perftool.temporary import Temporary, remove
 
 TRIAL_LIMIT_S = 20.0
 FREE_BYTES = 1 << 30  # less free space than this is no place to write to
@@ -141,12 +139,11 @@ class Sandbox:
     environment: dict[str, str]  # of every launch
     protected: list[str]  # for the user: folders that stay as they are
     unprotected: list[str]  # for the user: sentences, about what does not
-    root: Path  # of everything temporary
     view: View  # of every launch, but for its store
     watched: list[Path]  # folders whose fingerprint is taken
     ignored: list[Path]  # within them, what is not looked at
     before: dict[str, tuple[int, int]]
-    lock: IO[str]  # held while perftool lives
+    temporary: Temporary  # of everything that is
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @classmethod
@@ -166,20 +163,30 @@ class Sandbox:
         ]
         unwatched = [*(path.resolve() for path in ignored), *caches]
         before = fingerprint(wanted, unwatched)
-        root, view, refused = _tried(wanted, caches)
+        temporary, view, refused = _tried(wanted, caches)
         return cls(
             command=list(command),
             folder=folder,
-            environment={**_offline(environment), "HF_TOKEN_PATH": str(root / "no-token")},
+            environment={**_offline(environment), "HF_TOKEN_PATH": str(temporary.path / "no-token")},
             protected=view.places,
             unprotected=_unprotected(command, folder, environment, view, refused),
-            root=root,
             view=view,
             watched=wanted,
             ignored=unwatched,
             before=before,
-            lock=_locked(root),
+            temporary=temporary,
         )
+
+    @property
+    def root(self) -> Path:
+        """Of everything temporary."""
+        return self.temporary.path
+
+    def folder_of_its_own(self) -> Path:
+        """A new one, which nobody looks into but who asks for it."""
+        folder = self.root / str(next(self._numbers))
+        folder.mkdir()
+        return folder
 
     def launch(
         self,
@@ -194,9 +201,9 @@ class Sandbox:
         command: in place of the sandbox's, such as the same with other options. environment: more of it.
         files: what it finds in place of the user's own files, each of which is covered.
         """
-        scratch = self.root / str(next(self._numbers))
+        scratch = self.folder_of_its_own()
         for name in ("tmp", "store"):
-            (scratch / name).mkdir(parents=True)
+            (scratch / name).mkdir()
         for path, content in (files or {}).items():
             self._lay(path, content, scratch / "files")
         port = _free_port()
@@ -258,8 +265,7 @@ class Sandbox:
 
     def close(self) -> None:
         """Remove everything temporary. May be called again."""
-        remove(self.root)
-        self.lock.close()
+        self.temporary.close()
 
     def _beneath(self, files: Path) -> dict[str, list[str]]:
         """files: the layer that lies over all others."""
@@ -366,16 +372,16 @@ def _unprotected(
     return [*told, "other folders and the network are open, also to trackers that the script itself sets online"]
 
 
-def _tried(wanted: Sequence[Path], caches: Sequence[Path]) -> tuple[Path, View, dict[str, str]]:
+def _tried(wanted: Sequence[Path], caches: Sequence[Path]) -> tuple[Temporary, View, dict[str, str]]:
     """A new temporary folder, a view that works with it, and what is refused, with the reason."""
     covered = [str(path) for path in wanted]
     shared = [str(cache) for cache in caches if any(cache.is_relative_to(place) for place in wanted)]
     refused: dict[str, str] = {}
     for base, in_memory in _bases(wanted):
-        _sweep(Path(base))
-        root = Path(tempfile.mkdtemp(prefix="perftool-", dir=base))
-        attempt = View(places=covered, store=str(root / "trial"), in_memory=in_memory, shared=shared)
-        (root / "trial").mkdir()
+        temporary = Temporary(Path(base))
+        trial = temporary.path / "trial"
+        attempt = View(places=covered, store=str(trial), in_memory=in_memory, shared=shared)
+        trial.mkdir()
         refused = _trial(attempt)
         remove(attempt.store)
         if not _may_mount():
@@ -383,9 +389,9 @@ def _tried(wanted: Sequence[Path], caches: Sequence[Path]) -> tuple[Path, View, 
             refused |= {place: f"{path} has another owner or group" for place, path in foreign.items() if path}
         works = [place for place in covered if place not in refused]
         if works or not covered:
-            return root, replace(attempt, places=works), refused
-        remove(root)
-    return Path(tempfile.mkdtemp(prefix="perftool-")), View(places=[], store=""), refused
+            return temporary, replace(attempt, places=works), refused
+        temporary.close()
+    return Temporary(), View(places=[], store=""), refused
 
 
 def _may_mount() -> bool:
@@ -406,22 +412,6 @@ def _foreign(folder: Path, ignored: Sequence[Path]) -> str | None:
         ),
         None,
     )
-
-
-def _locked(root: Path) -> IO[str]:
-    """A lock that goes with its holder, by whatever death."""
-    file = (root / "lock.new").open("w")
-    fcntl.flock(file, fcntl.LOCK_EX)
-    (root / "lock.new").rename(root / "lock")
-    return file
-
-
-def _sweep(base: Path) -> None:
-    """Remove what a perftool has left that was killed while none of its launches, which see to that, was alive."""
-    for lock in base.glob("perftool-*/lock"):
-        with contextlib.suppress(OSError), lock.open() as file:  # BlockingIOError: its holder lives
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove(lock.parent)
 
 
 def _bases(wanted: Sequence[Path]) -> list[tuple[str, bool]]:

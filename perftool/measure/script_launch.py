@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from tempfile import mkdtemp
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -44,14 +43,20 @@ class ScriptLaunch:
     """A launch of the user's command; see `LiveLaunch`. Its processes stand still whenever it is not answering."""
 
     def __init__(
-        self, spec: messages.LaunchSpec, command: Sequence[str], start: StartKept, hook: Mapping[str, Any]
+        self,
+        spec: messages.LaunchSpec,
+        command: Sequence[str],
+        start: StartKept,
+        hook: Mapping[str, Any],
+        folder: Path,
     ) -> None:
         """Nothing is started before the first question.
 
         command: what `start` starts, for messages. hook: what its processes are told; see `perftool.script.start`.
+        folder: an empty one for what they are told and leave, which is removed at the end.
         """
         self._spec, self._command, self._start_kept, self._hook = spec, list(command), start, dict(hook)
-        self._folder = Path(mkdtemp(prefix="perftool-"))
+        self._folder = folder
         self.kept: Kept | None = None  # while there are processes
         self._callers: Callers | None = None
         self._ranks: list[Caller] = []

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from dataclasses import replace as replace_script
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from msgspec import to_builtins
 from msgspec.structs import replace
@@ -34,6 +33,7 @@ from perftool.probes.machine import describe_machine
 from perftool.records import Machine, ScriptFacts, WorkloadFacts
 from perftool.scenario import Scenario, Scenarios, environment_of
 from perftool.target import Script, name_of
+from perftool.temporary import temporary_folder
 from perftool.vary import command_with
 
 CHANGED_SHOWN = 3  # of the files that a warning names
@@ -184,7 +184,7 @@ def start(
         "script": asdict(script),
         "tree": None if spec.tree is None else asdict(spec.tree),
         "rule": None if facts is None or facts.rule is None else to_builtins(facts.rule),
-        "training_loaders": None if facts is None else facts.training_loaders,
+        "loaders": [] if facts is None else facts.loader_kinds,
         "device": spec.device if facts is None else facts.device,
         "passed_over": 0 if facts is None else facts.passed_over,
         "seed": spec.seed,
@@ -197,7 +197,7 @@ def start(
             raise LaunchFailed("setting", f"{uncovered[0]} cannot be covered here, so the patch was not run")
         return sandbox.launch(command, {**environment, **variables, **hooked}, files=files)
 
-    return ScriptLaunch(spec, command, kept, hook)
+    return ScriptLaunch(spec, command, kept, hook, sandbox.folder_of_its_own())
 
 
 @contextmanager
@@ -218,7 +218,7 @@ def open_lab(
         own = script if spec.tree is None else replace_script(script, folder=spec.tree.folder)
         return start(spec, environment, own, scenarios, facts, sandboxes.of(own))
 
-    with TemporaryDirectory(prefix="perftool-", ignore_cleanup_errors=True) as caches:
+    with temporary_folder() as caches:
         yield Lab(
             ledger,
             start=launched,
@@ -227,6 +227,6 @@ def open_lab(
             parallel_starts=max(1, min(machine.usable_cores, PARALLEL_STARTS_MOST)),
             live_limit=int(SHARE_OF_MEMORY * machine.memory_available_bytes / (GROWTH * launch_bytes)),
             even_steps=True,
-            caches=Path(caches),
+            caches=caches,
             watcher=watcher,
         )

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from perftool.measure import messages
 from perftool.measure.lab import BaselineFailed, Lab, Watcher
@@ -14,6 +13,7 @@ from perftool.measure.launch import LaunchFailed, ProcessLaunch
 from perftool.measure.ledger import Ledger
 from perftool.records import Command, Fitness, Goal, Session, Settings
 from perftool.scenario import Context, Scenarios, check_settings, cures_of, environment_of
+from perftool.temporary import temporary_folder
 from perftool.trees import Tree
 
 SURVEY_LIMIT_S = 60.0  # the least that any start-up may take
@@ -108,7 +108,7 @@ def open_lab(
 ) -> Iterator[Lab]:
     """A lab for a session whose launches are real processes, as many at a time as the memory allows."""
     machine = ledger.session.machine
-    with TemporaryDirectory(prefix="perftool-", ignore_cleanup_errors=True) as caches:
+    with temporary_folder() as caches:
         yield Lab(
             ledger,
             start=ProcessLaunch,
@@ -116,6 +116,6 @@ def open_lab(
             scenario_files=[str(file.resolve()) for file in scenario_files],
             parallel_starts=max(1, min(machine.usable_cores, PARALLEL_STARTS_MOST)),
             live_limit=int(SHARE_OF_MEMORY * machine.memory_available_bytes / (GROWTH * launch_bytes)),
-            caches=Path(caches),
+            caches=caches,
             watcher=watcher,
         )

@@ -10,12 +10,10 @@ kernel: `userxattr` is for overlays in user namespaces (Linux 5.11), where a fol
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import os
 import re
-import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,16 +77,6 @@ def cover(view: View) -> dict[str, str]:
         if path in held:
             _bind(held[path], path)
     return refused
-
-
-def remove(folder: str | Path) -> None:
-    """Remove a folder with everything in it; an overlay leaves some that nobody may enter."""
-    for root, names, _ in os.walk(folder):
-        for path in (os.path.join(root, name) for name in names):
-            if not os.path.islink(path):
-                with contextlib.suppress(OSError):
-                    os.chmod(path, 0o700)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def mounts(table: str | None = None) -> dict[str, str]:

@@ -68,7 +68,7 @@ class Source:
         ]
         fitting = [call for call in fitting if self.line(call) == site.line] or fitting
         if not fitting:
-            raise Refused(f"no call of {site.callee} is seen at {self.path}:{site.line}")
+            raise Refused(f"no call of {site.callee or 'a model'} is seen at {self.path}:{site.line}")
         inner = {call for call in fitting for _, parent in self.parents(call) if parent in fitting}
         return sorted((call for call in fitting if call not in inner), key=self._start)
 
@@ -84,7 +84,7 @@ class Source:
         """The one call of the site's callee. Raises Refused for none or several."""
         found = self.calls(site)
         if len(found) > 1:
-            raise Refused(f"{self.path}:{site.line} calls {site.callee} several times")
+            raise Refused(f"{self.path}:{site.line} calls {site.callee or 'a model'} several times")
         return found[0]
 
     def statement(self, call: cst.Call) -> cst.SimpleStatementLine:
@@ -112,6 +112,15 @@ class Source:
 
     def code(self, node: cst.CSTNode) -> str:
         return self.module.code_for_node(node)
+
+    def values(self, node: cst.BaseExpression) -> list[cst.BaseExpression]:
+        """What the file assigns to a name, wherever it does; the expression itself where it is not assigned to."""
+        found = [
+            one.value
+            for one in self._parents
+            if isinstance(one, cst.Assign) and any(target.target.deep_equals(node) for target in one.targets)
+        ]
+        return found or [node]
 
     def _start(self, node: cst.CSTNode) -> tuple[int, int]:
         start = self._positions[node].start

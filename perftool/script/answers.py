@@ -93,7 +93,7 @@ class Answers:
 
     def _queued(self) -> int:
         """Batches that loader workers hold ready."""
-        loaders = self.realised.loaders_in_use()
+        loaders = self.realised.loaders.in_use()
         return max((one.num_workers * (one.prefetch_factor or 2) for one in loaders if one.num_workers), default=0)
 
     def _warm(self, request: Mapping[str, Any]) -> Answer:
@@ -215,7 +215,7 @@ class Answers:
     # ------------------------------------------------------------------------------------------------ explanations
 
     def _watch(self, request: Mapping[str, Any]) -> Answer:
-        workers = max((one.num_workers for one in self.realised.loaders_in_use()), default=0)
+        workers = max((one.num_workers for one in self.realised.loaders.in_use()), default=0)
         return explain.watched(self._watcher, self.loop, request, launch=self.spec["launch"], workers=workers)
 
     def _trace(self, request: Mapping[str, Any]) -> Answer:

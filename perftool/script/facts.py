@@ -10,9 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from perftool.script.hooks import batch_size_of
 from perftool.script.loop import Loop
-from perftool.script.realise import Realised
+from perftool.script.realise import Realised, place_of
 from perftool.script.sites import FRAMEWORKS, is_own
 
 if TYPE_CHECKING:
@@ -37,9 +36,8 @@ def facts_of(loop: Loop, realised: Realised, device: str, *, looks_at_values: bo
         "torch_version": "none" if torch is None else str(torch.__version__),
         "torch_threads": 1 if torch is None else torch.get_num_threads(),
         "optimizers": [_optimizer(one) for one in loop.optimizers],
-        "loaders": [
-            {**_loader(loader), "trains": id(loader) in loop.training_loaders} for loader, _ in realised.loaders
-        ],
+        "loaders": realised.loaders.facts(),
+        "loader_kinds": realised.loaders.kinds(),
         "models": [{"name": type(root).__name__, "compiled": _is_compiled(root)} for root in realised.roots],
         "sites": sites_of(loop, realised),
         "autocast": realised.autocast,
@@ -70,22 +68,13 @@ def sites_of(loop: Loop, realised: Realised) -> list[dict[str, Any]]:
     found = [{"kind": "main", "file": os.path.realpath(main), "line": 1}] if main is not None and is_own(main) else []
     places = [
         ("import_torch", "", realised.torch_place),
-        *(("loader", type(one).__name__, place) for one, place in realised.loaders if _trains(one, loop, realised)),
-        *(("optimizer", type(one).__name__, realised.optimizer_places.get(id(one))) for one in loop.optimizers),
-        *(
-            ("model", type(root).__name__, place)
-            for root, place in zip(realised.roots, realised.root_places, strict=True)
-        ),
+        *(("loader", one.name, one.place) for one in realised.loaders.in_training()),
+        *(("optimizer", type(one).__name__, place_of(one)) for one in loop.optimizers),
+        *(("model", type(root).__name__, place) for root, place in realised.root_places()),
     ]
     found += [place.site(kind, callee) for kind, callee, place in places if place is not None]
     found += [place.site("model_call", outputs=outputs) for place, outputs in realised.calls.values()]
     return [site for number, site in enumerate(found) if site not in found[:number]]
-
-
-def _trains(loader: Any, loop: Loop, realised: Realised) -> bool:
-    """Whether its batches are trained with, or those of a loader that a framework has made of it."""
-    datasets = [one.dataset for one, place in realised.loaders if id(one) in loop.training_loaders and place.framework]
-    return id(loader) in loop.training_loaders or any(loader.dataset is one for one in datasets)
 
 
 def parameters_of(loop: Loop, realised: Realised) -> list[torch.Tensor]:
@@ -104,35 +93,6 @@ def _optimizer(optimizer: Any) -> dict[str, Any]:
         "options": {name: defaults[name] for name in OPTIONS if name in defaults},
         "step_class": step.__qualname__.partition(".")[0] if step.__module__.startswith("torch.optim.") else None,
     }
-
-
-def _loader(loader: Any) -> dict[str, Any]:
-    from torch.utils.data import IterableDataset, RandomSampler, TensorDataset
-    from torch.utils.data._utils.collate import default_collate
-
-    dataset = loader.dataset
-    plain = isinstance(dataset, TensorDataset) and type(dataset).__getitem__ is TensorDataset.__getitem__
-    kind = "iterable" if isinstance(dataset, IterableDataset) else "tensors" if plain else "map"
-    batches = loader.batch_sampler
-    return {
-        "name": type(loader).__name__,
-        "dataset": type(dataset).__name__,
-        "kind": kind,
-        "rows": _length(dataset) if kind != "iterable" else None,
-        "batch_size": batch_size_of(loader),
-        "workers": loader.num_workers,
-        "pinned": bool(loader.pin_memory),
-        "has_collate": loader.collate_fn is not default_collate and batches is not None,
-        "shuffle": isinstance(getattr(batches, "sampler", loader.sampler), RandomSampler),
-        "drop_last": bool(getattr(batches, "drop_last", loader.drop_last)),
-    }
-
-
-def _length(dataset: Any) -> int | None:
-    try:
-        return len(dataset)
-    except TypeError:
-        return None
 
 
 def _is_compiled(module: Any) -> bool:

@@ -28,10 +28,11 @@ def install(loop: Loop, realised: Realised) -> None:
     _around_optimizers(loop, realised)
     around_backward(loop)
     around_scaler(loop)
+    around_scaled_steps(realised)
     around_making(realised)
     around_epochs(loop, realised)
     around_fetching(loop)
-    around_modes(loop)
+    around_modes(realised)
     around_saving(loop)
     realised.follow_calls()
 
@@ -154,20 +155,30 @@ def around_scaler(loop: Loop) -> Callable[[], None]:
     return restore
 
 
-def around_making(realised: Realised) -> Callable[[], None]:
-    """Each DataLoader that the script makes, with the arguments that the Plan changes."""
-    from torch.utils.data import DataLoader
+def around_scaled_steps(realised: Realised) -> Callable[[], None]:
+    """A scaler asks an optimizer for its kernel before the step: by then it must have the one that it is to have."""
+    from torch.amp import GradScaler
+    from torch.optim import Optimizer
 
-    signature = inspect.signature(DataLoader.__init__)
+    def stepping(step: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Any, optimizer: Any, *arguments: Any, **options: Any) -> Any:
+            if isinstance(optimizer, Optimizer):
+                realised.configure(optimizer)
+            return step(self, optimizer, *arguments, **options)
+
+        return call
+
+    return replaced(GradScaler, "step", stepping)
+
+
+def around_making(realised: Realised) -> Callable[[], None]:
+    """Each DataLoader that the script makes."""
+    from torch.utils.data import DataLoader
 
     def making(make: Callable[..., Any]) -> Callable[..., Any]:
         def init(self: Any, *arguments: Any, **options: Any) -> None:
-            bound = signature.bind(self, *arguments, **options)
-            changed = realised.loader_options(bound.arguments)
-            if changed:
-                bound.arguments.update(changed)
-            make(*bound.args, **bound.kwargs)
-            realised.loader_made(self)
+            make(self, *arguments, **options)
+            realised.loaders.made(self)
 
         return init
 
@@ -180,17 +191,18 @@ def around_epochs(loop: Loop, realised: Realised) -> Callable[[], None]:
 
     def iterating(begin: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: Any) -> Any:
-            loop.iterated(id(self))
+            number = realised.loaders.made(self).number
+            loop.iterated(number)
             batches = realised.epoch(self)
             if batches is not None:
-                return Fed(batches, self, loop)
+                return Fed(batches, Epoch(self, number), loop)
             watcher = loop.watcher
             if watcher is not None:  # workers may have to start
-                watcher.iterating(id(self))
+                watcher.iterating(number)
             found = begin(self)
             if watcher is not None:
                 watcher.fetched()
-            found.__dict__["_perftool_epoch"] = Epoch(self)
+            found.__dict__["_perftool_epoch"] = Epoch(self, number)
             return found
 
         return call
@@ -234,8 +246,8 @@ class Epoch:
 
     __slots__ = ("_batch_size", "_left", "loader")
 
-    def __init__(self, loader: Any) -> None:
-        self.loader = id(loader)
+    def __init__(self, loader: Any, number: int) -> None:
+        self.loader = number
         self._batch_size = batch_size_of(loader)
         self._left = None if self._batch_size is None else rows_of(loader)
 
@@ -272,8 +284,8 @@ def _batches_of(loader: Any) -> Any:
 class Fed:
     """The iterator of an epoch whose batches come from the Plan and not from the loader itself."""
 
-    def __init__(self, batches: Iterator[Any], loader: Any, loop: Loop) -> None:
-        self._batches, self._epoch, self._loop = batches, Epoch(loader), loop
+    def __init__(self, batches: Iterator[Any], epoch: Epoch, loop: Loop) -> None:
+        self._batches, self._epoch, self._loop = batches, epoch, loop
 
     def __iter__(self) -> Fed:
         return self
@@ -282,14 +294,15 @@ class Fed:
         return fetched(self._loop, self._epoch, functools.partial(next, self._batches))
 
 
-def around_modes(loop: Loop) -> Callable[[], None]:
+def around_modes(realised: Realised) -> Callable[[], None]:
     """`model.eval()` announces an evaluation."""
     from torch.nn import Module
 
     def around(train: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: Any, mode: bool = True) -> Any:
+            realised.loaders.is_evaluating = not mode
             if not mode:
-                loop.noticed("eval mode", EVALUATION)
+                realised.loop.noticed("eval mode", EVALUATION)
             return train(self, mode)
 
         return call

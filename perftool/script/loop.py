@@ -70,7 +70,7 @@ class Loop:
         self.keeps_losses = self.keeps_batches = False
         self.batch: Any = None  # that came last, where it is kept
         self.known = Optimizers()
-        self.training_loaders: set[int] = set()  # identities of datasets' loaders
+        self.training_loaders: set[int] = set()  # numbers of datasets' loaders
         self.last_loss: Any = None
         self.watcher: Any = None  # of phases and of what disturbs them, while they are wanted
         self.seeded = False
@@ -184,7 +184,7 @@ class Loop:
     # ------------------------------------------------------------------------------------------- within an interval
 
     def fetched(self, loader: int, wait_ns: int, samples: int | None, batch: Any) -> None:
-        """A batch has come from a loader, which is numbered by its identity."""
+        """A batch has come from a loader, by its number among them."""
         interval = self.interval
         interval.wait_ns += wait_ns
         interval.batches += 1

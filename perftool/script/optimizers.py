@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-from weakref import ref
 
+from perftool.script.attached import Known, alive, weakly
 from perftool.script.steps import Rule
-
-Known = Callable[[], Any]
-"""Gives an optimizer, or None once it is gone: none is kept alive here."""
 
 
 class Optimizers:
@@ -17,6 +14,7 @@ class Optimizers:
     and where those before live on, but step no more, all are numbered anew."""
 
     def __init__(self) -> None:
+        self.were_made = False  # any, also where none is left
         self._made: list[Known] = []
         self._known: list[Known] = []
         self._newer: list[Known] = []  # that have stepped since one of those known did
@@ -32,18 +30,19 @@ class Optimizers:
 
     def made(self, optimizer: Any) -> None:
         """The script has made one."""
+        self.were_made = True
         self._made = [known for known in self._made if known() is not None]
-        self._made.append(_weakly(optimizer))
+        self._made.append(weakly(optimizer))
 
     def stepped(self) -> list[Any]:
         """Those that have, and are still there, by their numbers."""
-        return _living(self._known)
+        return alive(self._known)
 
     def awaited(self) -> list[Any]:
         """Those that were made, but have not stepped, and are the only ones to update some parameter."""
         stepped = self.stepped()
         updated = {id(part) for one in stepped for part in _parameters_of(one)}
-        unstepped = [one for one in _living(self._made) if not any(one is known for known in stepped)]
+        unstepped = [one for one in alive(self._made) if not any(one is known for known in stepped)]
         return [one for one in unstepped if any(id(part) not in updated for part in _parameters_of(one))]
 
     def await_gradients(self) -> bool:
@@ -66,14 +65,14 @@ class Optimizers:
     def _number_of_new(self, optimizer: Any) -> int:
         gone = next((number for number, known in enumerate(self._known) if known() is None), None)
         if gone is not None:
-            self._known[gone] = _weakly(optimizer)
+            self._known[gone] = weakly(optimizer)
             return gone
         if not self._period:
-            self._known.append(_weakly(optimizer))
+            self._known.append(weakly(optimizer))
             return len(self._known) - 1
         number = _index(self._newer, optimizer)
         if number is None:
-            self._newer.append(_weakly(optimizer))
+            self._newer.append(weakly(optimizer))
             number = len(self._newer) - 1
         self._newer_updates += 1
         if self._newer_updates <= self._period:
@@ -91,17 +90,6 @@ class Optimizers:
 def _parameters_of(optimizer: Any) -> list[Any]:
     """All that it updates."""
     return [part for group in getattr(optimizer, "param_groups", ()) for part in group["params"]]
-
-
-def _weakly(optimizer: Any) -> Known:
-    try:
-        return ref(optimizer)
-    except TypeError:  # of a class that allows none
-        return lambda: optimizer
-
-
-def _living(known: Sequence[Known]) -> list[Any]:
-    return [one for one in (each() for each in known) if one is not None]
 
 
 def _index(known: Sequence[Known], optimizer: Any) -> int | None:

@@ -1,16 +1,18 @@
 """The second realisation of a Plan: laid over what a script builds, while it builds it.
 
-`process` before the script starts, `loader` on each training DataLoader as it is built, `epoch` where one begins,
-`optimizer` before an optimizer's first step, `model` and `loss` around the outermost call of each module with
+`process` before the script starts, `loader` on each training DataLoader before its first epoch, `epoch` where one
+begins, `optimizer` before an optimizer's first step, `model` and `loss` around the outermost call of each module with
 parameters while gradients are enabled: reduced precision inside, float32 outside, as accelerate has it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from perftool.script.attached import Attached, Call, alive, weakly
+from perftool.script.loaders import Loaders
 from perftool.script.loop import EVALUATION, Loop
 from perftool.script.sites import Place, own_place
 from perftool.words import FORWARD
@@ -19,32 +21,55 @@ if TYPE_CHECKING:
     from perftool.plan import Plan
 
 SITES_MOST = 64
-CONFIGURED = "_perftool_configured"  # an attribute, since another optimizer may get the identity of one that is gone
+CONFIGURED, MADE_AT = "_perftool_configured", "_perftool_made_at"
+"""Attributes, since another optimizer may get the identity of one that is gone."""
 CALM_CALLS = 256  # with gradients, in which no other module was called from outside
+
+
+class MadeAt(Attached):
+    """Where an optimizer was made."""
+
+    __slots__ = ("place",)
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+
+class Root(NamedTuple):
+    """A module that is called from outside of any module, with gradients."""
+
+    reference: Callable[[], Any]  # to it, as long as it is there
+    place: Place | None  # where it was made
 
 
 class Realised:
     """A Plan over the loop of this process."""
 
-    def __init__(self, plan: Plan, loop: Loop, *, training_loaders: Sequence[int] | None = None) -> None:
-        """training_loaders: by the order in which the script makes its loaders; None: not known yet."""
+    def __init__(self, plan: Plan, loop: Loop, *, loaders: Sequence[Sequence[bool]] = ()) -> None:
+        """loaders: which of them train, as `Loaders` takes it."""
         self.plan, self.loop = plan, loop
         loop.warmed_up = plan.warmed_up
-        self._training_loaders = training_loaders
-        self._loaders_made = 0
+        self.loaders = Loaders(loop, loaders)
         self._restore_calls: Callable[[], None] | None = None
+        self._follows_anew = False  # where a new optimizer may have a new model
         self._depth = 0  # of calls of modules, while all are followed
         self._is_within_root = False
         self._calm_calls: int | None = None  # since a module was new, where following ends by itself
         self.laid: set[str] = set()  # parts of the Plan that have come over something
         self._made: dict[int, Place] = {}  # where modules were made, by identity
-        self.roots: list[Any] = []  # modules that are called from outside of any module, with gradients
-        self.loaders: list[tuple[Any, Place]] = []
-        self.optimizer_places: dict[int, Place] = {}  # by identity
-        self.root_places: list[Place | None] = []  # where each root was made
+        self._roots: list[Root] = []
         self.calls: dict[tuple[Any, int], tuple[Place, str]] = {}  # of roots, by where: with what they returned
         self.torch_place = own_place()  # the hooks begin while torch is being imported
         self.autocast: str | None = None  # the type that the script itself computes in
+
+    @property
+    def roots(self) -> list[Any]:
+        """Modules that are called from outside of any module, with gradients, and are still there."""
+        return alive([root.reference for root in self._roots])
+
+    def root_places(self) -> list[tuple[Any, Place | None]]:
+        """Each of them, with where it was made."""
+        return [(module, root.place) for root in self._roots if (module := root.reference()) is not None]
 
     # ------------------------------------------------------------------------------------------- process, optimizer
 
@@ -56,14 +81,15 @@ class Realised:
 
     def optimizer_made(self, optimizer: Any) -> None:
         self.loop.known.made(optimizer)
-        if len(self.optimizer_places) < SITES_MOST:
-            self.optimizer_places[id(optimizer)] = own_place(optimizer)
+        optimizer.__dict__[MADE_AT] = MadeAt(own_place(optimizer))
+        self._follow_anew()
 
     def configure(self, optimizer: Any) -> None:
         """Before an optimizer's first step."""
         if CONFIGURED in optimizer.__dict__:
             return
         optimizer.__dict__[CONFIGURED] = True
+        self._follow_anew()
         if not self.plan.optimizer and not self.plan.optimizer_changes:
             return
         defaults = optimizer.defaults
@@ -79,33 +105,29 @@ class Realised:
 
     # ------------------------------------------------------------------------------------------------------ loaders
 
-    def loader_options(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the Plan changes of the arguments of a loader that is being made."""
-        number = self._loaders_made
-        trains = self._training_loaders is None or number in self._training_loaders
-        if not self.plan.loader or not trains or _is_iterable(arguments.get("dataset")):
-            return {}
-        self.laid.add("loader")
-        return self.plan.loader
-
-    def loader_made(self, loader: Any) -> None:
-        self._loaders_made += 1
-        if len(self.loaders) < SITES_MOST:
-            self.loaders.append((loader, own_place(loader)))
-
-    def loaders_in_use(self) -> list[Any]:
-        """Those whose batches went into backward passes; all, while there are none."""
-        made = [loader for loader, _ in self.loaders]
-        return [one for one in made if id(one) in self.loop.training_loaders] or made
-
     def epoch(self, loader: Any) -> Iterator[Any] | None:
-        """The batches of an epoch, where the Plan has its own way to come by them."""
+        """An epoch begins. Its batches, where the Plan has its own way to come by them."""
+        made = self.loaders.made(loader)
+        made.describe()
+        if not self.plan.loader and self.plan.epoch is None:
+            return None
+        if not self.loaders.trains(loader):
+            return None
+        if self.plan.loader and not made.is_laid and not _is_iterable(loader.dataset):
+            made.is_laid = True
+            self._lay_options(loader)
         if self.plan.epoch is None:
             return None
         batches = self.plan.epoch(loader)
         if not _is_own_iterator(batches):
             self.laid |= {"epoch", "feed"}
         return batches
+
+    def _lay_options(self, loader: Any) -> None:
+        for name, value in self.plan.loader.items():
+            object.__setattr__(loader, name, value)  # the loader's own refuses some of them once it is made
+        loader._iterator = None  # of workers that stay alive, which another loop may have started
+        self.laid.add("loader")
 
     # -------------------------------------------------------------------------------------------------------- calls
 
@@ -117,12 +139,13 @@ class Realised:
         from torch.nn import Module
 
         self._calm_calls = 0 if until_calm else None
+        self._follows_anew = True
         plain, make = Module.__call__, Module.__init__
         realised = self
 
         @functools.wraps(plain)
         def outermost(module: Any, *arguments: Any, **options: Any) -> Any:
-            if realised._depth:
+            if realised._depth or _is_in_backward():  # the latter where activations are computed a second time
                 return plain(module, *arguments, **options)
             realised._depth += 1
             try:
@@ -148,8 +171,15 @@ class Realised:
 
         self._restore_calls = restore
 
+    def _follow_anew(self) -> None:
+        """An optimizer is new, and so may be the models that it trains."""
+        if self._calm_calls is not None:
+            self._calm_calls = 0
+        if self._restore_calls is None and self._follows_anew:
+            self.follow_calls(until_calm=True)
+
     def stop_following(self) -> None:
-        """Calls cost nothing from here on but for the roots that are known."""
+        """Calls cost nothing from here on but for the roots that are known, until an optimizer is new."""
         if self._restore_calls is not None:
             self._restore_calls()
             self._restore_calls = None
@@ -166,15 +196,15 @@ class Realised:
         if next(module.parameters(), None) is None:  # a loss, an activation
             return False
         self._calm_calls = None if self._calm_calls is None else 0
-        self.roots.append(module)
-        self.root_places.append(self._made.get(id(module)))
+        self._roots = [root for root in self._roots if root.reference() is not None]
+        self._roots.append(Root(weakly(module), self._made.get(id(module))))
         if self.autocast is None:
             self.autocast = _autocast_in_force()
         try:
             # Torch's own place for what a call runs in place of the module's forward with its hooks: instance-wide,
-            # left out of pickles and copies, and taken by torch.nn.Module.compile itself.
-            inner = module.__dict__.get("_compiled_call_impl") or module._call_impl
-            module.__dict__["_compiled_call_impl"] = self._call_of(module, self._transformed(module, inner))
+            # and taken by torch.nn.Module.compile itself.
+            inner = self._transformed(module, module.__dict__.get("_compiled_call_impl"))
+            module.__dict__["_compiled_call_impl"] = Call(self._call_of(module, inner))
             self.laid |= {"model", "loss"}
         except (AttributeError, TypeError):
             pass  # no ordinary module: left as it is, which the proofs then say
@@ -195,12 +225,13 @@ class Realised:
             _, before = self.calls.get(key, (place, kind))
             self.calls[key] = (place, kind if kind == before else "other")
 
-    def _transformed(self, module: Any, inner: Callable[..., Any]) -> Callable[..., Any]:
+    def _transformed(self, module: Any, own: Callable[..., Any] | None) -> Callable[..., Any]:
+        """The module's call with what the Plan makes of models. own: what the script itself has put in its place."""
         if not self.plan.model:
-            return inner
+            return own or plain_call(module)
         from perftool.script.inner import Inner
 
-        model: Any = Inner(module, inner)
+        model: Any = Inner(module, own or module._call_impl)
         for transform in self.plan.model:
             model = transform(model)
         called: Callable[..., Any] = model
@@ -209,7 +240,7 @@ class Realised:
     def _call_of(self, module: Any, inner: Callable[..., Any]) -> Callable[..., Any]:
         import torch
 
-        loop, is_grad_enabled = self.loop, torch.is_grad_enabled
+        loop, is_grad_enabled, reference = self.loop, torch.is_grad_enabled, weakly(module)
         compute: Callable[..., Any] = lambda _, batch: inner(*batch[0], **batch[1])  # noqa: E731
         for wrap in self.plan.loss:
             compute = wrap(compute)
@@ -226,11 +257,34 @@ class Realised:
                 return inner(*arguments, **options)
             self._is_within_root = True
             try:
-                return in_float32(compute(module, (arguments, options)))
+                return in_float32(compute(reference(), (arguments, options)))
             finally:
                 self._is_within_root = False
 
         return call
+
+
+def place_of(optimizer: Any) -> Place | None:
+    """Where it was made; None where nobody saw that."""
+    made: MadeAt | None = getattr(optimizer, "__dict__", {}).get(MADE_AT)
+    return None if made is None else made.place
+
+
+def plain_call(module: Any) -> Callable[..., Any]:
+    """As the module is called by itself. It does not keep the module alive, for the module has it."""
+    reference = weakly(module)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return reference()._call_impl(*arguments, **options)
+
+    return call
+
+
+def _is_in_backward() -> bool:
+    """Whether this thread is within a backward pass."""
+    import torch
+
+    return torch._C._current_graph_task_id() != -1
 
 
 def outputs_of(output: Any) -> str:

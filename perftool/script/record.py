@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
@@ -20,12 +20,12 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perftool.script import hooks
+from perftool.script.attached import Call
 from perftool.script.boot import rank_of_process, say
 from perftool.script.explain import watched
 from perftool.script.facts import device_of, facts_of
 from perftool.script.loop import Interval, Loop
-from perftool.script.realise import Realised
-from perftool.script.sites import own_place
+from perftool.script.realise import Realised, plain_call
 from perftool.script.steps import BACKWARD, MARK, OPTIMIZER, Counter, Rule, find_rule
 from perftool.script.thread import in_backward
 from perftool.script.trail import BLOCK_STEPS, SUFFIX, Trail
@@ -55,8 +55,7 @@ class Seen(NamedTuple):
 
 
 class Seeing(Realised):
-    """A Plan over a loop whose models are called as they were where it asks for nothing of them, and which may have
-    made its loaders before anybody looked."""
+    """A Plan over a loop whose models are called as they were where it asks for nothing of them."""
 
     @property
     def wraps_models(self) -> bool:
@@ -69,19 +68,14 @@ class Seeing(Realised):
             _called_by(module, before)
         return is_root
 
-    def epoch(self, loader: Any) -> Any:
-        if not any(loader is known for known, _ in self.loaders):
-            self.loaders.append((loader, own_place(loader)))
-        return super().epoch(loader)
-
 
 class Recorder:
     """Records this process from `begin` to `end`."""
 
-    def __init__(self, folder: str, plan: Plan) -> None:
-        """folder: of the trails, one for each process that makes steps: `rank-0.steps`."""
+    def __init__(self, folder: str, plan: Plan, loaders: Sequence[Sequence[bool]] = ()) -> None:
+        """folder: of the trails, one for each process that makes steps: `rank-0.steps`. loaders: as for Realised."""
         self.loop = Loop(None)
-        self.realised = Seeing(plan, self.loop)
+        self.realised = Seeing(plan, self.loop, loaders=loaders)
         self._folder = Path(folder)
         self._hooks = ExitStack()  # that stay until the end
         self._passing = ExitStack()  # that are there while steps are learnt, or watched
@@ -119,9 +113,10 @@ class Recorder:
             hooks.around_optimizers_made(realised),
             hooks.around_making(realised),
             hooks.around_epochs(loop, realised),
-            hooks.around_modes(loop),
+            hooks.around_modes(realised),
             hooks.around_saving(loop),
             _around_scaler(self),
+            hooks.around_scaled_steps(realised),
         ):
             self._hooks.callback(undo)
         realised.follow_calls(until_calm=True)
@@ -201,7 +196,7 @@ class Recorder:
         self._passing.close()
         if self._updates is None or rule is None:
             return
-        configures = realised.plan.optimizer or realised.plan.optimizer_changes
+        configures = realised.plan.optimizer or realised.plan.optimizer_changes or realised.wraps_models
         if rule.boundary == BACKWARD:
             self._passing.callback(_after_backward(self))
         if rule.boundary != OPTIMIZER or (rule.every == 1 and not self._nests):
@@ -256,6 +251,8 @@ class Recorder:
         at_ns, loop, interval = monotonic_ns(), self.loop, self.loop.interval
         if not loop.thread.is_here():
             return
+        if not self._seen:  # the script has set what it sets itself
+            self._guarded(self.realised.prepare)
         Loop.ended(loop, kind, who)
         self._seen.append(Seen(at_ns, kind, who, interval.aside))
         if loop.interval is not interval:
@@ -415,7 +412,7 @@ class Recorder:
         if not self.realised.wraps_models:
             for root in self.realised.roots:
                 self._passing.callback(_marking_forward(self.loop, root))
-        workers = max((one.num_workers for one in self.realised.loaders_in_use()), default=0)
+        workers = max((one.num_workers for one in self.realised.loaders.in_use()), default=0)
         request = {"drop": 0, "steps": WATCHED_STEPS, "round": 0}
         self._burst = watched(self._watcher, self.loop, request, launch=0, workers=workers)
         self._stepped = partial(self._guarded, self._watch)
@@ -507,14 +504,14 @@ def _after_backward(recorder: Recorder) -> Callable[[], None]:
 def _marking_forward(loop: Loop, root: Any) -> Callable[[], None]:
     """Have the calls of a model mark their phase."""
     before = root.__dict__.get("_compiled_call_impl")
-    inner = before or root._call_impl
+    inner = before or plain_call(root)
 
     def call(*arguments: Any, **options: Any) -> Any:
         if loop.watcher is not None:
             loop.watcher.marks.begin(FORWARD)
         return inner(*arguments, **options)
 
-    _called_by(root, call)
+    _called_by(root, Call(call))
     return partial(_called_by, root, before)
 
 

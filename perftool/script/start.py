@@ -19,7 +19,7 @@ from perftool.script.realise import Realised
 from perftool.script.seeds import shift_seeds
 from perftool.script.steps import Rule
 from perftool.script.turns import Turns
-from perftool.script.under import Under, tell_missing
+from perftool.script.under import Asked, Under, tell_missing
 from perftool.target import Script, Vary
 from perftool.vary import scenarios_of
 
@@ -33,9 +33,9 @@ def begin(spec: Mapping[str, Any]) -> None:
     spec: address of perftool's socket, or None for a script that is only to run under its settings; meeting (a folder
     that only the launch's processes share), launch (number),
     settings, in_files (names of those that the script's own files have, which are only to be proved), scenarios (name
-    to file), script (its command, folder, and options that are settings), rule (of steps), training_loaders (by order),
-    device, seed (to shift the script's own by), keeps_losses, watched; record (a folder),
-    where a script that only runs is to be recorded.
+    to file), script (its command, folder, and options that are settings), rule (of steps), loaders (which train),
+    device, seed (to shift the script's own by), keeps_losses, watched; record (a folder), where a script that only runs
+    is to be recorded.
     """
     if loop is not None:  # `perftool.step()` came before torch
         return
@@ -49,27 +49,33 @@ def begin(spec: Mapping[str, Any]) -> None:
     if spec.get("address"):
         _take_turns(spec, plan, scenarios)
         return
-    alone = {
-        f"{name}={value}": plan_of(None, {name: value}, scenarios, device=device, seed=spec["seed"])
+    asked = [
+        Asked(
+            name,
+            value,
+            plan_of(None, {name: value}, scenarios, device=device, seed=spec["seed"]),
+            scenarios[name].present,
+        )
         for name, value in chosen.items()
-    }
+    ]
+    loaders = spec.get("loaders", ())
     if spec.get("record"):
-        _record(spec["record"], plan, alone)
+        _record(spec["record"], plan, asked, loaders)
     else:
-        Under(plan, alone)
+        Under(plan, asked, loaders)
 
 
-def _record(folder: str, plan: Plan, alone: Mapping[str, Plan]) -> None:
+def _record(folder: str, plan: Plan, asked: Sequence[Asked], loaders: Sequence[Sequence[bool]]) -> None:
     from perftool.script.record import Recorder
 
-    recorder = Recorder(folder, plan)
+    recorder = Recorder(folder, plan, loaders)
     follow(recorder.loop)
     recorder.begin()
 
     def ended() -> None:
         if recorder.end() and recorder.loop.steps:
             recorder.realised.laid.add("warmed_up")  # which the loop has seen to
-            tell_missing(recorder.realised, alone)
+            tell_missing(recorder.realised, asked)
 
     at_end(ended)
 
@@ -78,7 +84,7 @@ def _take_turns(spec: Mapping[str, Any], plan: Plan, scenarios: dict[str, Scenar
     scenarios = scenarios | scenarios_of(script_of(spec["script"]))
     own = Loop(Rule.from_json(spec["rule"]) if spec.get("rule") else None)
     own.keeps_losses = bool(spec.get("keeps_losses"))
-    realised = Realised(plan, own, training_loaders=_numbers(spec.get("training_loaders")))
+    realised = Realised(plan, own, loaders=spec.get("loaders", ()))
     follow(own)
     realised.prepare()
     if "torch" in sys.modules:
@@ -104,10 +110,6 @@ def follow(found: Loop | None) -> None:
     """Have `perftool.step()` tell this loop; None: nobody."""
     global loop
     loop = found
-
-
-def _numbers(given: Sequence[int] | None) -> list[int] | None:
-    return None if given is None else list(given)
 
 
 def script_of(fields: Mapping[str, Any]) -> Script:

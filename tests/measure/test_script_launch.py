@@ -99,6 +99,13 @@ def test_a_script_is_looked_at_and_takes_its_turns(launches: Launches) -> None:
     assert launch.host_bytes()
 
 
+def test_what_its_processes_are_told_is_gone_with_all_else_that_is_temporary(launches: Launches) -> None:
+    """Also where perftool is killed."""
+    launch = launches.start(script("mlp.py"))
+    assert launches._sandbox is not None
+    assert launch._folder.is_relative_to(launches._sandbox.root)
+
+
 def test_nothing_of_it_runs_between_its_blocks(launches: Launches) -> None:
     launch = launches.start(script("mlp.py"), facts=launches.look(script("mlp.py")))
     launch.ask(messages.Start(), LIMIT_S)

@@ -19,7 +19,7 @@ from perftool.patch.arguments import LOADER, put
 from perftool.patch.frameworks import WORDS, words
 from perftool.patch.make import make
 from perftool.patch.texts import decoded, diff_of, encoded, encoded_diff
-from perftool.records import Site
+from perftool.records import Site, SiteKind
 from tests.patch.regenerate import GOLDEN, page
 from tests.patch.samples import CODES, PLAIN, ROOT, SAMPLES, Sample, Seen
 
@@ -275,6 +275,48 @@ def test_half_a_setting_is_not_written() -> None:
     patch = line_of(f"{HEAD}y = model(x)\n", Seen("model_call", "model", "model"), "amp=fp16").patch()
     assert patch.diff == ""
     assert "scaler.step(optimizer)" in patch.unwritten[0].advice
+
+
+# ---------------------------------------------------------------------------------------------------------- copies
+
+AT_ONCE = ", non_blocking=True"
+
+
+@pytest.mark.parametrize(
+    ("head", "copies"),
+    [
+        # On the way to the host nobody would wait for it; a type is no place.
+        ("", ["x = x.to(device~)", 'labels.append(y.to("cpu").numpy())', 'seen = y.to(torch.device("cpu"))']),
+        ("", ["x = x.to(device~)", "y = y.to(torch.long)", "y = y.to(dtype=torch.long)", "y = y.to(x)"]),
+        ("", ["x = x.to(dtype=torch.half, device=device~)", "y = y.to(device~).long()"]),
+        ('home = device2 = torch.device("cpu")', ["x = x.to(device~)", "y = y.to(home)", "z = y.to(device2)"]),
+        # What is there already is not copied.
+        ("", ["x = x.to(device~)", "z = x.to(device)", "y = y.cuda(~)", "y = y.cuda()"]),
+        ("", ['image = x["image"].to(device~)', 'mask = x["mask"].to(device~)', "z = image.to(device)"]),
+        ("", ["x = {name: part.to(device~) for name, part in x.items()}", 'z = x["labels"].to(device)']),
+        # Where the model is, too.
+        ("model = Net().to(rank)", ["x = x.to(rank~)", "y = y.to(device)", 'z = y.to("cuda:1"~)']),
+        ("model = Net().to(rank)", ["x = x.to(model.device~)", "y = y.to(other.device)"]),
+        ("model = Net().to(torch.half)", ["x = x.to(args.device~)", "y = y.cuda(0~)"]),
+    ],
+)  # fmt: skip
+def test_only_copies_to_the_device_do_not_wait(head: str, copies: list[str]) -> None:
+    lines = [*copies, "model(x).sum().backward()"]
+    text = f"{HEAD}{head}\nfor x, y in loader:\n" + "".join(f"    {line}\n" for line in lines)
+    before = text.replace("~", "")
+    sample = line_of(before, Seen("model_call", r"model\(x\).sum", "model"), "pinned_memory=on")
+    codes = {"pinned_memory": {"on": {"copy_arguments": "non_blocking=True"}}}
+    patch = make({"pinned_memory": "on"}, codes, sample.sites(), lambda _: before, ROOT)
+    assert patch.files["train.py"] == text.replace("(~", "(non_blocking=True").replace("~", AT_ONCE)
+
+
+@pytest.mark.parametrize("kind", ["model_call", "loader"])
+def test_a_reason_names_what_is_not_seen(kind: SiteKind) -> None:
+    """A place that no call is seen at has no name of what is called."""
+    patch = line_of(
+        f"{HEAD}x = 1\n", Seen(kind, "x = 1"), "amp=bf16" if kind == "model_call" else "dataloader_workers=2"
+    ).patch()
+    assert "  " not in patch.unwritten[0].reason
 
 
 # ----------------------------------------------------------------------------------------------------------- files

@@ -64,7 +64,7 @@ def _nothing(rounds: int) -> Row:
 
 def _under(rounds: int) -> Row:
     plan = plan_of(None, SETTINGS, discover(), device="cpu", seed=0)
-    Under(plan, {})
+    Under(plan, [])
     optimizer = Nothing()
     for _ in range(100):
         optimizer.step()
