@@ -93,4 +93,7 @@ def _parameters_of(optimizer: Any) -> list[Any]:
 
 
 def _index(known: Sequence[Known], optimizer: Any) -> int | None:
-    return next((number for number, one in enumerate(known) if one() is optimizer), None)
+    for number, one in enumerate(known):  # called at each update
+        if one() is optimizer:
+            return number
+    return None

@@ -109,6 +109,7 @@ def _hooked(width: int, steps: int) -> Iterator[subprocess.Popen[str]]:
         hook = {
             "address": address,
             "launch": 0,
+            "meeting": folder,
             "script": {"command": [sys.executable, str(SCRIPT)], "folder": folder, "vary": []},
             "settings": {},
             "scenarios": {},
