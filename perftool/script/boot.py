@@ -129,13 +129,18 @@ class _AfterTorch:
 
     def __init__(self, then: Callable[[], None]) -> None:
         self._then = then
+        self._is_asking = False  # the other finders, one of which may ask all of them in turn
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
-        if name != "torch":
+        if name != "torch" or self._is_asking:
             return None
-        finders = [one for one in sys.meta_path if one is not self and hasattr(one, "find_spec")]
-        others = (finder.find_spec(name, path, target) for finder in finders)
-        spec = next((found for found in others if found is not None), None)
+        self._is_asking = True
+        try:
+            finders = [one for one in sys.meta_path if one is not self and hasattr(one, "find_spec")]
+            others = (finder.find_spec(name, path, target) for finder in finders)
+            spec = next((found for found in others if found is not None), None)
+        finally:
+            self._is_asking = False
         if spec is None or spec.loader is None:
             return spec
         plain = spec.loader.exec_module

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,3 +54,18 @@ def test_torch_by_another_way_is_told(
     monkeypatch.setitem(sys.modules, "torch", sys)
     _tell_passed(awaiting)
     assert "nothing of perftool was in force" in capsys.readouterr().err
+
+
+def test_a_finder_that_asks_the_others_in_turn_is_asked_once(
+    awaiting: _AfterTorch, monkeypatch: pytest.MonkeyPatch, begun: list[str]
+) -> None:
+    """As that of a tree does, and editable installs."""
+
+    class Asking:
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+            others = [finder for finder in sys.meta_path if finder is not self]
+            return next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+
+    monkeypatch.setattr(sys, "meta_path", [Asking(), *sys.meta_path])
+    importlib.import_module("torch")
+    assert begun == ["begun"]
