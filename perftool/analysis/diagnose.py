@@ -261,8 +261,12 @@ def no_core(evidence: Evidence) -> Finding | None:
     blocks, cores = evidence.session.watched_blocks, evidence.session.machine.usable_cores
     workers = max(block.loader_workers for block in blocks)
     threads = max(block.threads or evidence.session.machine.torch_threads for block in blocks)
+    ranks = max((len(block.rank_steps) for block in evidence.session.blocks), default=1)
     if any(block.throttled_periods for block in blocks):
         whose, remedy = "a cgroup's CPU quota stops it now and then", "raise the quota, or use fewer threads"
+    elif ranks > 1 and ranks * (threads + workers + 1) > cores:  # each has a thread that meets the others
+        whose = f"its {ranks} ranks have {units.counted(cores, 'core')} together"
+        remedy = "use fewer threads or ranks, or a machine with more cores"
     elif threads + workers > cores:
         beside = f" and {units.counted(workers, 'loader worker')}" if workers else ""
         whose = f"its {units.counted(threads, 'thread')}{beside} have {units.counted(cores, 'core')}"

@@ -215,10 +215,10 @@ class ScriptLaunch:
                 return f"its Python runs with {hidden[0]}, which keeps perftool out; leave that out while measuring"
             return "no Python of it could be entered by PYTHONPATH: is it one, and not started with -I, -E or -S?"
         if not self._noted(TORCH):
-            return "none of its processes has imported torch"
+            return "none of its processes has imported torch (what it reads from standard input is empty here)"
         return (
-            "nothing in it called backward or an optimizer's step; say where a step ends by `import perftool` and "
-            "`perftool.step()`"
+            "nothing in it called backward or an optimizer's step, unless it still compiles its first one; say where a "
+            "step ends by `import perftool` and `perftool.step()`"
         )
 
     # -------------------------------------------------------------------------------------------------------- ending

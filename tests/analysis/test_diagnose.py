@@ -43,6 +43,7 @@ from perftool.records import (
     WAIT,
     WORKER_RESTARTS,
     WORKER_START,
+    Block,
     Ceiling,
     Finding,
     Limits,
@@ -50,7 +51,7 @@ from perftool.records import (
     WatchedBlock,
 )
 from tests.measure.fakes import MACHINE, WORKLOAD, make_session
-from tests.sessions import make_limits, make_work
+from tests.sessions import make_block, make_limits, make_work
 
 MS = 1_000_000
 STEPS = 100
@@ -95,6 +96,10 @@ def session(
         **block,  # type: ignore[arg-type]
     )
     return replace(make_session(), watched_blocks=[watched], cures=CURES if cures is None else cures)
+
+
+def ranked_block(ranks: int) -> Block:
+    return replace(make_block(0, 0, [10 * MS]), rank_steps=[1] * ranks, rank_wall_ns=[10 * MS] * ranks)
 
 
 def found(session: Session) -> dict[str, Finding]:
@@ -176,6 +181,8 @@ def test_waiting_for_a_core_says_whose_fault_it_is() -> None:
     assert "its 2 threads and 1 loader worker have 2 cores" in found(loading)[NO_CORE].evidence
     alone = session(QUIET, usual={RUN_QUEUE: 2.0}, loader_workers=1, threads=1)
     assert "other programs" in found(alone)[NO_CORE].evidence, "the threads that it had, not those that it could have"
+    several = replace(session(QUIET, usual={RUN_QUEUE: 2.0}, threads=1), blocks=[ranked_block(ranks=2)])
+    assert "its 2 ranks have 2 cores together" in found(several)[NO_CORE].evidence
     stopped = found(session(QUIET, usual={RUN_QUEUE: 2.0}, threads=1, throttled_periods=3))[NO_CORE].evidence
     assert "quota" in stopped
     assert "use fewer threads" in stopped
