@@ -6,7 +6,7 @@ import perftool
 
 
 def work(barrier):
-    for _ in range(20_000):
+    for _ in range(10_000_000):
         barrier.wait()
         perftool.step()
 
