@@ -191,10 +191,8 @@ def around_epochs(loop: Loop, realised: Realised) -> Callable[[], None]:
 
     def iterating(begin: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: Any) -> Any:
-            made = realised.loaders.made(self)
-            number = made.number
-            if not made.succeeds:
-                loop.iterated(number)
+            number = realised.loaders.made(self).number
+            loop.iterated(number)
             batches = realised.epoch(self)
             if batches is not None:
                 return Fed(batches, Epoch(self, number), loop)

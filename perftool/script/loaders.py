@@ -26,7 +26,7 @@ class Made(Attached):
     those of that place. dataset: its identity. facts: the loader as plain values, as it was at its first epoch.
     """
 
-    __slots__ = ("dataset", "facts", "is_laid", "name", "number", "order", "place", "reference", "site", "succeeds")
+    __slots__ = ("dataset", "facts", "is_laid", "name", "number", "order", "place", "reference", "site")
 
     def __init__(self, loader: Any, place: Place, number: int, site: int | None, order: int) -> None:
         self.place, self.number, self.site, self.order = place, number, site, order
@@ -34,7 +34,6 @@ class Made(Attached):
         self.reference: Callable[[], Any] = weakly(loader)
         self.facts: dict[str, Any] | None = None
         self.is_laid = False  # the Plan's options are its own
-        self.succeeds = False  # all that its place had made before had been trained with
 
     def describe(self) -> dict[str, Any] | None:
         """Its facts; None for one that went before anybody looked."""
@@ -69,8 +68,6 @@ class Loaders:
         site = self._site(place)
         made = Made(loader, place, self._count, site, 0 if site is None else self._made_by[site])
         self._count += 1
-        before = [one.number in self._loop.training_loaders for one in self.remembered if one.site == site is not None]
-        made.succeeds = bool(before) and all(before)
         if site is not None:
             self._made_by[site] += 1
         if len(self.remembered) < REMEMBERED_MOST:

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from perftool.plan import Plan
 from perftool.script import hooks
-from perftool.script.loop import Interval, Loop
+from perftool.script.loop import Loop
 from perftool.script.realise import Realised
 
 pytestmark = pytest.mark.usefixtures("put_back")
@@ -48,27 +48,6 @@ def either(*, train: bool) -> Loader:
 def test_a_loader_that_is_made_anew_is_of_the_training_each_time() -> None:
     realised = script([[True]])
     assert [workers(realised, DataLoader(ROWS)) for _ in range(3)] == [2, 2, 2]
-
-
-def test_one_made_anew_is_no_evaluation_and_one_made_beside_it_is() -> None:
-    realised = script()
-    hooks.around_epochs(realised.loop, realised)
-
-    def asides(*made: Loader) -> list[bool]:
-        found = []
-        for loader in made:
-            realised.loop.interval = Interval()
-            iter(loader)
-            found.append(realised.loop.interval.aside is not None)
-            if isinstance(loader.sampler, RandomSampler):
-                realised.loop.training_loaders.add(realised.loaders.made(loader).number)
-        return found
-
-    assert asides(DataLoader(ROWS, shuffle=True)) == [False]
-    realised.loop.steps = 1
-    assert [asides(either(train=True)) for _ in range(3)] == [[True], [False], [False]]  # nobody knows the first
-    beside = [DataLoader(ROWS, shuffle=train) for train in (True, False)]
-    assert asides(*beside) == [True, True]
 
 
 def test_another_loader_keeps_what_the_user_wrote() -> None:
