@@ -365,19 +365,21 @@ class Recorder:
         stamps, before_ns = self._stamps, self._before_ns
         if not stamps or self._trail is None:
             return
+        count = len(stamps)
+        asides = {at: aside for at, aside in self._aside_at.items() if at < count}
+        self._aside_at = {at - count: aside for at, aside in self._aside_at.items() if at >= count}  # not ended yet
         self._before_ns = stamps[-1]
-        self._steps += len(stamps) - len(self._aside_at)
+        self._steps += count - len(asides)
         self.loop.steps = self._steps
-        if not self._aside_at:
-            self._usual_ns = (self._before_ns - before_ns) // len(stamps)
-        for at, aside in sorted(self._aside_at.items(), reverse=True):
+        if not asides:
+            self._usual_ns = (self._before_ns - before_ns) // count
+        for at, aside in sorted(asides.items(), reverse=True):
             took_ns = stamps[at] - (stamps[at - 1] if at else before_ns)
             stamps[at] = -stamps[at]
             known = aside if aside in self._asides or len(self._asides) < ASIDES_MOST else "others"
             found = self._asides.setdefault(known, [0, 0])
             found[0] += 1
             found[1] += max(0, took_ns - self._usual_ns)
-        self._aside_at.clear()
         self._trail.put(stamps)
         stamps.clear()
 

@@ -145,6 +145,20 @@ def test_an_evaluation_is_kept_apart(recorded: Recorded) -> None:
     assert (what.partition(" at ")[0], times) == ("evaluation", 1)
 
 
+def test_an_evaluation_after_the_last_step_costs_no_step(
+    recorded: Recorded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = Training()
+
+    def train() -> None:
+        training(200)
+        training.model.eval()
+
+    left = recorded.of(train)
+    assert steps_of(left) + WATCHED_STEPS == 200 - 1
+    assert capsys.readouterr().err == ""
+
+
 def test_two_optimizers_make_one_step(recorded: Recorded) -> None:
     training = Training()
     other = torch.optim.SGD(training.model.parameters(), lr=0.01)
