@@ -68,7 +68,7 @@ def rank_times(blocks: Sequence[Block]) -> list[RankTime]:
         for name in ("rank_steps", "rank_wall_ns", "alone_ns")
     )
     return [
-        RankTime(rank=rank, step_ns=float(wall_ns[rank] / count), alone_ns=float(alone_ns[rank] / count))
+        RankTime(rank=rank, step_ns=wall_ns[rank] / count, alone_ns=alone_ns[rank] / count)
         for rank, count in enumerate(steps)
     ]
 

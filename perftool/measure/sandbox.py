@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from perftool.measure import view as views
 from perftool.measure.kept import Kept
 from perftool.measure.view import View, mounts, upper
+from perftool.script.meeting import free_port
 from perftool.temporary import Temporary, remove
 
 TRIAL_LIMIT_S = 20.0
@@ -206,7 +206,7 @@ class Sandbox:
             (scratch / name).mkdir()
         for path, content in (files or {}).items():
             self._lay(path, content, scratch / "files")
-        port = _free_port()
+        port = free_port()
         own = {
             "TMPDIR": str(scratch / "tmp"),
             "MASTER_PORT": str(port),
@@ -445,10 +445,3 @@ def _trial(attempt: View) -> dict[str, str]:
         return dict.fromkeys(attempt.places, (tried.stderr.strip() or "killed").splitlines()[-1])
     refused: dict[str, str] = json.loads(tried.stdout)
     return refused
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port: int = probe.getsockname()[1]
-        return port

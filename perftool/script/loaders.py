@@ -7,10 +7,10 @@ make their first one: so they are the same in another process, in another folder
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from perftool.script.attached import Attached, alive, weakly
+from perftool.script.attached import Attached, Known, alive, weakly
 from perftool.script.hooks import batch_size_of
 from perftool.script.loop import Loop
 from perftool.script.sites import Place, own_place
@@ -31,7 +31,7 @@ class Made(Attached):
     def __init__(self, loader: Any, place: Place, number: int, site: int | None, order: int) -> None:
         self.place, self.number, self.site, self.order = place, number, site, order
         self.name, self.dataset = type(loader).__name__, id(loader.dataset)
-        self.reference: Callable[[], Any] = weakly(loader)
+        self.reference = weakly(loader)
         self.facts: dict[str, Any] | None = None
         self.is_laid = False  # the Plan's options are its own
 
@@ -52,7 +52,7 @@ class Loaders:
         self._sites: dict[tuple[Any, int], int] = {}
         self._made_by: list[int] = []  # by place: how many loaders
         self._count = 0
-        self._references: list[Callable[[], Any]] = []
+        self._references: list[Known] = []
         self.remembered: list[Made] = []  # the first of them
         self.is_evaluating = False  # the last model whose mode was set was set to evaluate
 

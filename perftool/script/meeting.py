@@ -43,7 +43,7 @@ def meet_apart(folder: Path) -> None:
 
 def own_port(folder: Path, port: int) -> int:
     """The one that this launch has in place of a port, whichever of its processes asks first."""
-    return int(_agreed(folder / f"port-{port}", str(_free_port())))
+    return int(_agreed(folder / f"port-{port}", str(free_port())))
 
 
 def own_file(folder: Path, path: str) -> str:
@@ -71,7 +71,8 @@ def _agreed(path: Path, proposal: str) -> str:
     return path.read_text()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One of this machine's that nobody listens at now."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port: int = probe.getsockname()[1]

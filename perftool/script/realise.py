@@ -11,10 +11,11 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from perftool.script.attached import Attached, Call, alive, weakly
+from perftool.script.attached import Attached, Call, Known, alive, weakly
 from perftool.script.loaders import Loaders
 from perftool.script.loop import EVALUATION, Loop
 from perftool.script.sites import Place, own_place
+from perftool.script.thread import in_backward
 from perftool.words import FORWARD
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class MadeAt(Attached):
 class Root(NamedTuple):
     """A module that is called from outside of any module, with gradients."""
 
-    reference: Callable[[], Any]  # to it, as long as it is there
+    reference: Known
     place: Place | None  # where it was made
 
 
@@ -145,7 +146,7 @@ class Realised:
 
         @functools.wraps(plain)
         def outermost(module: Any, *arguments: Any, **options: Any) -> Any:
-            if realised._depth or _is_in_backward():  # the latter where activations are computed a second time
+            if realised._depth or in_backward():  # the latter where activations are computed a second time
                 return plain(module, *arguments, **options)
             realised._depth += 1
             try:
@@ -278,13 +279,6 @@ def plain_call(module: Any) -> Callable[..., Any]:
         return reference()._call_impl(*arguments, **options)
 
     return call
-
-
-def _is_in_backward() -> bool:
-    """Whether this thread is within a backward pass."""
-    import torch
-
-    return torch._C._current_graph_task_id() != -1
 
 
 def outputs_of(output: Any) -> str:
