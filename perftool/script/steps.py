@@ -15,6 +15,7 @@ PERIOD_MOST = 64
 TIMES_SEEN = 2  # that a pattern repeats before it is one
 TIMES_SURE = 3  # before it is one that still holds with more events
 EVENTS_ENOUGH, ENOUGH_S = 24, 2.0
+EVENTS_MANY = 64  # in however short a time: a quick script may soon be over
 EVENTS_FEW, FEW_S = 3, 10.0  # of a script whose steps are slow
 EVENTS_LONG, LONG_S = 256, 60.0  # after which what has been seen must do
 
@@ -64,7 +65,8 @@ class Counter:
 
 def seen_enough(events: int, elapsed_s: float) -> bool:
     """Whether so many events that may end a step, in so many seconds, show what a step is."""
-    return (events >= EVENTS_ENOUGH and elapsed_s >= ENOUGH_S) or (events >= EVENTS_FEW and elapsed_s >= FEW_S)
+    least = EVENTS_FEW if elapsed_s >= FEW_S else EVENTS_ENOUGH if elapsed_s >= ENOUGH_S else EVENTS_MANY
+    return events >= least
 
 
 def waited_long(events: int, elapsed_s: float) -> bool:

@@ -66,6 +66,8 @@ def test_slow_steps_are_few() -> None:
     assert seen_enough(3, 10.0)
     assert not seen_enough(23, 2.0)
     assert seen_enough(24, 2.0)
+    assert not seen_enough(63, 0.1)
+    assert seen_enough(64, 0.1)
 
 
 @pytest.mark.parametrize(
