@@ -249,6 +249,8 @@ class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     says_samples: bool = False  # of a step: by a DataLoader, or by perftool.step(samples)
     ranks: int = 1
     passed_over: int = 0  # processes that made steps, and ended, before the one that trains
+    other_processes: int = 0  # that make steps beside it, and are no ranks of it
+    other_threads: bool = False  # of its process do
     options: dict[str, OptionKind] = {}  # its own that are settings
 
 
@@ -888,6 +890,8 @@ class ScriptReport(Record, frozen=True, kw_only=True):
 
     rule: StepRule | None
     optimizers: list[str]  # classes, in the order of their first steps
+    other_processes: int = 0  # that make steps beside the one that was measured
+    other_threads: bool = False  # do
     steps: int  # of the baseline, from which all of this is told
     step_share: float | None  # of the loop's time, start-up and end left out; None without blocks
     beside: list[LoopPart]  # the rest of it, the largest first

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-import perftool
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHORT = {
@@ -56,8 +55,6 @@ def run(name: str, options: str, folder: Path, *, answer: str = "") -> subproces
 @pytest.mark.process
 @pytest.mark.parametrize("name", SHORT)
 def test_an_example_trains_to_its_end(name: str, tmp_path: Path) -> None:
-    if name == "jax_like_loop.py" and not hasattr(perftool, "step"):
-        pytest.skip("perftool.step is not there yet")
     done = run(name, SHORT[name], tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     losses = [float(loss) for loss in LOSS.findall(done.stdout)]

@@ -33,6 +33,8 @@ def script_report(session: Session) -> ScriptReport | None:
     return ScriptReport(
         rule=facts.rule,
         optimizers=[one.name for one in facts.optimizers],
+        other_processes=facts.other_processes,
+        other_threads=facts.other_threads,
         steps=sum(block.steps for block in blocks),
         step_share=1 - sum(one.share for one in shares) if blocks else None,
         beside=shares,

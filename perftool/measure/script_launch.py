@@ -63,6 +63,7 @@ class ScriptLaunch:
         self._children_peak_bytes = 0
         self._is_killed = False
         self.passed_over = 0  # processes that made steps, and ended before the one that trains
+        self.others = 0  # that made steps beside it, and are no ranks of it
 
     @property
     def ranks(self) -> int:
@@ -89,6 +90,7 @@ class ScriptLaunch:
                 break
             except _PassedOver:
                 self._await_callers(deadline_s)
+        self._release_others()
         assert self.kept is not None
         try:
             self.kept.tree.stop()
@@ -150,6 +152,7 @@ class ScriptLaunch:
         while self._may_pass_over and _ready([self._callers], 0.0):
             with suppress(OSError, ValueError):  # it is gone already
                 self._callers.accept().release()
+                self.others += 1
 
     # ------------------------------------------------------------------------------------------------------ starting
 

@@ -84,7 +84,7 @@ def survey(
     sandbox = sandboxes.of(script)
     launch = start(spec, {}, script, {}, None, sandbox)
     try:
-        facts = launch.ask(messages.Look(), max(SURVEY_LIMIT_S, budget_s))
+        facts = replace(launch.ask(messages.Look(), max(SURVEY_LIMIT_S, budget_s)), ranks=launch.ranks)
         launch_bytes = launch.host_bytes() or UNTOLD_LAUNCH_BYTES
         if launch.kept is not None:
             sandbox.keep_downloads(launch.kept)  # so that they happen once
@@ -99,6 +99,7 @@ def survey(
         command=list(script.command),
         folder=script.folder,
         passed_over=launch.passed_over,
+        other_processes=launch.others,
         options={vary.name: vary.kind for vary in script.vary},
     )
     return (

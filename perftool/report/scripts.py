@@ -21,6 +21,8 @@ def lines(script: ScriptReport | None) -> Pairs:
     if script is None:
         return []
     told = [("a step", step_text(script))]
+    if script.other_processes or script.other_threads:
+        told.append(("beside it", others_text(script)))
     if script.step_share is not None:
         told.append(("its loop", loop_text(script)))
     return [*told, *([("ranks", ranks_text(script))] if script.ranks else [])]
@@ -40,6 +42,12 @@ def step_text(script: ScriptReport) -> str:
         return f"ends with {names[rule.last]}.step(), the {_ordinal(rule.last)} of {len(names)} optimizers"
     stepped = " and ".join(f"{name}.step()" for name in dict.fromkeys(names))
     return f"ends with {stepped}" if rule.every == 1 else f"ends with each {_ordinal(rule.every - 1)} {stepped}"
+
+
+def others_text(script: ScriptReport) -> str:
+    """That what is told is not of all that trains."""
+    others = [*(["processes"] if script.other_processes else []), *(["threads"] if script.other_threads else [])]
+    return f"other {' and '.join(others)} train, too; all that is told here is of the one that stepped first"
 
 
 def _ordinal(index: int) -> str:

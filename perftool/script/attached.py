@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
+
+CONFIGURED, MADE_AT = "_perftool_configured", "_perftool_made_at"
+"""Attributes of optimizers, since another one may get the identity of one that is gone."""
 
 
 class Attached:
@@ -16,16 +20,10 @@ class Attached:
         return type(None), ()
 
 
-class Call(Attached):
-    """What a module runs in place of its own call."""
+class Call(Attached, functools.partial):  # type: ignore[type-arg]
+    """What a module runs in place of its own call: a partial, which is called without a frame of its own."""
 
-    __slots__ = ("_run",)
-
-    def __init__(self, run: Callable[..., Any]) -> None:
-        self._run = run
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        return self._run(*arguments, **options)
+    __slots__ = ()
 
 
 Known = Callable[[], Any]

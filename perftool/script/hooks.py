@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
+from perftool.script.attached import CONFIGURED
 from perftool.script.loop import CHECKPOINT, EVALUATION, Loop
 from perftool.script.steps import BACKWARD
-from perftool.script.thread import in_backward
+from perftool.script.thread import NO_TASK, backward_task
 from perftool.words import BACKWARD as BACKWARD_PHASE
 from perftool.words import OPTIMIZER as OPTIMIZER_PHASE
 from perftool.words import REST
@@ -51,17 +52,20 @@ def _around_optimizers(loop: Loop, realised: Realised) -> None:
     the profiler's range of the step."""
     from torch.optim import Optimizer
 
+    is_here = loop.thread.is_here
+
     def around_wrapping(wrapping: Callable[..., Any]) -> Callable[..., Any]:
         def hooked(step: Callable[..., Any]) -> Callable[..., Any]:
             plain = wrapping(step)
 
             @functools.wraps(plain)
             def followed(*arguments: Any, **options: Any) -> Any:
-                is_followed = loop.thread.is_here()
+                is_followed = is_here()
                 if is_followed and loop.in_update:  # a step that calls its base class's
                     return plain(*arguments, **options)
                 optimizer = arguments[0]
-                realised.configure(optimizer)
+                if CONFIGURED not in optimizer.__dict__:
+                    realised.configure(optimizer)
                 if not is_followed:
                     return plain(*arguments, **options)
                 watcher = loop.watcher
@@ -74,7 +78,7 @@ def _around_optimizers(loop: Loop, realised: Realised) -> None:
                     loop.in_update = False
                     if watcher is not None:
                         watcher.marks.pop(REST)
-                loop.updated(optimizer)
+                loop.updated_here(optimizer)
                 return found
 
             return followed
@@ -103,19 +107,21 @@ def around_backward(loop: Loop) -> Callable[[], None]:
     """Backward passes, and their losses."""
     import torch
 
+    task, is_here = backward_task(), loop.thread.is_here
+
     def around(backward: Callable[..., Any]) -> Callable[..., Any]:
         def call(tensors: Any, *arguments: Any, **options: Any) -> Any:
-            if in_backward():  # what a checkpoint computes again is part of the pass
+            if task() != NO_TASK or not is_here():  # what a checkpoint computes again is part of the pass
                 return backward(tensors, *arguments, **options)
             loop.backward_began(tensors if isinstance(tensors, torch.Tensor) else None)
-            watcher = loop.watcher if loop.thread.is_here() else None
+            watcher = loop.watcher
             if watcher is None:
                 found = backward(tensors, *arguments, **options)
             else:
                 watcher.marks.push(BACKWARD_PHASE)
                 found = backward(tensors, *arguments, **options)
                 watcher.marks.pop(OPTIMIZER_PHASE if loop.in_update else REST)
-            if not loop.in_update:  # a closure's backward is part of the optimizer's step
+            if loop.heeds_backward and not loop.in_update:  # a closure's backward is part of the optimizer's step
                 loop.ended(BACKWARD)
             return found
 
@@ -219,21 +225,21 @@ def around_fetching(loop: Loop) -> Callable[[], None]:
             epoch = self.__dict__.get("_perftool_epoch")
             if epoch is None:
                 return fetch(self)
-            return fetched(loop, epoch, functools.partial(fetch, self))
+            return fetched(loop, epoch, fetch, self)
 
         return call
 
     return replaced(module._BaseDataLoaderIter, "__next__", fetching)
 
 
-def fetched(loop: Loop, epoch: Epoch, fetch: Callable[[], Any]) -> Any:
-    """A batch; the time that it took is told to the loop."""
+def fetched(loop: Loop, epoch: Epoch, fetch: Callable[[Any], Any], batches: Any) -> Any:
+    """The next of these batches; the time that it took is told to the loop."""
     watcher = loop.watcher
     asked_ns = perf_counter_ns()
     if watcher is not None:
         watcher.fetching()
     try:
-        batch = fetch()
+        batch = fetch(batches)
     finally:
         if watcher is not None:
             watcher.fetched()
@@ -291,7 +297,7 @@ class Fed:
         return self
 
     def __next__(self) -> Any:
-        return fetched(self._loop, self._epoch, functools.partial(next, self._batches))
+        return fetched(self._loop, self._epoch, next, self._batches)
 
 
 def around_modes(realised: Realised) -> Callable[[], None]:

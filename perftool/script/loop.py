@@ -37,18 +37,15 @@ SEEN_LEAST = 8
 
 class Interval:
     """What has happened since the last step ended. There is one for each step of a block, so that it holds no
-    container before something has to be kept in one."""
+    container before something has to be kept in one, and its defaults are those of the class."""
 
-    __slots__ = ("alone_ns", "aside", "batches", "losses", "samples", "signs", "wait_ns")
-
-    def __init__(self) -> None:
-        self.wait_ns = 0  # for batches
-        self.batches = 0
-        self.alone_ns: int | None = None  # until its first backward pass, in which ranks wait for each other
-        self.samples: int | None = None  # None: nobody said
-        self.aside: str | None = None  # what it was besides a step, and where: "evaluation at train.py:88"
-        self.signs: tuple[str, ...] = ()  # of something that is no step, those that come with many steps, too
-        self.losses: tuple[Any, ...] = ()  # scalars that backward began with, where they are kept
+    wait_ns = 0  # for batches
+    batches = 0
+    alone_ns: int | None = None  # until its first backward pass, in which ranks wait for each other
+    samples: int | None = None  # None: nobody said
+    aside: str | None = None  # what it was besides a step, and where: "evaluation at train.py:88"
+    signs: tuple[str, ...] = ()  # of something that is no step, those that come with many steps, too
+    losses: tuple[Any, ...] = ()  # scalars that backward began with, where they are kept
 
 
 class Loop:
@@ -60,6 +57,7 @@ class Loop:
     def __init__(self, rule: Rule | None) -> None:
         self.rule: Rule | None = None
         self._counter: Counter | None = None
+        self.heeds_backward = True  # a pass may end a step
         self.process = os.getpid()
         self.thread = Followed()
         self.turn: Callable[[], None] = lambda: None
@@ -113,10 +111,17 @@ class Loop:
             self.updates += 1
             self.ended(OPTIMIZER, self.known.number_of(optimizer))
 
+    def updated_here(self, optimizer: Any) -> None:
+        """The same, for whoever knows that this thread is followed."""
+        self.updates += 1
+        self._heed(OPTIMIZER, self.known.number_of(optimizer))
+
     def ended(self, kind: str, who: int = 0) -> None:
         """Something that may end a step has happened."""
-        if not self.thread.is_here():
-            return
+        if self.thread.is_here():
+            self._heed(kind, who)
+
+    def _heed(self, kind: str, who: int) -> None:
         if self._counter is None:
             self._find_out(Event(kind, who))
         elif self._counter.ends_step(kind, who):
@@ -126,6 +131,7 @@ class Loop:
         """Steps end by this rule from now on."""
         self.rule = rule
         self._counter = Counter(rule)
+        self.heeds_backward = rule.boundary == BACKWARD
         self.known.follow(rule)
 
     def settle(self) -> None:
@@ -168,7 +174,8 @@ class Loop:
         self.ended(MARK)
 
     def _step_ended(self) -> None:
-        self.thread.take()
+        if not self.steps:
+            self.thread.take()
         self.steps += 1
         if self.steps == WARM_CALLS:
             for act in self.warmed_up:
@@ -213,17 +220,14 @@ class Loop:
     def backward_began(self, loss: Any) -> None:
         if self.interval.alone_ns is None:
             self.interval.alone_ns = perf_counter_ns() - self._resumed_ns
-        self._loader_trains()
+        if self._loader is not None and self.interval.batches:
+            self.training_loaders.add(self._loader)
         if self._unscaled:
             loss = self._unscaled.pop(id(loss), loss)
         if loss is not None and (loss.ndim == 0 or loss.numel() == 1):
-            self.last_loss = loss.detach()
+            self.last_loss = loss.data  # as `detach`, at less than half its price
             if self.keeps_losses:
                 self.interval.losses = (*self.interval.losses, self.last_loss)
-
-    def _loader_trains(self) -> None:
-        if self._loader is not None and self.interval.batches:
-            self.training_loaders.add(self._loader)
 
     def scaled(self, loss: Any, result: Any) -> None:
         """A scaler has made a larger loss of a loss."""

@@ -51,7 +51,9 @@ class Optimizers:
 
     def number_of(self, optimizer: Any) -> int:
         """The number of one that steps now."""
-        number = _index(self._known, optimizer)
+        number: int | None = 0
+        if not self._known or self._known[0]() is not optimizer:  # of most scripts it is this one
+            number = _index(self._known, optimizer)
         if number is None:
             number = self._number_of_new(optimizer)
         elif self._newer:  # those before go on, and these have come to them

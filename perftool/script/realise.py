@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from perftool.script.attached import Attached, Call, Known, alive, weakly
+from perftool.script.attached import CONFIGURED, MADE_AT, Attached, Call, Known, alive, weakly
 from perftool.script.loaders import Loaders
 from perftool.script.loop import EVALUATION, Loop
 from perftool.script.sites import Place, own_place
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from perftool.plan import Plan
 
 SITES_MOST = 64
-CONFIGURED, MADE_AT = "_perftool_configured", "_perftool_made_at"
-"""Attributes, since another optimizer may get the identity of one that is gone."""
 CALM_CALLS = 256  # with gradients, in which no other module was called from outside
 
 
@@ -226,10 +224,11 @@ class Realised:
             _, before = self.calls.get(key, (place, kind))
             self.calls[key] = (place, kind if kind == before else "other")
 
-    def _transformed(self, module: Any, own: Callable[..., Any] | None) -> Callable[..., Any]:
-        """The module's call with what the Plan makes of models. own: what the script itself has put in its place."""
+    def _transformed(self, module: Any, own: Callable[..., Any] | None) -> Callable[..., Any] | None:
+        """The module's call with what the Plan makes of models; None: as it is called by itself. own: what the script
+        has put in its place."""
         if not self.plan.model:
-            return own or plain_call(module)
+            return own
         from perftool.script.inner import Inner
 
         model: Any = Inner(module, own or module._call_impl)
@@ -238,31 +237,37 @@ class Realised:
         called: Callable[..., Any] = model
         return called
 
-    def _call_of(self, module: Any, inner: Callable[..., Any]) -> Callable[..., Any]:
+    def _call_of(self, module: Any, inner: Callable[..., Any] | None) -> Callable[..., Any]:
+        """What runs in place of the module's own call. inner: what it runs itself; None: that call."""
         import torch
 
         loop, is_grad_enabled, reference = self.loop, torch.is_grad_enabled, weakly(module)
-        compute: Callable[..., Any] = lambda _, batch: inner(*batch[0], **batch[1])  # noqa: E731
-        for wrap in self.plan.loss:
-            compute = wrap(compute)
-        reduces = bool(self.plan.loss)
 
-        def call(*arguments: Any, **options: Any) -> Any:
+        def followed(*arguments: Any, **options: Any) -> Any:
             if not is_grad_enabled():
                 loop.noticed("no gradients", EVALUATION)
-                return inner(*arguments, **options)
-            watcher = loop.watcher
-            if watcher is not None:
-                watcher.marks.begin(FORWARD)
-            if not reduces or self._is_within_root:
-                return inner(*arguments, **options)
+            elif loop.watcher is not None:
+                loop.watcher.marks.begin(FORWARD)
+            if inner is None:  # as in `plain_call`, whose frame is spared
+                return reference()._call_impl(*arguments, **options)
+            return inner(*arguments, **options)
+
+        if not self.plan.loss:
+            return followed
+        compute: Callable[..., Any] = lambda _, batch: followed(*batch[0], **batch[1])  # noqa: E731
+        for wrap in self.plan.loss:
+            compute = wrap(compute)
+
+        def reduced(*arguments: Any, **options: Any) -> Any:
+            if self._is_within_root or not is_grad_enabled():
+                return followed(*arguments, **options)
             self._is_within_root = True
             try:
                 return in_float32(compute(reference(), (arguments, options)))
             finally:
                 self._is_within_root = False
 
-        return call
+        return reduced
 
 
 def place_of(optimizer: Any) -> Place | None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from array import array
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from threading import get_ident
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,7 +87,7 @@ class Recorder:
         self._counts_samples = False  # while steps are watched
         self._asides: dict[str, list[int]] = {}  # what: how often, and the time beyond a step's
         self._interval = Interval()  # all of those that are not watched, emptied where it matters
-        self._stamps: list[int] = []  # when the last steps ended
+        self._stamps = array("q")  # when the last steps ended
         self._before_ns = 0  # when the first of them began
         self._aside_at: dict[int, str] = {}  # those among them that were something besides
         self._noticed_at = -1  # in which of them something was noticed last
@@ -288,7 +290,7 @@ class Recorder:
         )
         self._before_ns = began_ns
         self._trail.begin(began_ns)
-        self._stamps += [one.at_ns for one in ends[1:]]
+        self._stamps.extend(one.at_ns for one in ends[1:])
         self._aside_at = {at: one.aside for at, one in enumerate(ends[1:]) if one.aside}
         self._enter()
         return counter
@@ -338,11 +340,11 @@ class Recorder:
     def _stamping(self) -> Callable[..., None]:
         """What is called at the end of each step, by torch where possible. All else waits until some have ended."""
         stamps, enough = self._stamps, 1
-        add, clock, is_here = stamps.append, monotonic_ns, self.loop.thread.is_here
+        add, clock, thread = stamps.append, monotonic_ns, self.loop.thread
 
         def step(_optimizer: Any = None, _arguments: Any = None, _options: Any = None) -> None:
             nonlocal enough
-            if not is_here():
+            if get_ident() != thread.ident and not thread.is_here():
                 return
             add(clock())
             if len(stamps) >= enough:
@@ -353,6 +355,7 @@ class Recorder:
     def _turn(self) -> int:
         """Some steps have ended. Returns after how many this is to be called again: after a second of them or a block,
         so that no more is lost where the process is killed."""
+        self.loop.thread.trains()
         self._guarded(self._enter)
         if self._steps >= self._next_burst and not self._is_silent:
             self._guarded(self._look)
@@ -381,7 +384,7 @@ class Recorder:
             found[0] += 1
             found[1] += max(0, took_ns - self._usual_ns)
         self._trail.put(stamps)
-        stamps.clear()
+        del stamps[:]
 
     def _noticed(self, sign: str, kind: str) -> None:
         """In place of `Loop.noticed`: while steps are not watched, they have one interval together."""

@@ -28,17 +28,28 @@ class Turns:
         loop.turn = self.step_ended
 
     def step_ended(self) -> None:
-        """The script has made a step. Returns when it may make the next one."""
-        if self._is_alone or not self._loop.is_own:
+        """The script has made a step. Returns when it may make the next one; what is being answered is resumed, and
+        where it is done, the next request is waited for."""
+        if self._is_alone:
             return
         try:
-            if self._channel is None:
+            if self._answer is None:
                 self._begin()
                 return
             if self._loop.steps == DISCOVERY_STEPS and self._loop.rule is not None:
                 self._answers.realised.stop_following()
-            self._go_on()
+            next(self._answer)
+        except StopIteration as done:
+            self._go_on(done.value)
         except Exception as error:  # a fault of perftool's own is not the script's
+            self._fail(error)
+
+    def _go_on(self, reply: Reply) -> None:
+        """With the next request, after this reply."""
+        try:
+            self._reply(reply)
+            self._wait()
+        except Exception as error:
             self._fail(error)
 
     def _begin(self) -> None:
@@ -52,18 +63,6 @@ class Turns:
             return
         self._answers.begin()
         self._wait()
-
-    def _go_on(self) -> None:
-        """Resume what is being answered; where that is done, reply, and wait for the next request."""
-        assert self._channel is not None
-        assert self._answer is not None
-        try:
-            next(self._answer)
-        except StopIteration as done:
-            self._reply(done.value)
-            self._wait()
-        except Exception as error:
-            self._fail(error)
 
     def _wait(self) -> None:
         """Until a request is there, and its answer wants a step."""

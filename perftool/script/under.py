@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perftool.plan import WARM_CALLS
 from perftool.script import hooks
+from perftool.script.attached import CONFIGURED
 from perftool.script.boot import say
 from perftool.script.loop import Loop
-from perftool.script.realise import CONFIGURED, Realised
+from perftool.script.realise import Realised
 
 if TYPE_CHECKING:
     from perftool.plan import Plan

@@ -252,12 +252,22 @@ def test_two_ranks_take_their_turns_together(launches: Launches) -> None:
 
 def test_ranks_that_a_script_forks_itself_meet_apart_from_those_of_another_launch(launches: Launches) -> None:
     look = launches.start(script("forked_ranks.py"))
-    facts = replace(look.ask(messages.Look(), LIMIT_S), ranks=look.ranks)  # which stands still from here on
-    assert facts.ranks == 2
+    facts = look.ask(messages.Look(), LIMIT_S)  # which stands still from here on
+    assert look.ranks == 2
+    assert not look.others
     launch = launches.start(script("forked_ranks.py"), facts=facts)
     launch.ask(messages.Start(), LIMIT_S)
     block = launch.ask(messages.Run(round=0, position=0, drop=1, steps=5), LIMIT_S)
     assert len(block.rank_wall_ns) == 2
+
+
+def test_a_survey_counts_the_ranks(tmp_path: Path) -> None:
+    sandboxes = scripted.Sandboxes(lambda _: None)
+    command = Script(command=(sys.executable, script("forked_ranks.py")), folder=str(tmp_path))
+    described, _ = scripted.survey(command, "cpu", 0, LIMIT_S, sandboxes)
+    sandboxes.close()
+    assert described.workload.script is not None
+    assert described.workload.script.ranks == 2
 
 
 def test_a_process_that_waits_for_another_is_not_left_to_wait(

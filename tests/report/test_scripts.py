@@ -48,6 +48,12 @@ def test_how_a_step_was_found_is_said(rule: StepRule | None, names: Sequence[str
     assert scripts.step_text(told(rule, names)) == text
 
 
+def test_that_others_train_beside_it_is_said() -> None:
+    text = scripts.others_text(told(None, other_processes=3, other_threads=True))
+    assert text.startswith("other processes and threads train, too;")
+    assert "beside it" not in dict(scripts.lines(told(None)))
+
+
 def test_little_things_of_a_loop_are_one() -> None:
     beside = [LoopPart(name=f"evaluation at train.py:{line}", share=0.1) for line in range(5)]
     text = scripts.loop_text(told(None, step_share=0.5, beside=beside))
