@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHORT = {
     "accelerate_loop.py": "--num_epochs 2 --samples 320",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from array import array
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -87,7 +86,7 @@ class Recorder:
         self._counts_samples = False  # while steps are watched
         self._asides: dict[str, list[int]] = {}  # what: how often, and the time beyond a step's
         self._interval = Interval()  # all of those that are not watched, emptied where it matters
-        self._stamps = array("q")  # when the last steps ended
+        self._stamps: list[int] = []  # when the last steps ended
         self._before_ns = 0  # when the first of them began
         self._aside_at: dict[int, str] = {}  # those among them that were something besides
         self._noticed_at = -1  # in which of them something was noticed last
@@ -290,7 +289,7 @@ class Recorder:
         )
         self._before_ns = began_ns
         self._trail.begin(began_ns)
-        self._stamps.extend(one.at_ns for one in ends[1:])
+        self._stamps += [one.at_ns for one in ends[1:]]
         self._aside_at = {at: one.aside for at, one in enumerate(ends[1:]) if one.aside}
         self._enter()
         return counter
@@ -384,7 +383,7 @@ class Recorder:
             found[0] += 1
             found[1] += max(0, took_ns - self._usual_ns)
         self._trail.put(stamps)
-        del stamps[:]
+        stamps.clear()
 
     def _noticed(self, sign: str, kind: str) -> None:
         """In place of `Loop.noticed`: while steps are not watched, they have one interval together."""
