@@ -161,7 +161,7 @@ class Sandbox:
             for place in places(command, folder)
             if folder.is_relative_to(place) or not any(place.is_relative_to(cache) for cache in caches)
         ]
-        unwatched = [*(path.resolve() for path in ignored), *caches]
+        unwatched = [*(path.resolve() for path in ignored), *own_output(), *caches]
         before = fingerprint(wanted, unwatched)
         temporary, view, refused = _tried(wanted, caches)
         return cls(
@@ -276,6 +276,12 @@ class Sandbox:
         }
 
 
+def own_output() -> list[Path]:
+    """The files that this process itself prints to: `perftool tune ... > out.txt` changes one."""
+    streams = [Path(f"/proc/self/fd/{number}") for number in (1, 2)]
+    return [stream.resolve() for stream in streams if stream.is_file()]
+
+
 def fingerprint(folders: Sequence[Path], ignored: Sequence[Path] = ()) -> dict[str, tuple[int, int]]:
     """Size and time of change (ns) of files, by path; of the first 100,000 of them. Left out are compiled modules and
     what repositories keep for themselves."""
@@ -296,7 +302,7 @@ def _entries(folder: Path, ignored: Sequence[Path]) -> Iterator[tuple[str, os.st
             name for name in names if name not in (".git", "__pycache__") and os.path.join(parent, name) not in left_out
         )
         for path in (parent, *(os.path.join(parent, name) for name in sorted(files))):
-            if (status := _status(path)) is not None:
+            if path not in left_out and (status := _status(path)) is not None:
                 yield path, status
 
 

@@ -276,6 +276,16 @@ def test_what_changes_in_the_folder_meanwhile_is_found(sandbox: Sandbox, project
 
 
 @pytest.mark.process
+def test_what_perftool_prints_to_is_its_own(tmp_path: Path) -> None:
+    told = tmp_path / "out.txt"
+    tell = "from perftool.measure.sandbox import own_output; print(*own_output())"
+    with told.open("w") as out:
+        subprocess.run([sys.executable, "-c", tell], stdout=out, stderr=subprocess.DEVNULL, check=True)
+    assert told.read_text().split() == [str(told)]
+    assert fingerprint([tmp_path], [told]) == {}
+
+
+@pytest.mark.process
 def test_without_views_commands_run_all_the_same_and_it_is_said(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_trial", lambda attempt: dict.fromkeys(attempt.places, "not here"))
     opened = Sandbox.open([sys.executable], project, os.environ)
