@@ -15,6 +15,7 @@ LAUNCHERS = ("torchrun", "accelerate", "deepspeed")
 LAUNCHER_MODULES = ("torch.distributed.run", "torch.distributed.launch", "accelerate.commands.launch")
 SHELLS = ("bash", "dash", "sh", "zsh")
 _PYTHON = re.compile(r"(python|pypy)[\d.]*")
+_HIDING = ("-I", "-E", "-S")  # options of Python
 _TAKES_A_VALUE = ("-W", "-X", "--check-hash-based-pycs")  # of Python's own options
 
 
@@ -102,6 +103,11 @@ def entry_of(command: Sequence[str]) -> Entry:
         elif not word.startswith("-"):
             return _launched(command, at) if _base(word) in LAUNCHERS else Entry(at, "file")
     return Entry(runner, "program")
+
+
+def hidden_by(command: Sequence[str]) -> str | None:
+    """The option of its interpreter with which it does not come by perftool's hook; None where it does."""
+    return next((word for word in command[: entry_of(command).at] if word in _HIDING), None)
 
 
 def _launched(command: Sequence[str], launcher: int) -> Entry:

@@ -17,13 +17,12 @@ from perftool.errors import BadInput, PerftoolError
 from perftool.jobs.inputs import parse_settings, read_recommended
 from perftool.jobs.look import check_target, offered
 from perftool.jobs.recorded import finish
-from perftool.measure.script_launch import HIDDEN_BY
 from perftool.plan import Plan
 from perftool.records import Machine, RecommendedSettings, Settings, WorkloadFacts
 from perftool.scenario import BF16_UNITS, Context, ScenarioError, Scenarios, clashes, environment_of, plan_of
 from perftool.script.boot import environment as hooked
 from perftool.store import open_results
-from perftool.target import Script, Vary, entry_of, name_of
+from perftool.target import Script, Vary, hidden_by, name_of
 from perftool.vary import command_with
 
 FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -64,11 +63,10 @@ class Run:
         environment = {**os.environ, **environment_of(self.settings, self.scenarios), **variables}
         if record is None and not self.needs_hooks:
             return words, environment
-        entry = entry_of(self.script.command)
-        hidden = [word for word in self.script.command[: entry.at] if word in HIDDEN_BY]
-        if hidden:
+        option = hidden_by(self.script.command)
+        if option is not None:
             raise BadInput(
-                f"its Python runs with {hidden[0]}, which keeps perftool out; leave that out, or put the settings into "
+                f"its Python runs with {option}, which keeps perftool out; leave that out, or put the settings into "
                 "the script itself"
             )
         told = {

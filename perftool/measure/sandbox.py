@@ -375,7 +375,7 @@ def _unprotected(
         told.append(f"two launches live at once, and both use port {port}: leave it out, and each gets one of its own")
     if _has_token(environment):
         told.append("the Hugging Face hub gets no token: what is private or gated must be in its cache already")
-    return [*told, "other folders and the network are open, also to trackers that the script itself sets online"]
+    return [*told, "not held back: what it writes to folders that its command does not name or run in, and the network"]
 
 
 def _tried(wanted: Sequence[Path], caches: Sequence[Path]) -> tuple[Temporary, View, dict[str, str]]:

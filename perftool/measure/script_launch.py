@@ -25,7 +25,6 @@ from perftool.probes import memory
 from perftool.script.boot import REFUSED, SEEN, TORCH, TROUBLE
 from perftool.script.boot import environment as hooked
 
-HIDDEN_BY = ("-I", "-E", "-S")  # options of Python with which it does not come by perftool's hook
 HOOK = "launch.json"  # what its processes are told
 MEETING = "meeting"  # a folder of what only they share
 TROUBLE_EVERY_S = 0.5  # it is looked whether one of them could not begin
@@ -209,13 +208,10 @@ class ScriptLaunch:
 
     def _no_step(self) -> str:
         """Why perftool has seen no step."""
-        hidden = [option for option in HIDDEN_BY if option in self._command]
         trouble = self._noted(TROUBLE) or self._noted(REFUSED)
         if trouble:
             return f"perftool could not get into it: {trouble.splitlines()[-1]}"
         if not self._noted(SEEN):
-            if hidden:
-                return f"its Python runs with {hidden[0]}, which keeps perftool out; leave that out while measuring"
             return "no Python of it could be entered by PYTHONPATH: is it one, and not started with -I, -E or -S?"
         if not self._noted(TORCH):
             return "none of its processes has imported torch (what it reads from standard input is empty here)"

@@ -49,13 +49,12 @@ def figure_lines(variant: VariantSummary, unit: str) -> Pairs:
         lines.append(("step time", f"none of single steps: {variant.steps_per_call} run in one call"))
     if variant.jitter is not None:
         lines += jitter_lines(variant.jitter)
-    lines.append(("data wait", f"{units.share(variant.data_wait_fraction)} of the step time"))
-    lines.append(
-        (
-            "peak host memory",
-            f"{units.size(variant.peak_host_bytes)}; {units.size(variant.warmup_peak_host_bytes)} while warming up",
-        )
-    )
+    waits = variant.data_wait_fraction is not None
+    lines.append(("data wait", units.share(variant.data_wait_fraction) + (" of the step time" if waits else "")))
+    peak = units.size(variant.peak_host_bytes)
+    if variant.warmup_peak_host_bytes is not None:
+        peak += f"; {units.size(variant.warmup_peak_host_bytes)} while warming up"
+    lines.append(("peak host memory", peak))
     if variant.peak_device_allocated_bytes is not None:
         lines.append(
             (
@@ -65,8 +64,11 @@ def figure_lines(variant: VariantSummary, unit: str) -> Pairs:
                 f"{units.size(variant.peak_device_nvml_bytes)} in use on the device",
             )
         )
-    starts = f"{units.duration(variant.cold_start_ns)} cold, {units.duration(variant.warm_start_ns)} warm"
-    return [*lines, ("start-up", starts), ("warm-up", variant.warmup_class or units.UNKNOWN)]
+    starts = ((variant.cold_start_ns, "cold"), (variant.warm_start_ns, "warm"))
+    told = [f"{units.duration(start_ns)} {kind}" for start_ns, kind in starts if start_ns is not None]
+    if told:
+        lines.append(("start-up", ", ".join(told)))
+    return [*lines, ("warm-up", variant.warmup_class or units.UNKNOWN)]
 
 
 def jitter_lines(jitter: Jitter) -> Pairs:

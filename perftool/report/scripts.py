@@ -57,7 +57,7 @@ def _ordinal(index: int) -> str:
 def loop_text(script: ScriptReport) -> str:
     """ "steps take 72 % of it; evaluation at train.py:88 25 %, checkpoint at train.py:95 3 %", as far as was seen."""
     if not script.beside:
-        return f"nothing but steps was seen in it, in {units.count(script.steps)} of them"
+        return f"nothing but steps came in the {units.count(script.steps)} timed; what comes more rarely is not known"
     shown, more = script.beside[:PARTS_SHOWN], script.beside[PARTS_SHOWN:]
     others = [LoopPart(name="others", share=sum(one.share for one in more))] if more else []
     parts = ", ".join(f"{one.name} {units.share(one.share)}" for one in [*shown, *others])

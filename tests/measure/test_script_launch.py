@@ -15,6 +15,7 @@ from perftool.measure import messages, script_launch, scripted
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.sandbox import Sandbox
 from perftool.measure.script_launch import ScriptLaunch
+from perftool.measure.survey import UnusableError
 from perftool.records import ScriptFacts, Settings, StepRule
 from perftool.scenario import discover
 from perftool.target import Script
@@ -201,9 +202,15 @@ def test_seeds_are_shifted_for_the_losses(launches: Launches) -> None:
 
 
 @pytest.mark.parametrize("option", ["-I", "-E", "-S"])
-def test_a_python_that_hides_is_told(launches: Launches, option: str) -> None:
-    with pytest.raises(LaunchFailed, match=f"its Python runs with {option}|exit code 1 before its first step"):
-        launches.look(option, script("mlp.py"), "--steps", "3")
+def test_a_python_that_hides_is_not_even_started(tmp_path: Path, option: str) -> None:
+    hiding = Script(command=(sys.executable, option, script("mlp.py")), folder=str(tmp_path))
+    with pytest.raises(UnusableError, match=f"its Python runs with {option}"):
+        scripted.survey(hiding, "cpu", 0, LIMIT_S, scripted.Sandboxes(pytest.fail))
+
+
+def test_a_python_that_hides_behind_a_shell_is_told(launches: Launches) -> None:
+    with pytest.raises(LaunchFailed, match="not started with -I, -E or -S"):
+        launches.look("bash", "-c", f"{sys.executable} -I {script('mlp.py')} --steps 3; true")
 
 
 def test_a_module_a_shell_script_and_an_own_sitecustomize(

@@ -237,7 +237,7 @@ def test_unknown_figures_say_so() -> None:
     )
     text = terminal.render(make_summary("profile", baseline=variant))
     assert re.search(r"step time +none of single steps: 10 run in one call", text)
-    assert re.search(r"data wait +unknown of the step time", text)
+    assert re.search(r"data wait +unknown\n", text)
     assert re.search(r"peak host memory +unknown; 512 MB while warming up", text)
 
 

@@ -62,7 +62,8 @@ def test_little_things_of_a_loop_are_one() -> None:
 
 
 def test_a_loop_in_which_nothing_else_was_seen_says_how_long_somebody_looked() -> None:
-    assert scripts.loop_text(told(None)) == "nothing but steps was seen in it, in 960 of them"
+    text = scripts.loop_text(told(None))
+    assert text == "nothing but steps came in the 960 timed; what comes more rarely is not known"
 
 
 def test_the_slower_rank_is_named() -> None:
