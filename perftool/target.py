@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import PurePath
 from shlex import join
 from typing import Literal, NamedTuple
@@ -16,6 +17,7 @@ LAUNCHER_MODULES = ("torch.distributed.run", "torch.distributed.launch", "accele
 SHELLS = ("bash", "dash", "sh", "zsh")
 _PYTHON = re.compile(r"(python|pypy)[\d.]*")
 _HIDING = ("-I", "-E", "-S")  # options of Python
+_ENDS_OPTIONS = re.compile(r"-\w*[cm]")  # and what comes next is code or a module
 _TAKES_A_VALUE = ("-W", "-X", "--check-hash-based-pycs")  # of Python's own options
 
 
@@ -94,7 +96,7 @@ def entry_of(command: Sequence[str]) -> Entry:
     for at, word in words:
         if word in _TAKES_A_VALUE:
             next(words, None)
-        elif re.fullmatch(r"-\w*[cm]", word) and at + 1 < len(command):
+        elif _ENDS_OPTIONS.fullmatch(word) and at + 1 < len(command):
             if word.endswith("c"):
                 return Entry(at + 1, "code")
             if command[at + 1] in LAUNCHER_MODULES:
@@ -107,7 +109,11 @@ def entry_of(command: Sequence[str]) -> Entry:
 
 def hidden_by(command: Sequence[str]) -> str | None:
     """The option of its interpreter with which it does not come by perftool's hook; None where it does."""
-    return next((word for word in command[: entry_of(command).at] if word in _HIDING), None)
+    before = iter(command[: entry_of(command).at])
+    if not any(_PYTHON.fullmatch(_base(word)) for word in before):
+        return None
+    own = takewhile(lambda word: not _ENDS_OPTIONS.fullmatch(word) and _base(word) not in LAUNCHERS, before)
+    return next((word for word in own if word in _HIDING), None)
 
 
 def _launched(command: Sequence[str], launcher: int) -> Entry:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perftool.scenario import Context, Scenario, ScenarioError, check_settings, other_values
-from perftool.target import Script, Vary, entry_of, name_of, reference_of
+from perftool.target import Script, Vary, entry_of, hidden_by, name_of, reference_of
 from perftool.vary import command_with, parse, present, scenarios_of
 from perftool.words import Engaged
 from tests.measure.fakes import MACHINE, WORKLOAD
@@ -211,3 +211,20 @@ def test_it_is_a_scenario_that_losses_decide_about() -> None:
     check_settings({"--x": "17"}, found, CONTEXT)  # the script knows what it takes
     with pytest.raises(ScenarioError, match="--amp=1: it takes off or on"):
         check_settings({"--amp": "1"}, found, CONTEXT)
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("python -I train.py", "-I"),
+        ("python -W ignore -E train.py", "-E"),
+        ("nice python3.11 -S -m torch.distributed.run train.py", "-S"),
+        ("python train.py -S", None),
+        ("python -m torch.distributed.run -S train.py", None),
+        ("python -m pkg -I", None),
+        ("bash -E run.sh", None),
+        ("sudo -E python train.py", None),
+    ],
+)
+def test_only_an_option_of_the_interpreter_itself_hides_it(command: str, option: str | None) -> None:
+    assert hidden_by(command.split()) == option
