@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from perftool.analysis.baseline import unlike
 from perftool.analysis.gate import TIMES_THE_PAIRS, all_decided, first_look, is_check, suspects
-from perftool.analysis.verdict import LOOKS
+from perftool.analysis.verdict import FULL_LOOK, LOOKS
 from perftool.measure import messages
 from perftool.measure.aside import count
 from perftool.measure.calibration import CALIBRATION
@@ -181,7 +181,7 @@ def _measure_both(lab: Lab) -> None:
 
     budget_s = session.budget_s / (1 + TIMES_THE_PAIRS)
     # What is stored needs launches more than it needs blocks: it gets the most from the start.
-    generations = min(LOOKS) if is_check(session) else max(LOOKS)
+    generations = FULL_LOOK if is_check(session) else max(LOOKS)
     done = measure_repeatedly(lab, MEASURE, [1], budget_s=budget_s, decided=decided, first_look=generations)
     if not lab.is_over and is_check(session) and suspects(looked()):
         _confirm(lab, TIMES_THE_PAIRS * done, lab.spent_s / done)

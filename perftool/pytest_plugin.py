@@ -256,12 +256,12 @@ class PerfCheck:
     def _found(self, baseline: VariantSummary, variant: VariantSummary, words: str) -> Comparison:
         """The throughput of what was measured. What crashed or stayed without effect fails the test; what cannot be
         had here skips it."""
-        from perftool.analysis.verdict import LOOKS
+        from perftool.analysis.verdict import FULL_LOOK
 
         if baseline.status != "measured":
             pytest.fail(f"the training without {words} was not measured to the end: {baseline.reason}", pytrace=False)
         found = variant.versus_baseline.get("throughput")
-        if found is not None and found.launches >= min(LOOKS):
+        if found is not None and found.launches >= FULL_LOOK:
             return found
         if variant.status == "measured":
             self._undecided(f"{words} has too few launches to compare; raise budget_s")

@@ -44,9 +44,13 @@ SampleUnit = Literal["sample", "step"]  # that samples are counted in: steps, wh
 
 MEASURE, COUNT = "measure", "count"
 """Stages of a comparison, and of launches that only count."""
-ALONE, TOGETHER, CONFIRM = "alone", "together", "confirm"
+ALONE, TOGETHER, TRIM, CONFIRM = "alone", "together", "trim", "confirm"
 LEAVE_ONE_OUT, PATCHED, PARITY = "leave one out", "patched", "loss parity"
-"""Stages of a search. `TOGETHER` is followed by the number of the pass."""
+"""Stages of a search. `TOGETHER` and `TRIM` are followed by the number of the pass."""
+FRESH = (CONFIRM, LEAVE_ONE_OUT)
+"""Stages of a search that had no part in the choice."""
+CONFIRMING = (*FRESH, PATCHED)
+"""Stages whose launches take turns with the winner's."""
 EXPLAIN = "explain"
 """The stage whose launch is watched: its blocks explain, and count for no verdict."""
 
@@ -564,6 +568,7 @@ class Goal(Record, frozen=True, kw_only=True):
     allow: list[str] = []  # scenarios that change the optimisation and may be tried all the same
     keep: list[str] = []  # scenarios that stay as they are
     only: list[str] = []  # no others are tried
+    price: float = 0.01  # of a change to make and to keep: a setting must bring as much to be advised
 
 
 class StoredMetric(Record, frozen=True, kw_only=True):
@@ -808,6 +813,8 @@ class SettingEffect(Record, frozen=True, kw_only=True):
     value: str
     alone: Estimate | None  # throughput ratio
     together: Estimate | None
+    seen_alone: float | None = None  # the same as `alone`, where too few launches tell how sure it is
+    is_needed: bool = False  # without it a limit of the goal is broken
     partners: Settings = {}  # the fewest with which it surely does more or less than alone
     with_partners: Estimate | None = None
 
@@ -868,6 +875,19 @@ class SoFar(Record, frozen=True, kw_only=True):
 
     settings: Settings
     gain: Estimate  # in the metric of the goal, as a ratio of the baseline to it
+
+
+class Provisional(Record, frozen=True, kw_only=True):
+    """What the search chose, where its fresh launches leave open whether it is better. Nothing is recommended."""
+
+    settings: Settings
+    metric: str  # that the goal is about, as of Recommendation
+    gain: Estimate
+    pairs: int
+    launches: int
+    code: str  # lines to paste
+    launches_needed: int | None  # in all, with which such a gain would be sure; None: more than are ever made
+    further_s: float | None  # of budget, for those that are missing
 
 
 class LoopPart(Record, frozen=True, kw_only=True):
@@ -966,7 +986,7 @@ class Check(Record, frozen=True, kw_only=True):
     sample_unit: SampleUnit = "sample"
 
 
-RecommendationStatus = Literal["confirmed", "nothing_better", "not_confirmed", "interrupted"]
+RecommendationStatus = Literal["confirmed", "provisional", "nothing_better", "not_confirmed", "interrupted"]
 
 
 class Summary(Record, frozen=True, kw_only=True):
@@ -990,6 +1010,7 @@ class Summary(Record, frozen=True, kw_only=True):
     parity: LossParity | None
     goal: Goal = Goal()
     so_far: SoFar | None = None
+    provisional: Provisional | None = None
     smallest_batch: SmallestBatch | None = None
     explained: Explained | None = None
     fitness: Fitness | None = None

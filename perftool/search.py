@@ -1,9 +1,10 @@
-"""The search: every setting alone, the promising combinations together, and the winner confirmed in fresh launches.
+"""The search: every setting alone, the promising combinations together, the best one beside itself without each of its
+settings, and the winner confirmed in fresh launches.
 
-What to try, and what is best, is decided in `analysis/search.py` from the session alone; here it is done, as far as the
-time allows. After each generation everything is decided anew, so a lever that another one had masked gets its second
-chance, and a search that was interrupted goes on from its session. None of the numbers of the search is printed as the
-gain.
+What to try, and what is best, is decided in `analysis/search.py` from the session alone, and what the fresh launches
+say in `analysis/confirmation.py`; here it is done, as far as the time allows. After each generation everything is
+decided anew, so a lever that another one had masked gets its second chance, and a search that was interrupted goes on
+from its session. None of the numbers of the search is printed as the gain.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from perftool.analysis.confirmation import generation_s, is_decided, leave_outs, missing, unearned
 from perftool.analysis.parity import parity_of, runs_of, settings_that, without
-from perftool.analysis.search import REGRET, Belief, Offer, Race, believe, excluded
-from perftool.analysis.summary import all_decided
-from perftool.analysis.verdict import LOOKS
+from perftool.analysis.search import REGRET, Belief, Offer, Race, believe, excluded, unasked
+from perftool.analysis.verdict import FULL_LOOK
 from perftool.measure.aside import train_runs
 from perftool.measure.lab import Lab
 from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
@@ -28,10 +29,12 @@ from perftool.patch.texts import decoded
 from perftool.records import (
     ALONE,
     CONFIRM,
+    FRESH,
     LEAVE_ONE_OUT,
     PARITY,
     PATCHED,
     TOGETHER,
+    TRIM,
     Decision,
     Goal,
     ScriptFacts,
@@ -39,6 +42,7 @@ from perftool.records import (
     Settings,
 )
 from perftool.scenario import Context, Scenarios, clashes, other_values
+from perftool.units import percent
 
 SHARE_ALONE = 0.25  # of the budget, in blocks
 SHARE_TOGETHER = 0.2  # each pass
@@ -55,7 +59,9 @@ SEEN_LEAST = 2  # launches of the best before the search may end early
 PARITY_SEEDS = (5, 10)  # more where fewer do not decide
 PARITY_STEPS = (20, 1000)
 DRIFT_LIMIT_S = 0.3  # of a warm-up in the search: launches differ by more than the rest of the drift
-CONFIRM_GENERATIONS = min(LOOKS)
+CONFIRM_GENERATIONS = FULL_LOOK
+LEAVE_OUT_GENERATIONS = 2  # of the confirmation, at least, in which each setting is left out
+MORE_SHARE = 0.5  # of the budget, in wall time, that the search may take beyond it where that is all it needs
 
 
 def offer_of(scenarios: Scenarios, context: Context, baseline: Settings, goal: Goal) -> Offer:
@@ -89,8 +95,9 @@ def tune(lab: Lab, offer: Offer) -> None:
         winner = _search(lab, offer, deadline_s)
         reason = "best of the search" if winner else "nothing was better than the baseline"
         lab.ledger.enter(Decision(stage=CONFIRM, settings=winner, action="chosen", reason=reason))
-    if winner:
+    while winner:
         _confirm(lab, winner, deadline_s)
+        winner = _without_what_earns_nothing(lab, winner)
 
 
 def _chosen(session: Session) -> Settings | None:
@@ -176,12 +183,32 @@ def _search(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
         variants = [lab.variant(one) for one in wanted]
         _race(lab, stage, variants, Race(halving=True), SHARE_TOGETHER * lab.session.budget_s)
     while True:
+        best = _trimmed(lab, offer, deadline_s)
+        if not best or not _ruled_out(lab, best):
+            return best
+
+
+def _trimmed(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
+    """The best combination, after it took turns with itself without each of its settings, as far as the time allows."""
+    for number in range(1, PASSES_MOST + 1):
+        stage = f"{TRIM} {number}"
         belief = believe(lab.session, offer)
         lab.show(belief.standings())
         best = belief.best(lambda one: _affordable(lab, one, deadline_s)) or belief.best()  # rather late than nothing
-        _note_unaffordable(lab, belief, best)
-        if not best or not _ruled_out(lab, best):
-            return best
+        if _measured(lab.session, stage):
+            continue  # before an interruption
+        asked = [one for one in unasked(lab.session, best) if one in belief.combinations]
+        wanted = sorted(asked, key=belief.expected)[: lab.live_limit - 2]  # what is missed least first
+        blocks_s = min(SHARE_TOGETHER * lab.session.budget_s, lab.left_s - SHARE_CONFIRM * lab.session.budget_s)
+        left_s = _search_left_s(lab, offer, deadline_s) + GRACE * lab.session.budget_s - blocks_s
+        while wanted and lab.launches_s([best, *wanted]) > left_s:
+            wanted.pop()
+        if not wanted:
+            break
+        variants = [lab.variant(one) for one in (best, *wanted)]
+        _race(lab, stage, variants, Race(), SHARE_TOGETHER * lab.session.budget_s)
+    _note_unaffordable(lab, belief, best)
+    return best
 
 
 def _note_unaffordable(lab: Lab, belief: Belief, best: Settings) -> None:
@@ -293,28 +320,59 @@ def parity_steps(step_s: float, seconds: float) -> int:
 
 def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
     """The winner against the baseline, in launches that had no part in choosing it; beside it the patched script, and
-    in some generations the winner without each of its settings."""
+    the winner without each of its settings."""
     variant = lab.variant(winner)
-    without = [lab.variant({key: text for key, text in winner.items() if key != name}) for name in winner]
-    aside = (
-        {number: LEAVE_ONE_OUT for number in without if number and number not in lab.lost} if len(winner) > 1 else {}
-    )
     patched = _patched(lab, winner)
     always = {} if patched is None else {patched: PATCHED}
+    aside = {number: LEAVE_ONE_OUT for one in leave_outs(winner).values() if (number := lab.variant(one))}
 
     def decided() -> bool:
-        return all_decided(lab.session, [variant], stages=[CONFIRM]) or deadline_s < lab.elapsed_s
+        return is_decided(lab.session, winner) or deadline_s < lab.elapsed_s
 
     def guests(done: int) -> Mapping[int, str]:
         present = [winner, *(winner for number in always if number not in lab.lost)]
-        settings = [lab.session.variants[number] for number in aside]
+        settings = [lab.session.variants[number] for number in aside if number not in lab.lost]
         cost_s = lab.launches_s([*present, *settings]) - lab.launches_s(present)
         to_come_s = max(1, CONFIRM_GENERATIONS - done) * lab.launches_s(present)
         blocks_s = SHARE_CONFIRM * lab.session.budget_s
         affords = cost_s + to_come_s + blocks_s <= deadline_s - lab.elapsed_s
-        return always | (aside if affords else {})
+        return always | (aside if affords or done < LEAVE_OUT_GENERATIONS else {})
 
-    measure_repeatedly(lab, CONFIRM, [variant], budget_s=lab.left_s, decided=decided, guests=guests)
+    done = measure_repeatedly(
+        lab, CONFIRM, [variant], budget_s=lab.left_s, decided=decided, guests=guests, counted=FRESH
+    )
+    enough = None if is_decided(lab.session, winner) else missing(lab.session, winner)
+    if enough is None or enough <= done:
+        return
+    # What a little more time would decide is not left open.
+    blocks_s = generation_s(lab.session)
+    more_s = (enough - done) * (lab.launches_s([winner] * (1 + len(always)), again=True) + blocks_s)
+    if more_s <= MORE_SHARE * lab.session.budget_s:
+        lab.extend((enough - done) * blocks_s)
+        measure_repeatedly(
+            lab,
+            CONFIRM,
+            [variant],
+            budget_s=lab.left_s,
+            decided=lambda: is_decided(lab.session, winner),
+            guests=lambda _: always,
+            first_look=enough,
+            counted=FRESH,
+        )
+
+
+def _without_what_earns_nothing(lab: Lab, winner: Settings) -> Settings:
+    """The winner to confirm in place of this one: without the setting that is not worth its price; {} where each is,
+    and this one stays."""
+    idle = unearned(lab.session, winner)
+    if idle is None:
+        return {}
+    name, gain = idle
+    told = f"brings {percent(gain.ratio - 1)} ({percent(gain.low - 1)} to {percent(gain.high - 1)}) beside the others"
+    lab.ledger.enter(Decision(stage=CONFIRM, settings={name: winner[name]}, action="dropped", reason=told))
+    rest = leave_outs(winner)[name]
+    lab.ledger.enter(Decision(stage=CONFIRM, settings=rest, action="chosen", reason="without what earns nothing"))
+    return rest
 
 
 def _patched(lab: Lab, winner: Settings) -> int | None:

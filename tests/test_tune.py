@@ -14,7 +14,7 @@ from perftool.analysis.recommend import conclude
 from perftool.analysis.search import Offer
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed, LiveLaunch
-from perftool.records import CONFIRM, LEAVE_ONE_OUT, PARITY, PATCHED, Goal, Session, Settings, Site
+from perftool.records import CONFIRM, LEAVE_ONE_OUT, PARITY, PATCHED, TRIM, Goal, Session, Settings, Site
 from perftool.search import parity_steps, root_of, tune
 from tests.measure.fakes import Script, ScriptedLaunch, make_lab, make_session
 from tests.sessions import make_script, make_script_facts
@@ -70,7 +70,7 @@ def searched(script: Script, budget_s: float = 200.0, offer: Offer = OFFER, goal
 
 
 def chosen(session: Session) -> Settings:
-    [decision] = [one for one in session.decisions if one.action == "chosen"]
+    *_, decision = [one for one in session.decisions if one.action == "chosen"]
     return decision.settings
 
 
@@ -83,7 +83,7 @@ def test_the_winner_is_confirmed_in_launches_of_its_own() -> None:
     winner = session.variants.index(chosen(session))
     confirming = [launch for launch in session.launches if launch.stage == CONFIRM]
     assert {launch.variant for launch in confirming} == {0, winner}
-    assert len({launch.generation for launch in confirming if launch.variant == winner}) >= 4
+    assert len({launch.generation for launch in confirming if launch.variant == winner}) >= 2
     searching = {launch.launch for launch in session.launches if launch.stage != CONFIRM}
     assert not searching & {launch.launch for launch in confirming}
 
@@ -262,7 +262,7 @@ def test_a_winner_that_is_expensive_to_start_is_confirmed_where_nothing_else_hel
     )
     session = searched(script, budget_s=20, offer=offer)
     assert chosen(session) == {"torch_compile": "default"}
-    assert len({launch.generation for launch in session.launches if launch.stage == CONFIRM}) >= 4
+    assert len({launch.generation for launch in session.launches if launch.stage == CONFIRM}) >= 2
 
 
 def test_what_cannot_be_had_together_is_not_launched() -> None:
@@ -398,7 +398,7 @@ def test_the_patched_script_takes_part_in_every_confirmation(tmp_path: Path) -> 
     assert session.variants[session.patch.variant or 0] == chosen(session) == {"optimizer_kernel": "fused"}
     generations = [{one.generation for one in session.launches if one.stage == stage} for stage in (CONFIRM, PATCHED)]
     assert generations[0] == generations[1]
-    assert len(generations[1]) >= 4
+    assert len(generations[1]) >= 2
     for spec, settings in zip(specs, laid, strict=True):
         is_patched = spec.patch is not None
         assert spec.settings == {"optimizer_kernel": "fused"} or not is_patched  # what is to be proved
@@ -442,3 +442,54 @@ def test_the_patch_is_for_the_repository_that_has_the_script(tmp_path: Path) -> 
 
     assert root(inner / "train.py") == root(inner.parent / "train.py") == inner.parent
     assert root(beside / "train.py") == beside
+
+
+def test_the_best_takes_turns_with_itself_less_each_setting_before_it_is_confirmed() -> None:
+    session = searched(Script(step_s=step_s))
+    stages = [launch.stage for launch in session.launches]
+    assert max(index for index, one in enumerate(stages) if one.startswith(TRIM)) < stages.index(CONFIRM)
+    best = {launch.generation for launch in session.launches if session.variants[launch.variant] == BEST}
+    for left_out in BEST:
+        lacking = {name: value for name, value in BEST.items() if name != left_out}
+        asked = {launch.generation for launch in session.launches if session.variants[launch.variant] == lacking}
+        assert asked & best - {one.generation for one in session.launches if one.stage == CONFIRM}
+
+
+def test_what_the_fresh_launches_find_useless_is_taken_out_again() -> None:
+    """Retention helped in the search, and does nothing in the launches that confirm."""
+    script = Script()
+    offer = Offer(values={"amp": ["bf16"], "malloc_retention": ["on"]}, defaults=OFFER.defaults)
+    confirming = False
+
+    def times(one: Settings) -> float:
+        return 0.01 * (0.5 if "amp" in one else 1.0) * (0.9 if "malloc_retention" in one and not confirming else 1.0)
+
+    script.step_s = times
+    start = script.start
+
+    def started(spec: messages.LaunchSpec, environment: dict[str, str]) -> ScriptedLaunch:
+        nonlocal confirming
+        confirming = any(one.action == "chosen" for one in lab.session.decisions)
+        return start(spec, environment)
+
+    lab, _ = make_lab(script, replace(make_session(budget_s=200), scenario_changes=CHANGES))
+    lab.start = started
+    tune(lab, offer)
+    session = lab.session
+    wanted = [one for one in session.decisions if one.stage == CONFIRM]
+    assert [(one.action, one.settings) for one in wanted] == [
+        ("chosen", {"amp": "bf16", "malloc_retention": "on"}),
+        ("dropped", {"malloc_retention": "on"}),
+        ("chosen", {"amp": "bf16"}),
+    ]
+    assert "brings" in wanted[1].reason
+    summary = conclude(replace(session, command="tune"))
+    assert summary.recommendation is not None
+    assert summary.recommendation.settings == {"amp": "bf16"}
+    assert summary.recommendation.speedup.ratio == pytest.approx(2.0, rel=0.02)
+
+
+def test_a_price_keeps_out_what_brings_less() -> None:
+    for price, kept in ((0.01, True), (0.2, False)):
+        session = searched(Script(step_s=step_s), goal=Goal(price=price))
+        assert ("malloc_retention" in chosen(session)) == kept

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-from math import exp, log
+from collections.abc import Collection
+from math import exp, isfinite, log
 
+from perftool.analysis.confirmation import earned, leave_outs
 from perftool.analysis.pairs import Samples, pair_effects
-from perftool.analysis.stats import interval, launch_effects
+from perftool.analysis.stats import Effect, interval, launch_effects
 from perftool.analysis.verdict import ALPHA
-from perftool.records import CONFIRM, Estimate, Session, SettingEffect, Settings
+from perftool.records import Estimate, Session, SettingEffect, Settings
 
 COUNTS = 0.02  # log-ratio by which a setting must do more in company than alone before they are said to interact
 
 
-def setting_effects(session: Session, winner: Settings) -> list[SettingEffect]:
-    """Of every setting of the winner, in samples per second."""
+def setting_effects(session: Session, winner: Settings, needed: Collection[str] = ()) -> list[SettingEffect]:
+    """Of every setting of the winner, in samples per second. needed: those without which a limit is broken."""
     samples = Samples(session)
-    return [_effect(session, samples, winner, name) for name in winner]
+    return [_effect(session, samples, winner, name, is_needed=name in needed) for name in winner]
 
 
-def _effect(session: Session, samples: Samples, winner: Settings, name: str) -> SettingEffect:
+def _effect(session: Session, samples: Samples, winner: Settings, name: str, *, is_needed: bool) -> SettingEffect:
     setting = {name: winner[name]}
-    without = {key: value for key, value in winner.items() if key != name}
+    without = leave_outs(winner).get(name)
     alone = throughput_ratio(session, samples, setting, {})
     together = None
-    if without:
+    if without is not None:
         # From the fresh launches of the confirmation where it had both, else from the search.
-        together = throughput_ratio(session, samples, winner, without, fresh=True)
+        together = earned(session, winner, without, "throughput", samples)
         together = together or throughput_ratio(session, samples, winner, without)
     partners, beside = _partners(session, samples, setting, alone)
     return SettingEffect(
-        name=name, value=winner[name], alone=alone, together=together, partners=partners, with_partners=beside
+        name=name,
+        value=winner[name],
+        alone=alone,
+        together=together,
+        seen_alone=None if alone is not None else _seen(session, samples, setting),
+        is_needed=is_needed,
+        partners=partners,
+        with_partners=beside,
     )
 
 
@@ -49,20 +58,25 @@ def _partners(
     return {}, None
 
 
-def throughput_ratio(
-    session: Session, samples: Samples, settings: Settings, against: Settings, *, fresh: bool = False
-) -> Estimate | None:
-    """Ratio of samples per second of one variant to another, from the generations in which both took turns.
-
-    fresh: only from those that had no part in the choice.
-    """
-    if settings not in session.variants or against not in session.variants:
-        return None
-    own, other = session.variants.index(settings), session.variants.index(against)
-    stages = [CONFIRM] if fresh else None
-    matrix = pair_effects(session, "throughput", [own], against=other, stages=stages, samples=samples)
-    [effect] = launch_effects(matrix.d, matrix.half_widths)
-    if effect is None:
+def throughput_ratio(session: Session, samples: Samples, settings: Settings, against: Settings) -> Estimate | None:
+    """Ratio of samples per second of one variant to another, from the generations in which both took turns; None where
+    these are too few to tell how sure it is."""
+    effect = _between(session, samples, settings, against)
+    if effect is None or not isfinite(effect.se):
         return None
     low, high = interval(effect, ALPHA)
     return Estimate(ratio=exp(-effect.theta), low=exp(-high), high=exp(-low))
+
+
+def _seen(session: Session, samples: Samples, settings: Settings) -> float | None:
+    """The same ratio to the baseline, however few launches tell it."""
+    effect = _between(session, samples, settings, {})
+    return None if effect is None else exp(-effect.theta)
+
+
+def _between(session: Session, samples: Samples, settings: Settings, against: Settings) -> Effect | None:
+    if settings not in session.variants or against not in session.variants:
+        return None
+    own, other = session.variants.index(settings), session.variants.index(against)
+    matrix = pair_effects(session, "throughput", [own], against=other, samples=samples)
+    return launch_effects(matrix.d, matrix.half_widths)[0]

@@ -16,7 +16,7 @@ from statistics import median
 from perftool.analysis import baseline
 from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects, samples_per_second
 from perftool.analysis.stats import Effect, launch_effects
-from perftool.analysis.verdict import HIGHER_IS_BETTER, LOOKS, comparison
+from perftool.analysis.verdict import FULL_LOOK, HIGHER_IS_BETTER, comparison
 from perftool.records import (
     CONFIRM,
     MEASURE,
@@ -127,7 +127,7 @@ def suspects(look: Mapping[str, Comparison]) -> list[str]:
 
 def verdict(metric: str, found: Comparison) -> GateVerdict:
     """By the whole interval: worse by the margin, better by it, or surely not worse by LIMIT margins."""
-    if found.launches < min(LOOKS) or found.low is None or found.high is None:
+    if found.launches < FULL_LOOK or found.low is None or found.high is None:
         return "undecided"
     best, worst = sorted((_theta(metric, found.low), _theta(metric, found.high)))
     m = log(1 + found.margin)
@@ -175,7 +175,7 @@ def history_entry(session: Session, check: Check) -> HistoryEntry | None:
 
 def _is_whole(one: MetricCheck) -> bool:
     """Whether a look was reached, and the confirmation that it asked for."""
-    if one.first is None or one.first.launches < min(LOOKS):
+    if one.first is None or one.first.launches < FULL_LOOK:
         return False
     if one.confirmation is None:
         return verdict(one.metric, one.first) not in _CHANGED

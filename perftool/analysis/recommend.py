@@ -5,19 +5,22 @@ Pure: records in, records out.
 
 from __future__ import annotations
 
+from perftool.analysis.confirmation import generation_s, measurable, metric_of_goal, missing, needed
 from perftool.analysis.contributions import setting_effects
 from perftool.analysis.handover import lines_to_change, script, to_paste
+from perftool.analysis.pairs import launches_of
 from perftool.analysis.parity import parity_of, time_to_loss
 from perftool.analysis.patched import patch_advice
 from perftool.analysis.search import Offer, believe
 from perftool.analysis.summary import Summaries, summarise
-from perftool.analysis.verdict import ALPHA, LOOKS
+from perftool.analysis.verdict import ALPHA, HIGHER_IS_BETTER
 from perftool.records import (
-    CONFIRM,
+    FRESH,
     PARITY,
     Estimate,
     LossParity,
     PatchAdvice,
+    Provisional,
     Recommendation,
     RecommendationStatus,
     Rejected,
@@ -28,7 +31,7 @@ from perftool.records import (
     TimeToLoss,
     VariantSummary,
 )
-from perftool.units import ratio
+from perftool.units import counted, ratio
 
 
 def conclude(session: Session, folder: str | None = None) -> Summary:
@@ -40,7 +43,8 @@ def conclude(session: Session, folder: str | None = None) -> Summary:
     if session.command != "tune":
         return summarise(session, summaries=summaries, folder=folder)
     winner = chosen(session)
-    status, recommendation = None, None
+    status: RecommendationStatus | None = None
+    recommendation = None
     if winner is not None:
         status, recommendation = _recommendation(session, winner, summaries)
     return summarise(
@@ -51,7 +55,8 @@ def conclude(session: Session, folder: str | None = None) -> Summary:
         recommendation_status=status,
         rejected=rejected(session, winner or {}, summaries),
         parity=last_parity(session),
-        so_far=so_far(session) if recommendation is None and status != "nothing_better" else None,
+        so_far=so_far(session) if recommendation is None and status in (None, "not_confirmed") else None,
+        provisional=provisional(session, winner, summaries) if winner and status == "provisional" else None,
     )
 
 
@@ -91,7 +96,9 @@ def _against(alone: VariantSummary) -> str:
     throughput = alone.versus_baseline.get("throughput")
     if alone.status != "measured" or throughput is None:
         return alone.reason or alone.status
-    # One generation is too little for a verdict; that there is no gain in sight can be said all the same.
+    if throughput.low is None:
+        seen = counted(throughput.launches, "launch", "launches")
+        return f"{ratio(throughput.ratio)} alone in {seen}, not enough to tell"
     unsure = "no gain" if throughput.ratio <= 1 else "no clear gain"
     words = {"worse": "slower", "better": "faster"}.get(throughput.verdict, unsure)
     return f"{words} alone, {ratio(throughput.ratio)}"
@@ -102,20 +109,23 @@ def _recommendation(
 ) -> tuple[RecommendationStatus, Recommendation | None]:
     if not winner:
         return "nothing_better", None
-    confirmed = summaries.of(session.variants.index(winner))
+    variant = session.variants.index(winner)
+    confirmed = summaries.of(variant)
     throughput = confirmed.versus_baseline.get("throughput")
-    generations = {launch.generation for launch in session.launches if launch.stage == CONFIRM}
-    if throughput is None or len(generations) < min(LOOKS) or throughput.low is None or throughput.high is None:
+    if not launches_of(session, variant, FRESH) or throughput is None:
+        return "not_confirmed", None
+    if throughput.low is None or throughput.high is None:
         return "not_confirmed", None
     speedup = Estimate(ratio=throughput.ratio, low=throughput.low, high=throughput.high)
     learning = time_to_loss(session, winner, speedup)
     metric = metric_of_goal(session)
     gain, is_better = _gain(metric, confirmed, learning)
-    if not is_better and not _is_needed(session, summaries.of(0), confirmed):
-        return "not_confirmed", None
+    limits_need = needed(session, winner, summaries)
+    if not is_better and not limits_need:
+        return "provisional" if provisional(session, winner, summaries) else "not_confirmed", None
     memory = confirmed.versus_baseline.get("peak_device") or confirmed.versus_baseline.get("peak_host")
     measured = {**session.baseline, **winner}
-    patch = patch_advice(session, session.variants.index(winner), _measurable(metric), summaries)
+    patch = patch_advice(session, variant, measurable(metric), summaries)
     plain, diff = _handed_over(session, measured, patch)
     return "confirmed", Recommendation(
         settings=winner,
@@ -133,7 +143,7 @@ def _recommendation(
         code=to_paste(session.codes, measured, session.baseline),
         script=plain,
         diff=diff,
-        per_setting=setting_effects(session, winner),
+        per_setting=setting_effects(session, winner, limits_need),
         rejected=rejected(session, winner, summaries),
         patch=patch,
         metric=metric,
@@ -152,18 +162,6 @@ def _handed_over(session: Session, measured: Settings, patch: PatchAdvice | None
     )
 
 
-def metric_of_goal(session: Session) -> str:
-    """The metric by which the goal is judged: one of METRICS, or "time_to_loss"."""
-    on_device = session.machine.device.startswith("cuda")
-    return {
-        "throughput": "throughput",
-        "step-time": "step_p50",
-        "jitter": "jitter",
-        "memory": "peak_device" if on_device else "peak_host",
-        "time-to-loss": "time_to_loss",
-    }[session.goal.objective]
-
-
 def _gain(metric: str, confirmed: VariantSummary, learning: TimeToLoss | None) -> tuple[Estimate | None, bool]:
     """The gain in the goal's metric, and whether it is one."""
     if metric == "time_to_loss" and learning is not None:
@@ -171,31 +169,34 @@ def _gain(metric: str, confirmed: VariantSummary, learning: TimeToLoss | None) -
             return None, False
         return Estimate(ratio=learning.ratio, low=learning.low, high=learning.high), learning.high < 1
     # What changes neither numerics nor the optimisation needs as many samples: only its speed counts.
-    found = confirmed.versus_baseline.get(_measurable(metric))
+    found = confirmed.versus_baseline.get(measurable(metric))
     if found is None or found.low is None or found.high is None:
         return None, False
     return Estimate(ratio=found.ratio, low=found.low, high=found.high), found.verdict == "better"
 
 
-def _measurable(metric: str) -> str:
-    """The metric of blocks that stands for the goal's."""
-    return "throughput" if metric == "time_to_loss" else metric
-
-
-def _is_needed(session: Session, baseline: VariantSummary, confirmed: VariantSummary) -> bool:
-    """Whether the baseline breaks a limit that these settings keep."""
-    goal = session.goal
-
-    def kept(one: VariantSummary) -> bool:
-        p99_ns = one.step_ns.p99 if one.step_ns else None
-        figures = (
-            (one.peak_host_bytes, goal.max_host_bytes),
-            (one.peak_device_reserved_bytes, goal.max_device_bytes),
-            (p99_ns, goal.max_p99_ns),
-        )
-        return all(figure is not None and figure <= limit for figure, limit in figures if limit is not None)
-
-    return kept(confirmed) and not kept(baseline)
+def provisional(session: Session, winner: Settings, summaries: Summaries) -> Provisional | None:
+    """A winner that looks better in its fresh launches, by what counts, without being surely so."""
+    variant = session.variants.index(winner)
+    metric = metric_of_goal(session)
+    found = summaries.of(variant).versus_baseline.get(measurable(metric))
+    if not launches_of(session, variant, FRESH) or found is None or found.low is None or found.high is None:
+        return None
+    gain = found.ratio if metric in HIGHER_IS_BETTER or metric == "time_to_loss" else 1 / found.ratio
+    if gain < 1 + found.margin:
+        return None
+    launches_needed = missing(session, winner)
+    further = None if launches_needed is None else launches_needed - found.launches
+    return Provisional(
+        settings=winner,
+        metric=measurable(metric),
+        gain=Estimate(ratio=found.ratio, low=found.low, high=found.high),
+        pairs=found.pairs,
+        launches=found.launches,
+        code=to_paste(session.codes, {**session.baseline, **winner}, session.baseline),
+        launches_needed=launches_needed,
+        further_s=None if further is None else further * generation_s(session),
+    )
 
 
 def so_far(session: Session) -> SoFar | None:

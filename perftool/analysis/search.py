@@ -9,23 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from math import exp, log, prod
+from math import exp, log, log1p, prod
 from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perftool.analysis.confirmation import leave_outs
 from perftool.analysis.pairs import launches_of, pair_effects
 from perftool.analysis.parity import log_samples_ratio, settings_that
 from perftool.analysis.stats import LAUNCH_SD_UNPINNED, sign_test_log_e
 from perftool.analysis.surrogate import Observation, Posterior, key_of, likely_launch_sd, posterior
-from perftool.records import ALONE, PARITY, PATCHED, Estimate, Session, Settings
+from perftool.records import ALONE, PARITY, PATCHED, Estimate, Goal, Session, Settings
 
 WORTHWHILE = 0.01  # smaller gains are not advised
-EARNS = 0.007  # log-ratio that a setting must bring for a place among the others
-HOPELESS = 0.15  # what loses more than this, surely, is not tried in company
-GROSS = log(2.0)  # what loses this much in each of its first rounds leaves at once
+GROSS = log(2.0)  # what loses this much in each of its first rounds leaves at once, and is not tried in company
 GROSS_ROUNDS = 3
 HALVE_AFTER_ROUNDS = (20, 40)
 RACE_ALPHA = 0.05
@@ -116,7 +115,7 @@ class Excluded(NamedTuple):
 
 
 def excluded(session: Session, offer: Offer) -> Excluded:
-    """What the session has ruled out: what failed, what is hopeless alone, what does not train the same."""
+    """What the session has ruled out: what failed, what is grossly slower alone, what does not train the same."""
     changes: dict[Change, str] = {}
     lost: list[Settings] = []
     for launch in session.launches:
@@ -131,19 +130,19 @@ def excluded(session: Session, offer: Offer) -> Excluded:
         if decision.stage == PARITY and decision.action == "dropped":
             changes.update(dict.fromkeys(decision.settings.items(), decision.reason))
     if METRIC_OF[session.goal.objective] in ("throughput", "step_mean"):
-        changes.update(_hopeless(session))
+        changes.update(_gross(session))
     return Excluded({one: why for one, why in changes.items() if one[0] in offer.values}, lost)
 
 
-def _hopeless(session: Session) -> dict[Change, str]:
-    """Settings that surely lose much alone."""
+def _gross(session: Session) -> dict[Change, str]:
+    """Settings that lose so much alone that no company makes up for it. Smaller losses are left to what is believed:
+    one launch of a setting may be unlike the next."""
     singles = [number for number, one in enumerate(session.variants) if len(one) == 1]
-    found: dict[Change, str] = {}
-    for variant, d in _pairs(session, singles).items():
-        race = Race(d={variant: d})
-        if race.is_slower(variant) and median(d) > HOPELESS:
-            found[next(iter(session.variants[variant].items()))] = "much slower alone"
-    return found
+    return {
+        next(iter(session.variants[variant].items())): "much slower alone"
+        for variant, d in _pairs(session, singles).items()
+        if Race(d={variant: d}).is_slower(variant) and median(d) > GROSS
+    }
 
 
 def _pairs(session: Session, variants: Collection[int]) -> dict[int, list[float]]:
@@ -195,6 +194,27 @@ def combinations_of(offer: Offer, out: Excluded) -> list[Settings]:
     return found
 
 
+def unasked(session: Session, best: Settings) -> list[Settings]:
+    """A combination without each of its settings, as far as that never took turns with it."""
+    generations = _generations_of(session, best)
+    return [
+        without
+        for without in leave_outs(best).values()
+        if not generations & _generations_of(session, without) and not _is_lost(session, without)
+    ]
+
+
+def _generations_of(session: Session, settings: Settings) -> set[int]:
+    if settings not in session.variants:
+        return set()
+    return {launch.generation for launch in launches_of(session, session.variants.index(settings))}
+
+
+def _is_lost(session: Session, settings: Settings) -> bool:
+    lost = (session.variants[one.variant] for one in session.launches if one.status != "measured")
+    return settings in lost
+
+
 # ---------------------------------------------------------------------------------------------------------- the choice
 
 
@@ -223,20 +243,30 @@ class Belief:
     mean: NDArray[np.float64]
     likely: NDArray[np.float64]  # probability of keeping the limits
     scores: NDArray[np.float64]  # infinite where a draw breaks a limit
+    price: float = Goal().price
 
     def best(self, may_be: Callable[[Settings], bool] = lambda _: True) -> Settings:
         """The combination to confirm: of those measured that may be chosen and are expected to be worth it, the best by
-        what is sure of it, since one that was fast by chance has been seen only once. The baseline where there is none.
+        what is sure of it, since one that was fast by chance has been seen only once, without what is not expected to
+        earn its place in it. The baseline where there is none.
         """
         score = self._earned + np.std(np.minimum(self.scores, BEYOND), axis=0)
         score = np.where(self.measured & (self.likely >= LIKELY), score, np.inf)
-        order = (self.combinations[at] for at in np.argsort(score, kind="stable") if np.isfinite(score[at]))
-        return next((one for one in order if self.is_worthwhile(one) and may_be(one)), {})
+        order = [self.combinations[at] for at in np.argsort(score, kind="stable") if np.isfinite(score[at])]
+        may = [one for one in order if self.is_worthwhile(one) and may_be(one)]
+        if not may:
+            return {}
+        parts = [one for one in may if one.items() <= may[0].items()]
+        return min(parts, key=lambda one: float(self._earned[self.combinations.index(one)]))
 
     @property
     def _earned(self) -> NDArray[np.float64]:
-        """The mean, where each setting has to earn its place."""
-        return self.mean + EARNS * np.array([len(one) for one in self.combinations])
+        """The mean, where each setting has to earn its price."""
+        return self.mean + log1p(self.price) * np.array([len(one) for one in self.combinations])
+
+    def expected(self, settings: Settings) -> float:
+        """The log effect of a combination, less is better."""
+        return float(self.mean[self.combinations.index(settings)])
 
     def regret(self, settings: Settings) -> float:
         """By how much the best is expected to be better than these; 0 where no combination keeps the limits."""
@@ -301,7 +331,7 @@ def believe(session: Session, offer: Offer, *, seed: int = 0) -> Belief:
         scores = np.where(measure.draws <= room, scores, np.inf)
     known = {key_of(one.settings) for one in seen}
     measured = np.array([not one or key_of(one) in known for one in combinations])
-    return Belief(tuple(combinations), measured, mean, likely, scores)
+    return Belief(tuple(combinations), measured, mean, likely, scores, goal.price)
 
 
 def _posterior(seen: Sequence[Observation], combinations: Sequence[Settings], metric: str, seed: int) -> Posterior:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import ceil, log, sqrt
+from math import ceil, inf, log, sqrt
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,6 +23,8 @@ LAUNCH_SD_UNPINNED = 0.012
 PRIOR_DF = 4.0
 POOLED_DF_MOST = 8.0
 POWER = 0.8
+LEAST_PAIRS = 3  # below which a spread is not known, and nothing is concluded
+LEAST_LAUNCHES = 2  # below which nothing is known of how launches differ
 LAGS_MOST = 200
 BOOTSTRAPS = 40
 
@@ -32,7 +34,7 @@ class Effect:
     """The effect of one variant over its launches."""
 
     theta: float  # mean over launches of the launch's median paired log-ratio
-    se: float
+    se: float  # infinite where too little was measured to say
     df: float
     launches: int
     unsteady: bool  # launches differ far more than they should: only the strict rule may judge
@@ -41,11 +43,11 @@ class Effect:
 def median_half_width(values: ArrayLike) -> float:
     """Half the order-statistic interval of the median at ranks n/2 -+ sqrt(n)/2, about one standard deviation.
 
-    NaN for fewer than two values.
+    NaN for fewer values than LEAST_PAIRS.
     """
     ordered = np.sort(np.asarray(values, dtype=float))
     count = len(ordered)
-    if count < 2:
+    if count < LEAST_PAIRS:
         return float("nan")
     low = max(0, int(np.floor(count / 2 - sqrt(count) / 2)) - 1)
     high = min(count - 1, int(np.ceil(count / 2 + sqrt(count) / 2)) - 1)
@@ -56,10 +58,12 @@ def launch_effects(d: ArrayLike, half_widths: ArrayLike, *, pinned: bool = False
     """A moderated t over launches, for each row of `d`.
 
     d: (variants, generations) medians of paired log-ratios, NaN where a variant was not live.
-    half_widths: same shape, of those medians. None for a variant without any launch.
+    half_widths: same shape, of those medians; NaN where a launch has too few pairs to tell. None for a variant without
+        any launch.
 
     A launch's own variance is weighed against a prior and against what the other variants of the session show, as in
-    Smyth, Linear models and empirical Bayes methods (2004).
+    Smyth, Linear models and empirical Bayes methods (2004). Where no launch has enough pairs to tell its spread, the
+    launches alone do, if there are as many as LEAST_PAIRS. One launch never tells.
     """
     d, half_widths = np.asarray(d, dtype=float), np.asarray(half_widths, dtype=float)
     spread = (LAUNCH_SD_PINNED if pinned else LAUNCH_SD_UNPINNED) ** 2
@@ -72,8 +76,14 @@ def _effect(d: NDArray[np.float64], half_widths: NDArray[np.float64], row: int, 
     launches = len(own)
     if not launches:
         return None
+    theta, own_variance = float(np.mean(own)), float(np.var(own, ddof=1)) if launches > 1 else 0.0
     widths = half_widths[row, there]
-    within = float(np.mean(np.nan_to_num(widths) ** 2))
+    known = widths[~np.isnan(widths)]
+    if launches < LEAST_LAUNCHES or len(known) < min(launches, LEAST_PAIRS):
+        # Their spread is in the launches, too, but only in them.
+        se = sqrt(max(spread, own_variance) / launches) if launches >= LEAST_PAIRS else inf
+        return Effect(theta, se, max(1, launches - 1), launches, unsteady=False)
+    within = float(np.mean(known**2))
     prior = spread + within
     pooled, pooled_df = _pooled_variance(d, row, there)
     if len(d) == 1:
@@ -81,11 +91,10 @@ def _effect(d: NDArray[np.float64], half_widths: NDArray[np.float64], row: int, 
     else:
         moderated = (PRIOR_DF * prior + pooled_df * pooled) / (PRIOR_DF + pooled_df)
         weight = min(POOLED_DF_MOST, PRIOR_DF + pooled_df)
-    own_variance = float(np.var(own, ddof=1)) if launches > 1 else 0.0
     df = weight + launches - 1
     variance = (weight * moderated + (launches - 1) * own_variance) / df
     unsteady = launches > 2 and own_variance > (1.5**2) * spread + within
-    return Effect(float(np.mean(own)), sqrt(variance / launches), df, launches, unsteady)
+    return Effect(theta, sqrt(variance / launches), df, launches, unsteady)
 
 
 def _pooled_variance(d: NDArray[np.float64], row: int, there: NDArray[np.bool_]) -> tuple[float, float]:
@@ -102,7 +111,7 @@ def _pooled_variance(d: NDArray[np.float64], row: int, there: NDArray[np.bool_])
 
 
 def interval(effect: Effect, alpha: float) -> tuple[float, float]:
-    """Two-sided interval of the effect at level 1 - alpha."""
+    """Two-sided interval of the effect at level 1 - alpha; infinite where too little was measured to say."""
     from scipy import stats
 
     half = float(stats.t.ppf(1 - alpha / 2, effect.df)) * effect.se

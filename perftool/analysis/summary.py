@@ -16,12 +16,13 @@ from perftool.analysis.loop import script_report
 from perftool.analysis.memory import memory_report
 from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects, samples_per_second
 from perftool.analysis.roofline import distance
-from perftool.analysis.stats import launch_effects
+from perftool.analysis.stats import Effect, launch_effects
 from perftool.analysis.tradeoffs import pareto, smallest_batch
-from perftool.analysis.verdict import LOOKS, comparison
+from perftool.analysis.verdict import FULL_LOOK, comparison
 from perftool.records import (
-    CONFIRM,
+    CONFIRMING,
     EXPLAIN,
+    FRESH,
     METRICS,
     PATCHED,
     Block,
@@ -31,6 +32,7 @@ from perftool.records import (
     Jitter,
     Launch,
     LossParity,
+    Provisional,
     Quantiles,
     Recommendation,
     RecommendationStatus,
@@ -50,7 +52,7 @@ class Summaries:
         self.session = session
         self._samples = Samples(session)
         self._blocks = blocks_by_launch(session)
-        self._compared: dict[frozenset[str], dict[int, dict[str, Comparison]]] = {}
+        self._compared: dict[tuple[frozenset[str], int], dict[int, dict[str, Comparison]]] = {}
         self._told: dict[int, VariantSummary] = {}
 
     def of(self, variant: int) -> VariantSummary:
@@ -60,10 +62,15 @@ class Summaries:
         return self._told[variant]
 
     def _versus_baseline(self, variant: int, stages: Collection[str]) -> dict[str, Comparison]:
-        key = frozenset(stages)
+        """Beside all that took part in these stages; what was confirmed stands for itself."""
+        session, among = self.session, frozenset(stages)
+        is_fresh = among <= set(FRESH)
+        key = (among, variant if is_fresh else 0)
         if key not in self._compared:
-            peers = sorted({one.variant for one in self.session.launches if one.stage in key and one.variant})
-            self._compared[key] = compare_all(self.session, peers, key, samples=self._samples)
+            peers = [variant] if is_fresh else _variants_in(session, among)
+            beside = _variants_in(session, CONFIRMING) if is_fresh else []
+            within = CONFIRMING if is_fresh else among
+            self._compared[key] = compare_all(session, peers, within, samples=self._samples, beside=beside)
         return self._compared[key][variant]
 
     def _summary(self, variant: int) -> VariantSummary:
@@ -123,6 +130,7 @@ def summarise(
     rejected: Sequence[Rejected] = (),
     parity: LossParity | None = None,
     so_far: SoFar | None = None,
+    provisional: Provisional | None = None,
 ) -> Summary:
     """The whole summary; what is recommended is decided elsewhere and only passed through.
 
@@ -154,6 +162,7 @@ def summarise(
         parity=parity,
         goal=session.goal,
         so_far=so_far,
+        provisional=provisional,
         smallest_batch=smallest_batch(session, measured),
         explained=found,
         fitness=session.fitness,
@@ -187,18 +196,37 @@ def compare_all(
     *,
     metrics: Sequence[str] = METRICS,
     samples: Samples | None = None,
+    beside: Sequence[int] = (),
 ) -> dict[int, dict[str, Comparison]]:
-    """Metrics of these variants against the baseline, with intervals that hold for all of the variants together."""
+    """Metrics of these variants against the baseline, with intervals that hold for all of the variants together.
+
+    beside: further variants, of which nothing is said; how their launches differ tells of the machine.
+    """
     samples = samples or Samples(session)
+    rows = [*variants, *(one for one in beside if one not in variants)]
     compared: dict[int, dict[str, Comparison]] = {variant: {} for variant in variants}
     for metric in metrics:
-        matrix = pair_effects(session, metric, variants, stages=stages, samples=samples)
-        for row, effect in enumerate(launch_effects(matrix.d, matrix.half_widths)):
+        matrix = pair_effects(session, metric, rows, stages=stages, samples=samples)
+        effects = launch_effects(matrix.d, matrix.half_widths)
+        for row, effect in enumerate(effects[: len(variants)]):
             if effect is not None:
                 compared[variants[row]][metric] = comparison(
                     metric, effect, int(matrix.pairs[row].sum()), comparisons=len(variants)
                 )
     return compared
+
+
+def fresh_effect(session: Session, variant: int, metric: str) -> tuple[Effect, int] | None:
+    """Of a variant on the log scale, in the launches that had no part in choosing it, and in how many pairs; None where
+    it had none."""
+    peers = [variant, *(one for one in _variants_in(session, CONFIRMING) if one != variant)]
+    matrix = pair_effects(session, metric, peers, stages=CONFIRMING)
+    effect = launch_effects(matrix.d, matrix.half_widths)[0]
+    return None if effect is None else (effect, int(matrix.pairs[0].sum()))
+
+
+def _variants_in(session: Session, stages: Collection[str]) -> list[int]:
+    return sorted({one.variant for one in session.launches if one.stage in stages and one.variant})
 
 
 def all_decided(session: Session, variants: Sequence[int], stages: Collection[str] | None = None) -> bool:
@@ -208,18 +236,18 @@ def all_decided(session: Session, variants: Sequence[int], stages: Collection[st
 
 
 def stages_that_count(session: Session, variant: int, blocks: Mapping[int, Sequence[Block]]) -> set[str]:
-    """Where a variant was confirmed, only that counts: the launches that made it the winner flatter it.
+    """Where a variant has fresh launches, only they count: those that made it the winner flatter it.
 
     blocks: by launch; one that was interrupted before its first counts for nothing.
     """
     stages = {launch.stage for launch in launches_of(session, variant) if blocks.get(launch.launch)} - {EXPLAIN}
-    return {CONFIRM} if CONFIRM in stages else stages
+    return stages & set(FRESH) or stages
 
 
 def _spared(ended: Sequence[Launch], measured: Sequence[Launch]) -> bool:
     """Whether enough of a variant's launches were measured for a verdict although others were lost. Not where its
     settings ever failed to take effect: what is advised must always do something."""
-    return len(measured) >= min(LOOKS) and all(one.engaged is None or one.engaged.ok for one in ended)
+    return len(measured) >= FULL_LOOK and all(one.engaged is None or one.engaged.ok for one in ended)
 
 
 def _loss(ended: Sequence[Launch], lost: Launch) -> str:

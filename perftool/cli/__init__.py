@@ -115,6 +115,9 @@ def tune(
     ] = None,
     without: Annotated[list[str] | None, typer.Option("--without", metavar="NAME", help="the same as --keep")] = None,
     only: Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="vary these scenarios alone")] = None,
+    price: Annotated[
+        float, typer.Option("--price", metavar="PERCENT", min=0.0, help="what a setting must bring to be advised")
+    ] = 1.0,
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="SESSION", help="go on with an interrupted search")
     ] = None,
@@ -135,6 +138,7 @@ def tune(
         allow=allow or [],
         keep=[text.partition("=")[0] for text in [*(keep or []), *(without or [])]],
         only=only or [],
+        price=price / 100,
     )
     return Tune(options=given.options(), goal=goal, kept=kept)
 

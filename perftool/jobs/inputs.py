@@ -78,6 +78,7 @@ def goal_of(
     allow: Sequence[str] = (),
     keep: Sequence[str] = (),
     only: Sequence[str] = (),
+    price: float = Goal().price,
 ) -> Goal:
     """The goal of a search. Raises BadInput for one that there is not."""
     objectives = get_args(Objective)
@@ -92,6 +93,7 @@ def goal_of(
         allow=list(allow),
         keep=list(keep),
         only=list(only),
+        price=price,
     )
 
 

@@ -90,6 +90,7 @@ class Lab:
             for one in session.launches
             if one.status != "measured"
         }
+        self._extra_s = 0.0  # of budget, beside the session's
         self.next_launch = 1 + max((one.launch for one in session.launches), default=-1)
         self.next_generation = 1 + max((one.generation for one in session.launches), default=-1)
         self.next_round = 1 + max((one.round for one in session.blocks), default=-1)
@@ -127,7 +128,11 @@ class Lab:
     @property
     def left_s(self) -> float:
         """Of the budget."""
-        return max(0.0, self._circumstances.budget_s - self.spent_s)
+        return max(0.0, self._circumstances.budget_s + self._extra_s - self.spent_s)
+
+    def extend(self, seconds: float) -> None:
+        """Have so much of the budget left, whatever was spent."""
+        self._extra_s = max(0.0, seconds - self._circumstances.budget_s + self.spent_s)
 
     @property
     def elapsed_s(self) -> float:

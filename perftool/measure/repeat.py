@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from perftool.analysis.verdict import LOOKS
+from perftool.analysis.verdict import FULL_LOOK, LOOKS
 from perftool.measure.lab import Lab
 from perftool.measure.rounds import generation
+from perftool.records import Session
 
 GENERATION_ROUNDS = 60
 
@@ -25,22 +26,25 @@ def measure_repeatedly(
     rounds: int = GENERATION_ROUNDS,
     guests: Callable[[int], Mapping[int, str]] = nobody,
     first_look: int = min(LOOKS),
+    counted: Collection[str] = (),
 ) -> int:
     """Measure the variants and the baseline in fresh launches. Returns the number of generations.
 
-    The budget is spread over as many generations as the first look wants; what is left then buys further ones. Only
-    at a look, and never between, may `decided` end it: looking more often would raise the false alarms. Generations
-    that the session holds already count.
+    The budget is spread over as many generations as a verdict on effects of any size wants; what is left then buys
+    further ones. Only at a look, and never between, may `decided` end it: looking more often would raise the false
+    alarms. Generations of these variants that the session holds already count.
     rounds: of a generation, at most.
     guests: further variants of the generation after so many, with the stage that they are there for.
     first_look: one of LOOKS; the earlier ones are left out.
+    counted: stages whose generations count beside those of `stage`.
     """
     end_s = lab.spent_s + min(budget_s, lab.left_s)
     looks = sorted(look for look in LOOKS if look >= first_look)
-    done = len({launch.generation for launch in lab.session.launches if launch.stage == stage})
+    planned = max(FULL_LOOK, looks[0])
+    done = _generations(lab.session, {stage, *counted}, variants)
     for look in looks:
-        for to_come in range(look - done, 0, -1):
-            if done >= looks[0] and not _affords_another(lab, end_s, done, budget_s):
+        for to_come in range(max(look, planned) - done, max(look, planned) - look, -1):
+            if done >= planned and not _affords_another(lab, end_s, done, budget_s):
                 lab.planned_s = None
                 return done
             beside = guests(done)
@@ -62,6 +66,11 @@ def measure_repeatedly(
         if decided() or all(variant in lab.lost for variant in variants):
             return done
     return done
+
+
+def _generations(session: Session, stages: Collection[str], variants: Sequence[int]) -> int:
+    wanted = set(variants) or {0}
+    return len({one.generation for one in session.launches if one.stage in stages and one.variant in wanted})
 
 
 def _affords_another(lab: Lab, end_s: float, done: int, budget_s: float) -> bool:

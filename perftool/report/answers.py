@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from math import ceil
+from shlex import join
+
 from perftool import units
 from perftool.analysis.fitness import rate
 from perftool.records import (
     Comparison,
     Estimate,
     LossParity,
+    Provisional,
     Recommendation,
     SettingEffect,
     SmallestBatch,
@@ -64,6 +68,8 @@ def answer(summary: Summary) -> str:
             return f"nothing that was tried is faster and pays its start back within {steps}; keep it as it is"
         case "nothing_better":
             return "nothing that was tried is faster; keep it as it is"
+        case "provisional" if summary.provisional is not None:
+            return provisional(summary, summary.provisional)
         case "not_confirmed":
             return f"what the search chose was not confirmed in fresh launches; keep it as it is{_so_far(summary)}"
         case "interrupted":
@@ -89,6 +95,20 @@ def whole_loop(summary: Summary) -> str:
     if gain is None or gain.verdict != "better":
         return ""
     return scripts.whole_loop_text(summary, gain.ratio)
+
+
+def provisional(summary: Summary, found: Provisional) -> str:
+    """What the winner seems to give, that it is not sure, and what would tell."""
+    launches = units.counted(found.launches, "fresh launch", "fresh launches")
+    seen = (
+        f"{settings_text(found.settings)} seems to give {estimate_text(found.gain)} the "
+        f"{goal_name(found.metric, summary.sample_unit)}, by {launches}"
+    )
+    if found.launches_needed is None or found.further_s is None or summary.folder is None:
+        return f"{seen}, which is not sure; nothing is recommended"
+    more = units.counted(found.launches_needed - found.launches, "more launch", "more launches")
+    command = join(["perftool", "tune", "--resume", summary.folder, "--budget", str(max(1, ceil(found.further_s)))])
+    return f"{seen}, which is not sure; {more} may tell: {command}"
 
 
 def _so_far(summary: Summary) -> str:
@@ -197,19 +217,25 @@ def contributions(advice: Recommendation) -> Pairs:
 
 def contribution(effect: SettingEffect) -> str:
     """What one setting did alone, what is lost without it, and with whom it does more or less."""
-    told = ["not measured alone" if effect.alone is None else f"{_bought(effect.alone)} alone"]
+    told = []
     if effect.together is not None:
         told.append(f"{_bought(effect.together)} on top of the others")
+    if effect.alone is not None:
+        told.append(f"{_bought(effect.alone)} alone")
+    elif effect.seen_alone is not None:
+        told.append(f"{units.percent(effect.seen_alone - 1)} alone in one launch")
+    if effect.is_needed:
+        told.append("needed for the limit")
     if effect.with_partners is not None:
         told.append(f"{_bought(effect.with_partners)} with {settings_text(effect.partners)}")
-    return ", ".join(told)
+    return ", ".join(told) or "not measured alone"
 
 
 def _bought(estimate: Estimate) -> str:
-    """ "+22 %", or "nothing" where the interval holds 0."""
-    if estimate.low <= 1 <= estimate.high:
-        return f"nothing sure ({units.percent(estimate.ratio - 1)})"
-    return units.percent(estimate.ratio - 1)
+    """ "+22 % (+19 to +25 %)", or "nothing sure" where the interval holds 0."""
+    low, high = (units.percent(end - 1).removesuffix(" %") for end in (estimate.low, estimate.high))
+    told = f"{units.percent(estimate.ratio - 1)} ({low} to {high} %)"
+    return f"nothing sure, {told}" if estimate.low <= 1 <= estimate.high else told
 
 
 def smallest_batch(found: SmallestBatch) -> str:

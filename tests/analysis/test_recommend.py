@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from perftool.analysis.recommend import chosen, conclude, rejected
-from perftool.records import CONFIRM, PARITY, Decision, Session, Settings, TrainingRun
+from perftool.records import CONFIRM, LEAVE_ONE_OUT, PARITY, Decision, Session, Settings, TrainingRun
 from tests.measure.fakes import make_session
 from tests.sessions import Timed, make_launch, timed_session
 
@@ -23,15 +23,17 @@ def tuned(confirmed_ms: float = 5.0, *, generations: int = 4, **changes: object)
     """A search that found two settings helpful and one not, and a confirmation."""
     alone: list[Timed] = [({}, 10.0), (AMP, 7.0), (FUSED, 8.0), (THREADS, 15.0), (WINNER, 4.0)]
     session = timed_session(alone, command="tune", stage="alone", generations=1, noise=0.001)
-    confirming = timed_session([({}, 10.0), (WINNER, confirmed_ms)], generations=generations, noise=0.001, seed=1)
+    fresh: list[Timed] = [({}, 10.0), (WINNER, confirmed_ms), (AMP, 1.5 * confirmed_ms), (FUSED, 2 * confirmed_ms)]
+    confirming = timed_session(fresh, generations=generations, noise=0.001, seed=1)
     for launch in confirming.launches:
+        number = [0, 4, 1, 2][launch.variant]
         session.launches.append(
             replace(
                 launch,
                 launch=launch.launch + 100,
                 generation=launch.generation + 10,
-                variant=4 if launch.variant else 0,
-                stage=CONFIRM,
+                variant=number,
+                stage=CONFIRM if number in (0, 4) else LEAVE_ONE_OUT,
             )
         )
     for block in confirming.blocks:
@@ -70,14 +72,44 @@ def test_each_setting_has_its_own_effect_alone_and_together() -> None:
     advised = conclude(tuned()).recommendation
     assert advised is not None
     effects = {one.name: one for one in advised.per_setting}
-    assert effects["amp"].alone is not None
-    assert round(effects["amp"].alone.ratio, 2) == 1.43
     assert effects["amp"].together is not None
-    assert round(effects["amp"].together.ratio, 1) == 2.0  # 8 ms without it, 4 ms with it
+    assert round(effects["amp"].together.ratio, 1) == 2.0  # 10 ms without it, 5 ms with it; the search saw 8 and 4
+    assert effects["amp"].together.low < 2.0 < effects["amp"].together.high
+
+
+def test_what_one_launch_said_alone_has_no_interval() -> None:
+    session = tuned()
+    searched = [one for one in session.launches if one.stage != LEAVE_ONE_OUT]
+    advised = conclude(replace(session, launches=searched)).recommendation
+    assert advised is not None
+    for effect, ratio in zip(advised.per_setting, (1.43, 1.25), strict=True):
+        assert effect.alone is None
+        assert effect.seen_alone is not None
+        assert round(effect.seen_alone, 2) == ratio
+
+
+def test_two_fresh_launches_decide_a_large_gain_and_leave_a_small_one_open() -> None:
+    large = conclude(tuned(generations=2))
+    assert large.recommendation_status == "confirmed"
+    small = conclude(tuned(9.6, generations=2))
+    assert (small.recommendation_status, small.recommendation) == ("provisional", None)
+    seen = small.provisional
+    assert seen is not None
+    assert (seen.settings, seen.launches, seen.launches_needed) == (WINNER, 2, 4)
+    assert seen.gain.low < 1.04 < seen.gain.high
+    assert seen.further_s is not None
+    assert seen.further_s > 0
+    assert "fused=True" in seen.code
+
+
+def test_one_fresh_launch_confirms_nothing() -> None:
+    summary = conclude(tuned(generations=1))
+    assert (summary.recommendation_status, summary.recommendation) == ("not_confirmed", None)
+    assert summary.provisional is None
 
 
 def test_what_the_confirmation_does_not_bear_out_is_not_advised() -> None:
-    for session in (tuned(10.0), tuned(12.0), tuned(generations=2)):
+    for session in (tuned(10.0), tuned(12.0)):
         summary = conclude(session)
         assert (summary.recommendation_status, summary.recommendation) == ("not_confirmed", None)
 
@@ -106,7 +138,7 @@ def test_what_was_rejected_has_its_reason() -> None:
     reasons = {next(iter(one.settings)): one.reason for one in rejected(session, WINNER)}
     assert reasons == {
         "batch_gather": "no time was left",
-        "threads": "slower alone, 0.666x",
+        "threads": "0.666x alone in 1 launch, not enough to tell",
         "torch_compile": "did not take effect: it ran eagerly",
     }
 

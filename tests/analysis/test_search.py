@@ -18,7 +18,7 @@ ALONE_MS: list[Timed] = [
     ({"amp": "bf16"}, 6.0),
     ({"optimizer_kernel": "foreach"}, 10.5),
     ({"optimizer_kernel": "fused"}, 8.0),
-    ({"threads": "1"}, 18.0),
+    ({"threads": "1"}, 28.0),
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp, log, sqrt
+from math import exp, inf, log, sqrt
 
 import numpy as np
 import pytest
@@ -61,15 +61,30 @@ def test_several_variants_lend_each_other_their_launch_variance() -> None:
     assert effect.se == pytest.approx(sqrt((8 * moderated + 3 * own) / 11 / 4))
 
 
-def test_one_launch_stands_on_the_prior() -> None:
+def test_one_launch_decides_nothing() -> None:
     [effect] = launch_effects([[0.1]], [[0.01]])
     assert effect is not None
-    assert (effect.df, effect.launches) == (4, 1)
-    assert effect.se == pytest.approx(sqrt(0.012**2 + 0.01**2))
+    assert (effect.theta, effect.se, effect.launches) == (0.1, inf, 1)
+    assert interval(effect, 0.05) == (-inf, inf)
+
+
+def test_launches_with_too_few_pairs_to_tell_their_spread_stand_on_how_they_differ() -> None:
+    nan = float("nan")
+    d = [0.10, 0.13, 0.08]
+    [effect] = launch_effects([d], [[nan] * 3])
+    assert effect is not None
+    assert effect.df == 2
+    assert effect.se == pytest.approx(np.std(d, ddof=1) / sqrt(3))
+    [alike] = launch_effects([[0.1] * 3], [[nan] * 3])
+    assert alike is not None
+    assert alike.se == pytest.approx(0.012 / sqrt(3))  # as launches differ at least
+    [few] = launch_effects([[0.1, 0.1]], [[nan] * 2])
+    assert few is not None
+    assert few.se == inf
 
 
 def test_pinned_launches_differ_less() -> None:
-    [pinned], [unpinned] = (launch_effects([[0.1]], [[0.0]], pinned=pinned) for pinned in (True, False))
+    [pinned], [unpinned] = (launch_effects([[0.1, 0.1]], [[0.0, 0.0]], pinned=pinned) for pinned in (True, False))
     assert pinned is not None
     assert unpinned is not None
     assert pinned.se < unpinned.se
@@ -184,9 +199,10 @@ def test_the_half_width_of_a_median_is_about_its_standard_deviation() -> None:
     assert np.mean(widths) == pytest.approx(np.std(np.median(drawn, axis=1)), rel=0.15)
 
 
-def test_one_value_has_no_half_width() -> None:
+def test_fewer_than_three_values_have_no_half_width() -> None:
     assert np.isnan(median_half_width([1.0]))
-    assert median_half_width([1.0, 3.0]) == 1.0
+    assert np.isnan(median_half_width([1.0, 3.0]))
+    assert median_half_width([1.0, 2.0, 3.0]) == 1.0
 
 
 @pytest.mark.parametrize(("q", "least"), [(0.95, 72), (0.99, 368), (0.999, 3688)])

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from math import log1p
+from math import inf, log1p
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perftool.analysis.stats import Effect
-from perftool.analysis.verdict import ALPHA, HIGHER_IS_BETTER, LOOKS, MARGINS, alpha_at, comparison, judge
+from perftool.analysis.verdict import (
+    ALPHA,
+    HIGHER_IS_BETTER,
+    LOOKS,
+    MARGINS,
+    alpha_at,
+    comparison,
+    judge,
+    launches_needed,
+)
 from perftool.records import METRICS, VerdictWord
 
 M = log1p(0.01)
@@ -44,11 +53,45 @@ def test_verdicts_mirror(theta: float, half: float) -> None:
 
 def test_the_looks_spend_all_of_alpha_and_no_more() -> None:
     assert sum(alpha_at(look, ALPHA) for look in LOOKS) == pytest.approx(ALPHA)
-    assert [alpha_at(launches, 1.0) for launches in (1, 3, 4, 5, 6, 7, 8, 9)] == [1, 1, 0.2, 0.2, 0.3, 0.3, 0.5, 0.5]
+    assert [alpha_at(launches, 1.0) for launches in (1, 2, 3, 4, 5, 6, 7, 8, 9)] == [
+        *[0.1, 0.1, 0.1],
+        *[0.2, 0.2],
+        *[0.3, 0.3],
+        *[0.4, 0.4],
+    ]
 
 
 def effect(theta: float, se: float = 0.005, *, unsteady: bool = False) -> Effect:
     return Effect(theta=theta, se=se, df=7, launches=4, unsteady=unsteady)
+
+
+def test_an_early_look_decides_the_large_alone() -> None:
+    for launches, theta, verdict in (
+        (2, -0.5, "better"),
+        (2, 0.5, "worse"),
+        (2, -0.2, "undecided"),
+        (3, -0.2, "undecided"),
+        (4, -0.2, "better"),
+        (2, 0.0, "undecided"),
+    ):
+        early = Effect(theta=theta, se=0.002, df=5, launches=launches, unsteady=False)
+        found = comparison("throughput", early, 60 * launches)
+        assert (found.verdict, found.low is None) == (verdict, False), (launches, theta)
+
+
+@pytest.mark.parametrize(("se", "launches", "pairs"), [(inf, 1, 60), (0.01, 2, 2), (inf, 2, 6)])
+def test_no_interval_and_no_verdict_of_too_little(se: float, launches: int, pairs: int) -> None:
+    found = comparison("throughput", Effect(-1.0, se, 1, launches, unsteady=False), pairs)
+    assert (found.verdict, found.low, found.high, found.smallest_detectable) == ("undecided", None, None, None)
+    assert found.ratio == pytest.approx(2.718, abs=0.001)
+
+
+def test_how_many_launches_would_decide() -> None:
+    """Of an effect as large as two of its standard errors after two launches; a smaller one never is decided."""
+    clear, faint = (Effect(-theta, 0.02, 5, 2, unsteady=False) for theta in (0.05, 0.011))
+    assert launches_needed("throughput", clear, 120) in (4, 6, 8)
+    assert launches_needed("throughput", faint, 120) is None
+    assert launches_needed("throughput", Effect(-0.5, inf, 1, 1, unsteady=False), 60) is None
 
 
 def test_every_metric_has_a_margin() -> None:

@@ -199,8 +199,8 @@ def test_repeating_ends_at_the_first_look_that_decides() -> None:
         asked.append(len({launch.generation for launch in lab.session.launches}))
         return len(asked) == 2
 
-    assert measure_repeatedly(lab, "measure", [lab.variant({"amp": "bf16"})], budget_s=1000, decided=decided) == 6
-    assert asked == [4, 6]
+    assert measure_repeatedly(lab, "measure", [lab.variant({"amp": "bf16"})], budget_s=1000, decided=decided) == 4
+    assert asked == [2, 4]
 
 
 def test_repeating_spreads_a_small_budget_over_four_generations() -> None:
