@@ -15,13 +15,13 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from perftool.analysis.confirmation import generation_s, is_decided, leave_outs, missing, unearned
+from perftool.analysis.confirmation import generation_s, is_better, is_decided, leave_outs, missing, unearned
 from perftool.analysis.parity import parity_of, runs_of, settings_that, without
 from perftool.analysis.search import REGRET, Belief, Offer, Race, believe, excluded, unasked
-from perftool.analysis.verdict import FULL_LOOK
+from perftool.analysis.verdict import FULL_LOOK, LOOKS
 from perftool.measure.aside import train_runs
 from perftool.measure.lab import Lab
-from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
+from perftool.measure.repeat import GENERATION_ROUNDS, NOISY_ROUNDS, measure_repeatedly
 from perftool.measure.rounds import generation
 from perftool.measure.sandbox import top_of
 from perftool.patch.make import make
@@ -48,7 +48,7 @@ SHARE_ALONE = 0.25  # of the budget, in blocks
 SHARE_TOGETHER = 0.2  # each pass
 SHARE_CONFIRM = 0.25  # kept back for the end, which also gets what is left
 SHARE_PARITY = 0.1  # of the budget, beside it: wall time of the trainings that compare losses
-WALL_PER_BUDGET = 2.6  # start-ups included; what would end later is cut to its best candidates
+WALL_PER_BUDGET = 2.8  # start-ups included; what would end later is cut to its best candidates
 GRACE, GRACE_MOST = 0.35, 3  # of the budget, in wall time, for the combinations of a first pass that would be too late
 PASSES_MOST = 12
 TOGETHER_MOST = 10  # combinations of a pass
@@ -59,8 +59,9 @@ SEEN_LEAST = 2  # launches of the best before the search may end early
 PARITY_SEEDS = (5, 10)  # more where fewer do not decide
 PARITY_STEPS = (20, 1000)
 DRIFT_LIMIT_S = 0.3  # of a warm-up in the search: launches differ by more than the rest of the drift
-CONFIRM_GENERATIONS = FULL_LOOK
-LEAVE_OUT_GENERATIONS = 2  # of the confirmation, at least, in which each setting is left out
+CONFIRM_DRIFT_LIMIT_S = 1.0
+CONFIRM_GENERATIONS = min(LOOKS)  # for which time is kept, and in which each setting is left out in any case
+CONFIRM_BESIDE = 2  # launches beside a winner's that a usual confirmation has: settings left out, a patched script
 MORE_SHARE = 0.5  # of the budget, in wall time, that the search may take beyond it where that is all it needs
 
 
@@ -153,6 +154,7 @@ def _race(lab: Lab, stage: str, variants: Sequence[int], race: Race, budget_s: f
         variants,
         budget_s=min(budget_s, max(0.0, lab.left_s - SHARE_CONFIRM * lab.session.budget_s)),
         rounds=GENERATION_ROUNDS,
+        noisy_rounds=NOISY_ROUNDS,
         own_caches=False,
         drift_limit_s=DRIFT_LIMIT_S,
         even_time=True,
@@ -194,19 +196,18 @@ def _trimmed(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
         stage = f"{TRIM} {number}"
         belief = believe(lab.session, offer)
         lab.show(belief.standings())
-        best = belief.best(lambda one: _affordable(lab, one, deadline_s)) or belief.best()  # rather late than nothing
         if _measured(lab.session, stage):
             continue  # before an interruption
+        best = belief.leader(lambda one: _affordable(lab, one, deadline_s))
         asked = [one for one in unasked(lab.session, best) if one in belief.combinations]
         wanted = sorted(asked, key=belief.expected)[: lab.live_limit - 2]  # what is missed least first
         blocks_s = min(SHARE_TOGETHER * lab.session.budget_s, lab.left_s - SHARE_CONFIRM * lab.session.budget_s)
         left_s = _search_left_s(lab, offer, deadline_s) + GRACE * lab.session.budget_s - blocks_s
-        while wanted and lab.launches_s([best, *wanted]) > left_s:
-            wanted.pop()
-        if not wanted:
-            break
+        if not wanted or lab.launches_s([best, *wanted]) > left_s:
+            break  # what does not surely earn its price goes unasked
         variants = [lab.variant(one) for one in (best, *wanted)]
         _race(lab, stage, variants, Race(), SHARE_TOGETHER * lab.session.budget_s)
+    best = belief.best(lambda one: _affordable(lab, one, deadline_s)) or belief.best()  # rather late than nothing
     _note_unaffordable(lab, belief, best)
     return best
 
@@ -221,7 +222,7 @@ def _note_unaffordable(lab: Lab, belief: Belief, best: Settings) -> None:
 
 def _is_settled(session: Session, belief: Belief) -> bool:
     """Whether further passes are not expected to find anything better than what was seen more than once."""
-    best = belief.best()
+    best = belief.leader()
     number = session.variants.index(best)
     launches = sum(launch.variant == number and launch.status == "measured" for launch in session.launches)
     return belief.regret(best) <= REGRET and launches >= SEEN_LEAST
@@ -255,7 +256,7 @@ def _search_left_s(lab: Lab, offer: Offer, deadline_s: float) -> float:
     """Wall time that the search may still take; a usual confirmation, and a comparison of losses where there is a
     change that asks for one, are left out."""
     session = lab.session
-    confirming_s = (CONFIRM_GENERATIONS + 1) * lab.launches_s([{}])  # one more for leaving one out
+    confirming_s = CONFIRM_GENERATIONS * lab.launches_s([{}] * (1 + CONFIRM_BESIDE))
     out = excluded(session, offer).changes
     left = dict(change for change in offer.changes() if change not in out)
     compares = bool(settings_that(session, ["numerics", "optimisation"], left))
@@ -329,6 +330,9 @@ def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
     def decided() -> bool:
         return is_decided(lab.session, winner) or deadline_s < lab.elapsed_s
 
+    if lab.elapsed_s > deadline_s and is_better(lab.session, winner):
+        return  # a winner less a setting, which was measured beside it
+
     def guests(done: int) -> Mapping[int, str]:
         present = [winner, *(winner for number in always if number not in lab.lost)]
         settings = [lab.session.variants[number] for number in aside if number not in lab.lost]
@@ -336,10 +340,24 @@ def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
         to_come_s = max(1, CONFIRM_GENERATIONS - done) * lab.launches_s(present)
         blocks_s = SHARE_CONFIRM * lab.session.budget_s
         affords = cost_s + to_come_s + blocks_s <= deadline_s - lab.elapsed_s
-        return always | (aside if affords or done < LEAVE_OUT_GENERATIONS else {})
+        return always | (aside if affords or done < CONFIRM_GENERATIONS else {})
+
+    def planned() -> int:
+        """As many generations as there is time for: where launches take long to start, few with many rounds."""
+        present = [winner] * (1 + len(always) + len(aside))
+        left_s = deadline_s - lab.elapsed_s - lab.left_s
+        return max(min(LOOKS), min(FULL_LOOK, int(left_s / lab.launches_s(present))))
 
     done = measure_repeatedly(
-        lab, CONFIRM, [variant], budget_s=lab.left_s, decided=decided, guests=guests, counted=FRESH
+        lab,
+        CONFIRM,
+        [variant],
+        budget_s=lab.left_s,
+        decided=decided,
+        guests=guests,
+        counted=FRESH,
+        drift_limit_s=CONFIRM_DRIFT_LIMIT_S,
+        planned=planned,
     )
     enough = None if is_decided(lab.session, winner) else missing(lab.session, winner)
     if enough is None or enough <= done:
@@ -358,6 +376,7 @@ def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
             guests=lambda _: always,
             first_look=enough,
             counted=FRESH,
+            drift_limit_s=CONFIRM_DRIFT_LIMIT_S,
         )
 
 

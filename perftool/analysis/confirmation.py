@@ -10,7 +10,7 @@ from perftool.analysis.pairs import Samples, pair_effects
 from perftool.analysis.stats import interval, launch_effects
 from perftool.analysis.summary import Summaries, fresh_effect
 from perftool.analysis.verdict import ALPHA, comparison, launches_needed
-from perftool.records import CONFIRMING, FRESH, Estimate, Goal, Session, Settings, VariantSummary
+from perftool.records import CONFIRMING, FRESH, Estimate, Goal, Session, Settings, VariantSummary, VerdictWord
 
 
 def metric_of_goal(session: Session) -> str:
@@ -40,9 +40,7 @@ def leave_outs(winner: Settings) -> dict[str, Settings]:
 def is_decided(session: Session, winner: Settings) -> bool:
     """Whether the throughput of the winner has a verdict, and each of its settings was left out often enough to tell
     what that costs."""
-    variant = session.variants.index(winner)
-    found = fresh_effect(session, variant, "throughput")
-    if found is None or comparison("throughput", *found).verdict == "undecided":
+    if _verdict(session, winner) in (None, "undecided"):
         return False
     lost = {one.variant for one in session.launches if one.status != "measured"}
     samples = Samples(session)
@@ -51,6 +49,16 @@ def is_decided(session: Session, winner: Settings) -> bool:
         for without in leave_outs(winner).values()
         if without not in session.variants or session.variants.index(without) not in lost
     )
+
+
+def is_better(session: Session, winner: Settings) -> bool:
+    """Whether the winner surely has more throughput than the baseline."""
+    return _verdict(session, winner) == "better"
+
+
+def _verdict(session: Session, winner: Settings) -> VerdictWord | None:
+    found = fresh_effect(session, session.variants.index(winner), "throughput")
+    return None if found is None else comparison("throughput", *found).verdict
 
 
 def earned(

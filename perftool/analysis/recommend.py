@@ -209,7 +209,7 @@ def so_far(session: Session) -> SoFar | None:
         defaults=session.defaults,
     )
     belief = believe(session, offer)
-    best = belief.best()
+    best = belief.leader()
     if not best:
         return None
     [standing] = [one for one in belief.standings(most=len(belief.combinations)) if one.settings == best]

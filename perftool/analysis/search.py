@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from math import exp, log, log1p, prod
+from math import exp, inf, log, log1p, prod
 from statistics import median
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ HALVE_AFTER_ROUNDS = (20, 40)
 RACE_ALPHA = 0.05
 STARTS_DIFFER = 1.0  # of a start-up, between launches of one program that start beside others
 LIKELY = 0.5  # to keep the limits
+SURE = 0.5  # standard deviations that a gain must stay beyond its price
 EXPECTED_BEST = 2  # combinations that each pass has because they are expected to be best
 BEYOND = 10.0  # a score that stands for what breaks a limit
 REGRET = 0.003  # the search may end when it expects to gain less
@@ -245,19 +246,34 @@ class Belief:
     scores: NDArray[np.float64]  # infinite where a draw breaks a limit
     price: float = Goal().price
 
-    def best(self, may_be: Callable[[Settings], bool] = lambda _: True) -> Settings:
-        """The combination to confirm: of those measured that may be chosen and are expected to be worth it, the best by
-        what is sure of it, since one that was fast by chance has been seen only once, without what is not expected to
-        earn its place in it. The baseline where there is none.
-        """
+    def leader(self, may_be: Callable[[Settings], bool] = lambda _: True) -> Settings:
+        """Of those measured that may be chosen and are expected to be worth it, the best by what is sure of it, since
+        one that was fast by chance has been seen only once. The baseline where there is none."""
         score = self._earned + np.std(np.minimum(self.scores, BEYOND), axis=0)
         score = np.where(self.measured & (self.likely >= LIKELY), score, np.inf)
-        order = [self.combinations[at] for at in np.argsort(score, kind="stable") if np.isfinite(score[at])]
-        may = [one for one in order if self.is_worthwhile(one) and may_be(one)]
-        if not may:
-            return {}
-        parts = [one for one in may if one.items() <= may[0].items()]
-        return min(parts, key=lambda one: float(self._earned[self.combinations.index(one)]))
+        order = (self.combinations[at] for at in np.argsort(score, kind="stable") if np.isfinite(score[at]))
+        return next((one for one in order if self.is_worthwhile(one) and may_be(one)), {})
+
+    def best(self, may_be: Callable[[Settings], bool] = lambda _: True) -> Settings:
+        """The combination to confirm: the leader without what does not surely earn its price in it, worst first."""
+        best = self.leader(may_be)
+        while True:
+            idle = [(self._sure_gain(best, one), one) for one in leave_outs(best).values() if self._may_replace(one)]
+            gain, without = min(idle, key=lambda pair: pair[0], default=(inf, best))
+            if gain >= log1p(self.price):
+                return best
+            best = without
+
+    def _may_replace(self, settings: Settings) -> bool:
+        """Whether a part of a combination is a choice."""
+        known = settings in self.combinations and self.likely[self.combinations.index(settings)] >= LIKELY
+        return known and self.is_worthwhile(settings)
+
+    def _sure_gain(self, best: Settings, without: Settings) -> float:
+        """By how much a combination is better than a part of it, as far as that is sure; log scale."""
+        own, other = (np.minimum(self.scores[:, self.combinations.index(one)], BEYOND) for one in (best, without))
+        mean = self.mean[self.combinations.index(without)] - self.mean[self.combinations.index(best)]
+        return float(mean - SURE * np.std(other - own))
 
     @property
     def _earned(self) -> NDArray[np.float64]:
@@ -294,7 +310,7 @@ class Belief:
         allowed = np.array([not one or may_be(one) for one in self.combinations])
         scores = np.minimum(np.where(allowed, self.scores, np.inf), BEYOND)
         order = np.argsort(np.where(allowed & (self.likely >= LIKELY), self._earned, np.inf), kind="stable")
-        best = self.best(may_be)
+        best = self.leader(may_be)
         wanted = [best, *(self.combinations[at] for at in order[:EXPECTED_BEST] if allowed[at])]
         found = [one for index, one in enumerate(wanted) if one and one not in wanted[:index]][:count]
         reached = np.min([scores[:, self.combinations.index(one)] for one in ({}, *found)], axis=0)

@@ -19,9 +19,8 @@ LOOKS = {2: 0.1, 4: 0.2, 6: 0.3, 8: 0.4}
 """Generations after which one looks, and the share of alpha that this look may spend."""
 
 FULL_LOOK = 4
-"""Generations from which effects of any size are decided; an earlier look decides none but the large."""
-
-LARGE = log(1.3)
+"""Generations that a verdict is planned with. An earlier look finds large effects, by the whole interval, and never
+that two are the same."""
 
 MARGINS = {
     "throughput": 0.01,
@@ -94,7 +93,7 @@ def comparison(
         measured,
         low=known(ends[0]),
         high=known(ends[1]),
-        verdict="undecided" if is_early and abs(effect.theta) < LARGE else verdict,
+        verdict="undecided" if is_early and verdict == "same" else verdict,
         smallest_detectable=known(_exp(smallest_detectable(effect, spent, log(1 + margin), rule)) - 1),
     )
 

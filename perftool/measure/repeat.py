@@ -7,9 +7,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from perftool.analysis.verdict import FULL_LOOK, LOOKS
 from perftool.measure.lab import Lab
 from perftool.measure.rounds import generation
+from perftool.measure.warmup import GIVE_UP_S
 from perftool.records import Session
 
 GENERATION_ROUNDS = 60
+NOISY_ROUNDS = 240  # where so many do not tell a launch's median as well as launches agree
 
 
 def nobody(_: int) -> Mapping[int, str]:
@@ -27,24 +29,31 @@ def measure_repeatedly(
     guests: Callable[[int], Mapping[int, str]] = nobody,
     first_look: int = min(LOOKS),
     counted: Collection[str] = (),
+    drift_limit_s: float = GIVE_UP_S,
+    planned: Callable[[], int] | None = None,
 ) -> int:
     """Measure the variants and the baseline in fresh launches. Returns the number of generations.
 
-    The budget is spread over as many generations as a verdict on effects of any size wants; what is left then buys
-    further ones. Only at a look, and never between, may `decided` end it: looking more often would raise the false
-    alarms. Generations of these variants that the session holds already count.
-    rounds: of a generation, at most.
+    The budget is spread over as many generations as are planned; what is left then buys further ones. Only at a look,
+    and never between, may `decided` end it: looking more often would raise the false alarms. Generations of these
+    variants that the session holds already count.
+    rounds: of a generation, at most; NOISY_ROUNDS where those do not tell enough.
     guests: further variants of the generation after so many, with the stage that they are there for.
     first_look: one of LOOKS; the earlier ones are left out.
     counted: stages whose generations count beside those of `stage`.
+    drift_limit_s: as of `generation`.
+    planned: how many the budget is spread over, asked before each; by default FULL_LOOK, or the first look if that is
+        later.
     """
     end_s = lab.spent_s + min(budget_s, lab.left_s)
     looks = sorted(look for look in LOOKS if look >= first_look)
-    planned = max(FULL_LOOK, looks[0])
+    usual = max(FULL_LOOK, looks[0])
     done = _generations(lab.session, {stage, *counted}, variants)
     for look in looks:
-        for to_come in range(max(look, planned) - done, max(look, planned) - look, -1):
-            if done >= planned and not _affords_another(lab, end_s, done, budget_s):
+        while done < look:
+            plan = usual if planned is None else planned()
+            to_come = max(look, plan) - done
+            if done >= plan and not _affords_another(lab, end_s, done, budget_s):
                 lab.planned_s = None
                 return done
             beside = guests(done)
@@ -56,7 +65,9 @@ def measure_repeatedly(
                 variants,
                 budget_s=max(0.0, end_s - lab.spent_s) / to_come,
                 rounds=rounds,
+                noisy_rounds=NOISY_ROUNDS,
                 guests=beside,
+                drift_limit_s=drift_limit_s,
             )
             done += 1
             if lab.is_over:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import log
 from statistics import median
 
+from perftool.analysis.stats import LAUNCH_SD_UNPINNED, median_half_width
 from perftool.measure.lab import Lab
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.running import Running, block_steps, spawn
 from perftool.measure.warmup import GIVE_UP_S
 from perftool.records import Block
+
+LOOK_ROUNDS = 20  # of those beyond the usual, after each of which one sees whether they tell enough
 
 Keep = Callable[[Mapping[int, float]], Collection[int]]
 
@@ -29,6 +33,7 @@ def generation(
     own_caches: bool = True,
     drift_limit_s: float = GIVE_UP_S,
     even_time: bool = False,
+    noisy_rounds: int = 0,
     guests: Mapping[int, str] | None = None,
     keep: Keep | None = None,
     afterwards: Callable[[Running], None] | None = None,
@@ -40,6 +45,7 @@ def generation(
     drift_limit_s: of a launch's warm-up, after which it is measured though its step times still change.
     even_time: launches whose blocks take much longer than the others' join so many fewer rounds; not in a lab of even
         steps, where each joins all.
+    noisy_rounds: go on to so many where `rounds` do not tell each launch's median as well as launches agree.
     guests: further variants, with the stage that their launches are for.
     keep: called with each variant's time per sample (ns) in a round, returns the variants to go on with.
     afterwards: what else is asked of each launch after its blocks. Its phases are named in traces then. One whose
@@ -63,7 +69,8 @@ def generation(
             if lab.even_steps:
                 group.level()
             end_s = lab.spent_s + min(budget_s / len(groups), lab.left_s)
-            group.rounds(end_s, rounds, keep, even_time=even_time and not lab.even_steps)
+            most = (rounds, max(rounds, noisy_rounds))
+            group.rounds(end_s, most, keep, even_time=even_time and not lab.even_steps)
             if afterwards is not None:
                 group.each(afterwards)
             group.each(group.finish)
@@ -139,13 +146,19 @@ class _Group:
         for running in self.live:
             running.steps_per_block, running.drop = steps, queued_calls + 1
 
-    def rounds(self, end_s: float, most: int, keep: Keep | None, *, even_time: bool) -> None:
+    def rounds(self, end_s: float, most: tuple[int, int], keep: Keep | None, *, even_time: bool) -> None:
         """Rounds until the spent budget reaches `end_s` or the group is over: at least one, since a launch without a
-        pair is for nothing."""
+        pair is for nothing.
+
+        most: rounds where they tell enough, and where they do not.
+        """
         lab = self.lab
         strides = _strides(self.live) if even_time else {}
-        for index in range(most):
+        d: dict[int, list[float]] = {}
+        for index in range(most[1]):
             if self.is_over or (index and lab.spent_s >= end_s):
+                return
+            if index >= most[0] and index % LOOK_ROUNDS == 0 and _are_told(d):
                 return
             order = [one for one in self.live if index % strides.get(one.number, 1) == 0]
             lab.random.shuffle(order)
@@ -161,6 +174,11 @@ class _Group:
             lab.ledger.enter(*blocks)
             if self.is_over:
                 return
+            times = {one.launch: one.wall_ns / one.samples for one in blocks if one.samples}
+            base = times.get(self.live[0].number) if self.live[0].variant == 0 else None
+            for launch, sample_ns in times.items():
+                if base:
+                    d.setdefault(launch, []).append(log(sample_ns / base))
             lab.tell(f"{self.stage}: {len(self.live)} launches taking turns, round {index + 1}")
             if keep is not None:
                 variant_of = {running.number: running.variant for running in order}
@@ -169,6 +187,11 @@ class _Group:
                     self.attempt(running, self.finish)
                 if len(self.live) == 1:
                     return
+
+
+def _are_told(d: Mapping[int, Sequence[float]]) -> bool:
+    """Whether the rounds tell every launch's median of log-ratios to the baseline as well as launches agree."""
+    return all(median_half_width(of_launch) <= LAUNCH_SD_UNPINNED for of_launch in d.values())
 
 
 def _strides(live: Sequence[Running]) -> dict[int, int]:

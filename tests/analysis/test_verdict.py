@@ -69,10 +69,11 @@ def test_an_early_look_decides_the_large_alone() -> None:
     for launches, theta, verdict in (
         (2, -0.5, "better"),
         (2, 0.5, "worse"),
-        (2, -0.2, "undecided"),
-        (3, -0.2, "undecided"),
-        (4, -0.2, "better"),
+        (2, -0.015, "undecided"),  # clears 0, and not the margin
+        (3, -0.015, "undecided"),
+        (4, -0.015, "better"),
         (2, 0.0, "undecided"),
+        (4, 0.0, "same"),
     ):
         early = Effect(theta=theta, se=0.002, df=5, launches=launches, unsteady=False)
         found = comparison("throughput", early, 60 * launches)
