@@ -46,6 +46,7 @@ from perftool.units import percent
 
 SHARE_ALONE = 0.25  # of the budget, in blocks
 SHARE_TOGETHER = 0.2  # each pass
+TRIM_LEAST = 0.05  # in blocks, below which nothing would be told of the best combination's settings
 SHARE_CONFIRM = 0.25  # kept back for the end, which also gets what is left
 SHARE_PARITY = 0.1  # of the budget, beside it: wall time of the trainings that compare losses
 WALL_PER_BUDGET = 2.8  # start-ups included; what would end later is cut to its best candidates
@@ -203,7 +204,7 @@ def _trimmed(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
         wanted = sorted(asked, key=belief.expected)[: lab.live_limit - 2]  # what is missed least first
         blocks_s = min(SHARE_TOGETHER * lab.session.budget_s, lab.left_s - SHARE_CONFIRM * lab.session.budget_s)
         left_s = _search_left_s(lab, offer, deadline_s) + GRACE * lab.session.budget_s - blocks_s
-        if not wanted or lab.launches_s([best, *wanted]) > left_s:
+        if not wanted or blocks_s < TRIM_LEAST * lab.session.budget_s or lab.launches_s([best, *wanted]) > left_s:
             break  # what does not surely earn its price goes unasked
         variants = [lab.variant(one) for one in (best, *wanted)]
         _race(lab, stage, variants, Race(), SHARE_TOGETHER * lab.session.budget_s)

@@ -119,12 +119,13 @@ def _so_far(summary: Summary) -> str:
 
 
 def warnings(summary: Summary) -> list[str]:
-    """What to know before believing the figures: of the session, of the machine, and of launches that differed too
-    much."""
+    """What to know before believing the figures: of the session, of the machine, and of launches that differed too much
+    where something can be done about it: what machines do by themselves is in the intervals."""
     told = list(summary.warnings)
     if summary.fitness is not None and rate(summary.fitness).rating == "unfit":
         told.append(f"when it began, the machine was {method.fitness_text(summary.fitness)}")
-    unsteady = [one for one in summary.variants if (found := throughput_of(one)) and found.unsteady]
+    busy = summary.fitness is not None and rate(summary.fitness).rating != "fit"
+    unsteady = [one for one in summary.variants if busy and (found := throughput_of(one)) and found.unsteady]
     if unsteady and is_for_later(summary):
         told.append(
             "the launches differ more than launches of one program should, so a later check will see only larger "
