@@ -15,7 +15,7 @@ import msgspec
 from perftool.words import *  # noqa: F403 (by their old names: scenarios of users' own import them from here)
 from perftool.words import Engaged, Settings
 
-SCHEMA_VERSION = "1.6"
+SCHEMA_VERSION = "1.7"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
 # 1.1  goals of a search, losses of training runs, time to loss, unsteady comparisons, how batches are drawn and where
@@ -32,6 +32,7 @@ SCHEMA_VERSION = "1.6"
 #      batches without a DataLoader; what a rate counts; of a script: its loop beside its steps, its ranks, and the
 #      patch of its files, and which of its loaders train; sessions of a run that was recorded; of recommended settings,
 #      which are options of the command, and for which device and loaders they are
+# 1.7  the price of a setting, what seems better and is not sure, and what is needed for a limit; sparse gradients
 
 Command = Literal["tune", "compare", "profile", "trace", "check", "run"]
 Status = Literal["measured", "skipped", "failed"]
@@ -245,6 +246,7 @@ class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     parameter_count: int
     parameter_bytes: int
     floating_parameters: bool
+    sparse_gradients: bool = False
     denormal_values: int | None  # None: nobody looked
     python_objects: int
     frameworks: list[str]
@@ -271,6 +273,7 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     parameter_count: int
     parameter_bytes: int
     floating_parameters: bool  # all parameters are floating point and real
+    sparse_gradients: bool = False  # an embedding gives some
     optimizer: str  # class name
     optimizer_options: dict[str, bool | None]  # those of foreach, fused, capturable, differentiable that it has
     settings: Settings  # what the workload says that it does already

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -56,7 +57,9 @@ class Training:
         for transform in plan.model:
             self.model = transform(self.model)
         feed = plan.feed or loader_feed
-        self.batches = whole_feed(self.dataset) if plan.batch_size is None else feed(plan, self.dataset)
+        batches = whole_feed(self.dataset) if plan.batch_size is None else feed(plan, self.dataset)
+        self.batches = Counted(batches, draws(plan, self.dataset))
+        self.drawn = 0  # samples that the last fetch has brought
         self.loss: Loss = workload.loss  # with all that the plan wraps around it
         for wrap in plan.loss:
             self.loss = wrap(self.loss)
@@ -73,9 +76,19 @@ class Training:
 
     def fetch(self) -> Batch:
         """The next batch, on the host, or a tuple of them. Starts a new epoch where one ends."""
+        before = self.batches.samples
         if self.plan.steps_per_call == 1:
-            return next(self.batches)
-        return tuple(next(self.batches) for _ in range(self.plan.steps_per_call))
+            batch = next(self.batches)
+        else:
+            batch = tuple(next(self.batches) for _ in range(self.plan.steps_per_call))
+        self.drawn = self.batches.samples - before
+        return batch
+
+    def one_batch(self) -> tuple[Batch, int]:
+        """A single batch, however many a call takes, and its samples."""
+        before = self.batches.samples
+        batch = next(self.batches)
+        return batch, self.batches.samples - before
 
     def bare_step(self) -> torch.Tensor:
         """Fetch one batch and do one step without what the plan wraps around steps; returns the detached loss.
@@ -192,6 +205,11 @@ def configure(optimizer: torch.optim.Optimizer, options: Mapping[str, Any]) -> N
         _fuse_state(optimizer)
 
 
+def has_sparse_gradients(modules: Iterable[torch.nn.Module]) -> bool:
+    """Whether one of these modules gives its weights sparse gradients, as an embedding may."""
+    return any(getattr(part, "sparse", False) is True for module in modules for part in module.modules())
+
+
 def _fuse_state(optimizer: torch.optim.Optimizer) -> None:
     """Have counts of steps, which a checkpoint may have brought, where and of the type that fused kernels take them."""
     for parameter, state in optimizer.state.items():
@@ -200,6 +218,45 @@ def _fuse_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ feeds
+
+
+class Counted(Iterator[Batch]):
+    """Batches, and how many samples they were in all, as the loader drew them: a batch itself does not tell.
+
+    samples: so far.
+    """
+
+    def __init__(self, batches: Iterator[Batch], drawn: Iterator[int]) -> None:
+        """drawn: samples of each batch."""
+        self._batches, self._drawn, self.samples = batches, drawn, 0
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        self.samples += next(self._drawn)
+        return batch
+
+
+def draws(plan: Plan, dataset: Any) -> Iterator[int]:
+    """How many samples each batch has, without end. Of an iterable dataset all have as many, as the last of a pass, of
+    which nobody knows, may not."""
+    workload, size = plan.workload, plan.batch_size
+    rows = rows_of(dataset)
+    if size is None or rows is None:
+        while True:
+            yield rows or size or 1
+    whole, rest = divmod(rows, size)
+    drops = workload is not None and workload.drop_last
+    while True:
+        yield from repeat(size, whole)
+        if rest and not drops:
+            yield rest
+
+
+def rows_of(dataset: Any) -> int | None:
+    """Samples of one pass; None where nobody knows."""
+    if isinstance(dataset, tuple):
+        return len(dataset[0]) if dataset and dataset[0].ndim else None
+    return None if isinstance(dataset, IterableDataset) else len(dataset)
 
 
 class EpochOrder(Sampler[int]):
@@ -256,7 +313,8 @@ def whole_feed(dataset: Any) -> Iterator[Batch]:
 
 
 def map_leaves(change: Callable[[Any], Any], batch: Batch, whole: Callable[[Any], bool] = lambda part: False) -> Batch:
-    """The batch with every leaf changed: all that is no mapping, list or tuple, and all that is to stay whole.
+    """The batch with every leaf changed: all that is no mapping, list, tuple, dataclass or attrs class, and all that is
+    to stay whole.
 
     Containers keep their types.
     """
@@ -273,7 +331,23 @@ def map_leaves(change: Callable[[Any], Any], batch: Batch, whole: Callable[[Any]
         return type(batch)(*(map_leaves(change, part, whole) for part in batch))
     if isinstance(batch, (list, tuple)):
         return type(batch)(map_leaves(change, part, whole) for part in batch)
-    return change(batch)
+    names = fields_of(batch)
+    if names is None:
+        return change(batch)
+    same = copy.copy(batch)
+    for name in names:
+        object.__setattr__(same, name, map_leaves(change, getattr(batch, name), whole))  # frozen ones, too
+    return same
+
+
+def fields_of(part: Any) -> list[str] | None:
+    """The names of the fields of a dataclass or an attrs class; None for anything else."""
+    kind = type(part)
+    fields = getattr(kind, "__dataclass_fields__", None)
+    if fields is not None:
+        return [name for name in fields if hasattr(part, name)]
+    attributes = getattr(kind, "__attrs_attrs__", None)
+    return None if attributes is None else [one.name for one in attributes]
 
 
 def map_tensors(change: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Batch:
@@ -310,13 +384,3 @@ def leaves_of(batch: Batch) -> list[Any]:
 def tensors_of(batch: Batch) -> list[torch.Tensor]:
     """All tensors in the batch, in order."""
     return [leaf for leaf in leaves_of(batch) if isinstance(leaf, torch.Tensor)]
-
-
-def count_samples(batch: Batch) -> int:
-    """First dimension of the first tensor in the batch; 1 where there is none."""
-    part = batch
-    # Called within every measured step: the usual batch is reached without looking at all of it.
-    while not isinstance(part, torch.Tensor):
-        nested = isinstance(part, (list, tuple)) and part
-        part = part[0] if nested else next(iter(tensors_of(batch)), torch.empty(1))
-    return part.shape[0] if part.ndim else 1

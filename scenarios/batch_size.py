@@ -12,9 +12,9 @@ Source: https://docs.pytorch.org/docs/stable/data.html#torch.utils.data.DataLoad
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perftool.scenario import NO_LOADER, Code, Context, Scenario
 from perftool.words import FETCH, Engaged, Proving
@@ -57,13 +57,29 @@ def apply(plan: Plan, value: str) -> Plan:
 
 
 def proof(training: Live, value: str) -> Proving:
-    """The largest of a few batches has so many samples; the last of an epoch may have fewer."""
-    from perftool.training import count_samples
-
-    samples = 0
+    """Some part of a few batches has so many rows; the last of an epoch may have fewer. Where samples lie one after
+    another, as ragged ones do, nothing has, and the loader's word is all there is."""
+    seen: set[int] = set()
     for _ in range(2):
-        samples = max(samples, count_samples((yield FETCH)))
-    return Engaged(ok=value in ("whole", str(samples)), evidence=f"a batch has {samples} samples")
+        seen |= sizes_of((yield FETCH))
+    if value == "whole" or int(value) in seen:
+        return Engaged(ok=True, evidence=f"a batch has {value} samples")
+    own = training.plan.workload.batch_size if training.plan.workload is not None else None
+    if own in seen:
+        return Engaged(ok=False, evidence=f"a batch still has {own} samples")
+    return Engaged(ok=True, evidence=f"the loader draws {value} samples; a batch does not tell")
+
+
+def sizes_of(batch: Any) -> set[int]:
+    """Dimensions of the tensors in a batch, and lengths of the lists and tuples of what is no tensor."""
+    import torch
+
+    from perftool.training import tensors_of
+
+    found = {size for tensor in tensors_of(batch) for size in tensor.shape}
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
+    rows = [part for part in (batch, *parts) if isinstance(part, (list, tuple))]
+    return found | {len(part) for part in rows if not all(isinstance(one, torch.Tensor) for one in part)}
 
 
 def code(value: str, context: Context) -> Code:

@@ -6,7 +6,8 @@ What it changes: the whole step is one compiled function of the batch, the param
     another shape run without it, step by step.
 When it helps: small models, whose step is mostly Python and the launching of operations.
 When it hurts: compiling takes seconds, ten steps in one graph tens of seconds; a model that is a few large
-    matmuls gains little. Hooks, gradients left in `.grad` and Python in the loss are gone after the first step.
+    matmuls gains little. Gradients left in `.grad` and Python in the loss are gone after the first step. Where hooks
+    or a scheduler hang on the optimizer or on gradients, it is refused.
 Source: https://docs.pytorch.org/docs/stable/func.whirlwind_tour.html
 """
 
@@ -143,6 +144,9 @@ class Whole:
         if others:
             raise SettingError(f"a batch holds a {type(others[0]).__name__}; it must hold tensors only")
         optimizer = training.optimizer
+        hung = hooks_of(optimizer, training.module)
+        if hung is not None:
+            raise SettingError(f"{hung}, which a compiled step would leave out")
         if training.device.type == "cuda" and "capturable" in optimizer.defaults:
             configure(optimizer, {"capturable": True})  # its count of steps on the GPU, too
         self._flat = all(
@@ -159,6 +163,8 @@ class Whole:
         ]
         if any(part not in names for _, parts in groups for part in parts):
             raise SettingError("the optimizer has parameters that are not the model's, which cannot be compiled in")
+        self._groups = [group for group, _ in groups]
+        self._options = options_of(self._groups)
         self._parameters = [[part.detach() for part in parts] for _, parts in groups]
         self._states = [states_of([with_state(optimizer, group, part) for part in parts]) for group, parts in groups]
         self._run = whole_step(
@@ -182,13 +188,16 @@ class Whole:
     def run(self, batches: Sequence[Batch]) -> torch.Tensor:
         """Train on the batches; returns the loss, or the losses where there are several.
 
-        Raises SettingError at the first call where the step cannot be compiled; nothing is changed then.
+        Raises SettingError at the first call where the step cannot be compiled, and at one before which somebody has
+        changed the learning rate; nothing is changed then.
         """
+        from perftool.plan import SettingError
+
+        if options_of(self._groups) != self._options:
+            raise SettingError("the options of the optimizer change while it trains, which a compiled step has frozen")
         if self._compiled:
             return self._run(self._parameters, self._states, batches)
         from torch._dynamo.exc import TorchDynamoException
-
-        from perftool.plan import SettingError
 
         try:
             loss = self._run(self._parameters, self._states, batches)
@@ -197,6 +206,29 @@ class Whole:
             raise SettingError(f"the step cannot be compiled as one graph: {first}") from error
         self._compiled = True
         return loss
+
+
+def hooks_of(optimizer: torch.optim.Optimizer, module: torch.nn.Module) -> str | None:
+    """What hangs on an optimizer's step or on a backward pass, and so does not come where neither is called; None where
+    nothing does."""
+    from torch.optim import optimizer as module_of_optimizers
+
+    every = (module_of_optimizers._global_optimizer_pre_hooks, module_of_optimizers._global_optimizer_post_hooks)
+    own = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    if any(every) or any(own):
+        return "hooks are registered on the optimizer's step"
+    if "step" in vars(optimizer):
+        return "the optimizer's step is wrapped, as a learning-rate scheduler does it"
+    if any(part._backward_hooks or part._post_accumulate_grad_hooks for part in module.parameters()):
+        return "hooks are registered on gradients"
+    if any(one._backward_hooks or one._backward_pre_hooks for one in module.modules()):
+        return "hooks are registered on the backward pass of modules"
+    return None
+
+
+def options_of(groups: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    """What an optimizer's groups have beside their parameters. Looked at before each call."""
+    return [tuple(group[name] for name in group if name != "params") for group in groups]
 
 
 def lossy_module(training: Looped) -> torch.nn.Module:

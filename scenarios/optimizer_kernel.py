@@ -49,6 +49,8 @@ def refusal(value: str, context: Context) -> str | None:
         return f"{facts.optimizer}(differentiable=True) cannot be fused"
     if value == "fused" and not facts.floating_parameters:
         return "fused kernels take floating-point parameters only, and the model has others"
+    if value == "fused" and facts.sparse_gradients:
+        return "fused kernels take dense gradients only, and an embedding of the model gives sparse ones"
     return refuse_unlisted(value, VALUES)
 
 

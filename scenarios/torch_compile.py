@@ -13,9 +13,9 @@ Source: https://docs.pytorch.org/docs/stable/generated/torch.compile.html
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 from perftool.words import BARE_STEP, Engaged, Proving
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from perftool.plan import Live, Plan
 
 VALUES = ("off", "default", "reduce-overhead", "max-autotune")
+STEPS_PAST_LIMIT = 20
 
 
 def default(context: Context) -> str:
@@ -65,15 +66,15 @@ def apply(plan: Plan, value: str) -> Plan:
 
 
 def proof(training: Live, value: str) -> Proving:
-    """A profile of one step shows compiled regions, and for CUDA graphs inductor did not skip them."""
+    """A profile of one step shows compiled regions, and for CUDA graphs inductor did not skip them. Where torch has
+    given up compiling anew, more steps tell how many still run compiled."""
     import torch
     from torch._dynamo.utils import counters
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         yield BARE_STEP
-    names = {event.key for event in profiled.key_averages()}
-    regions = [name for name in names if name.startswith(("Torch-Compiled Region", "CompiledFunction"))]
+    regions = regions_in(profiled)
     graphs = counters["stats"]["unique_graphs"]
     breaks = sum(counters["graph_break"].values())
     skips = counters["inductor"]["cudagraph_skips"]
@@ -84,9 +85,32 @@ def proof(training: Live, value: str) -> Proving:
         return Engaged(ok=False, evidence="the step ran eagerly: its profile shows no compiled region")
     if value == "reduce-overhead" and (skips or not torch.cuda.is_available()):
         return Engaged(ok=False, evidence=f"CUDA graphs were skipped {skips} times, so it is the default mode")
+    if value != "off" and is_past_limit(counters):
+        eager = 0
+        for _ in range(STEPS_PAST_LIMIT):
+            with profile(activities=[ProfilerActivity.CPU]) as profiled:
+                yield BARE_STEP
+            eager += not regions_in(profiled)
+        if eager:
+            limit = torch._dynamo.config.recompile_limit
+            told = f"{eager} of {STEPS_PAST_LIMIT} steps ran eagerly, past torch's limit of {limit} compilations"
+            return Engaged(ok=False, evidence=told)
     return Engaged(
         ok=True, evidence=f"one step ran {len(regions)} kinds of compiled region; {graphs} graphs, {breaks} breaks"
     )
+
+
+def regions_in(profiled: Any) -> list[str]:
+    """The kinds of compiled region that ran while it was profiled."""
+    names = {event.key for event in profiled.key_averages()}
+    return [name for name in names if name.startswith(("Torch-Compiled Region", "CompiledFunction"))]
+
+
+def is_past_limit(counters: Mapping[str, Mapping[str, int]]) -> bool:
+    """Whether torch, by its own counters, has stopped compiling some function anew: what fits nothing that it has
+    compiled runs eagerly from there on."""
+    told = [*counters["unimplemented"], *counters["graph_break"]]
+    return any("recompile limit" in reason for reason in told)
 
 
 def code(value: str, _: Context) -> Code:

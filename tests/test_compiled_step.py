@@ -233,3 +233,65 @@ def test_what_is_known_beforehand_is_refused() -> None:
 def test_what_is_compiled_in_cannot_be_had_twice(other: tuple[str, str]) -> None:
     assert "compiled_step=1: " in (clashes(dict([("compiled_step", "1"), other]), SCENARIOS) or "")
     assert clashes({"compiled_step": "1", "amp": "bf16", "batch_gather": "on"}, SCENARIOS) is None
+
+
+def clipping(parameters: Any) -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD(parameters, lr=0.05)
+    parts = optimizer.param_groups[0]["params"]
+
+    def clip(*_: Any) -> None:
+        nn.utils.clip_grad_norm_(parts, 0.1)
+
+    optimizer.register_step_pre_hook(clip)
+    return optimizer
+
+
+def scheduled(parameters: Any) -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD(parameters, lr=0.05)
+    optimizer.schedule = torch.optim.lr_scheduler.StepLR(optimizer, 5)  # type: ignore[attr-defined]
+    return optimizer
+
+
+def scaling_gradients(parameters: Any) -> torch.optim.Optimizer:
+    parts = list(parameters)
+    for part in parts:
+        part.register_hook(lambda gradient: gradient / 2)
+    return torch.optim.SGD(parts, lr=0.05)
+
+
+def accumulating(parameters: Any) -> torch.optim.Optimizer:
+    parts = list(parameters)
+    parts[0].register_post_accumulate_grad_hook(lambda _: None)
+    return torch.optim.SGD(parts, lr=0.05)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (clipping, "hooks are registered on the optimizer's step"),
+        (scheduled, "the optimizer's step is wrapped"),
+        (scaling_gradients, "hooks are registered on gradients"),
+        (accumulating, "hooks are registered on gradients"),
+    ],
+)
+def test_what_hangs_on_a_step_is_never_left_out(make: Any, words: str) -> None:
+    training = training_of(workload(make), "1")
+    with pytest.raises(SettingError, match=words):
+        losses(training, 2)
+
+
+def test_hooks_of_modules_backward_are_not_left_out_either() -> None:
+    training = training_of(workload(lambda parameters: torch.optim.SGD(parameters, lr=0.05)), "1")
+    training.module.register_full_backward_hook(lambda *_: None)
+    with pytest.raises(SettingError, match="the backward pass of modules"):
+        losses(training, 2)
+
+
+def test_a_learning_rate_that_changes_on_the_way_is_not_trained_with_as_it_was() -> None:
+    training = training_of(workload(lambda parameters: torch.optim.SGD(parameters, lr=0.05)), "1")
+    losses(training, 3)
+    before = [part.detach().clone() for part in training.module.parameters()]
+    training.optimizer.param_groups[0]["lr"] = 0.01
+    with pytest.raises(SettingError, match="the options of the optimizer change"):
+        losses(training, 1)
+    assert all(torch.equal(one, other) for one, other in zip(training.module.parameters(), before, strict=True))

@@ -22,7 +22,7 @@ from perftool.analysis.handover import lines_to_change, script, to_paste
 from perftool.measure.facts import describe_workload
 from perftool.records import Settings
 from perftool.scenario import Context, discover, plan_of
-from perftool.training import SettingError, Training, tensors_of
+from perftool.training import Counted, SettingError, Training, draws, tensors_of
 from perftool.workload import load
 from scenarios.cuda_graphs import WARM_STEPS
 from tests.measure.fakes import MACHINE
@@ -126,7 +126,7 @@ def as_training(places: dict[str, Any], settings: Settings, workload: str) -> Tr
     training = Training(plan_of(load(f"{FILE}:{workload}").workload, settings, SCENARIOS, device="cpu", seed=0))
     again = (lambda: places["loader"]) if "loader" in places else places.get("batches", lambda: [places["dataset"]])
     batches: Iterator[Any] = (batch for _ in itertools.count() for batch in again())
-    training.batches = batches
+    training.batches = Counted(batches, draws(training.plan, training.dataset))
     training.module = training.model = places["model"]
     training.optimizer, training.step = places["optimizer"], places["step"]
     training.bare_step = lambda: training.step(training.fetch())  # type: ignore[method-assign]

@@ -681,3 +681,77 @@ def test_everything_for_a_gpu_is_one_training() -> None:
     assert all(map(math.isfinite, losses))
     told = proofs(settings, training)
     assert all(one.ok for one in told.values()), told
+
+
+# -------------------------------------------------------------------------------------------------- proofs that count
+
+
+class Alternating(nn.Module):
+    """Every other step is another program to a compiler."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.is_odd = nn.Linear(4, 1), False
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        self.is_odd = not self.is_odd
+        output: torch.Tensor = self.layer(rows if self.is_odd else 2 * rows)
+        return output
+
+
+def tiny(**changes: Any) -> Workload:
+    usual: dict[str, Any] = {
+        "model": lambda: nn.Linear(4, 1),
+        "dataset": lambda: (torch.ones(64, 4), torch.zeros(64, 1)),
+        "loss": lambda model, batch: (model(batch[0]) - batch[1]).square().mean(),
+        "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.01),
+        "batch_size": 8,
+    }
+    return Workload(**{**usual, **changes})
+
+
+def test_steps_past_the_limit_of_compilations_are_counted_as_they_ran() -> None:
+    torch._dynamo.reset()
+    scenario = SCENARIOS["torch_compile"]
+    with torch._dynamo.config.patch(recompile_limit=1):
+        plan = plan_of(tiny(model=Alternating), {"torch_compile": "default"}, SCENARIOS, device="cpu", seed=0)
+        training = Training(plan)
+        for _ in range(4):
+            training.step(training.fetch())
+        if not training.module.is_odd:  # so that the first step that the proof looks at is a compiled one
+            training.step(training.fetch())
+        found = [proved(scenario, training, "default") for _ in range(2)]
+    torch._dynamo.reset()
+    assert not any(one.ok for one in found)
+    assert any("10 of 20 steps ran eagerly, past torch's limit of 1 compilations" in one.evidence for one in found)
+
+
+@pytest.mark.parametrize(
+    ("collate", "told"),
+    [
+        (None, "a batch has 16 samples"),
+        (lambda rows: {"scale": torch.tensor(1.0), "rows": torch.stack([one for one, _ in rows])}, "has 16 samples"),
+        (lambda rows: torch.stack([one for one, _ in rows], dim=1), "has 16 samples"),
+        (lambda rows: torch.cat([one.repeat(2) for one, _ in rows]), "the loader draws 16 samples; a batch does not"),
+    ],
+)
+def test_a_batch_size_is_seen_wherever_a_batch_has_it(collate: Any, told: str) -> None:
+    plan = plan_of(tiny(collate_fn=collate), {"batch_size": "16"}, SCENARIOS, device="cpu", seed=0)
+    found = proved(SCENARIOS["batch_size"], Training(plan), "16")
+    assert found.ok
+    assert told in found.evidence
+
+
+def test_a_batch_size_that_is_still_the_old_one_is_no_effect() -> None:
+    found = proved(SCENARIOS["batch_size"], Training(plan_of(tiny(), {}, SCENARIOS, device="cpu", seed=0)), "16")
+    assert (found.ok, found.evidence) == (False, "a batch still has 8 samples")
+
+
+def test_fused_kernels_are_refused_where_gradients_are_sparse() -> None:
+    sparse = tiny(model=lambda: nn.Sequential(nn.EmbeddingBag(8, 4, sparse=True, mode="sum"), nn.Linear(4, 1)))
+    facts = described(sparse)
+    assert facts.sparse_gradients
+    assert not described(tiny()).sparse_gradients
+    here = dataclasses.replace(context(), workload=facts)
+    assert "dense gradients only" in (SCENARIOS["optimizer_kernel"].refused("fused", here) or "")
+    assert "fused" not in SCENARIOS["optimizer_kernel"].available(here)

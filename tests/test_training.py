@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, UserDict, namedtuple
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from perftool.plan import WARM_CALLS, Looped
 from perftool.training import (
+    Counted,
     EpochOrder,
     Plan,
     SettingError,
@@ -27,7 +28,7 @@ from perftool.training import (
     backward_and_step,
     configure,
     copied,
-    count_samples,
+    draws,
     leaves_of,
     map_tensors,
     run_proof,
@@ -316,7 +317,6 @@ def test_every_tensor_of_a_nested_batch_is_changed() -> None:
     assert doubled["b"][1][1] == 7
     assert isinstance(doubled["b"][0], Pair)
     assert [tuple(part.shape) for part in tensors_of(batch)] == [(3, 2), (3,), (1,)]
-    assert count_samples(batch) == 3
 
 
 class Encoding(UserDict[str, Any]):
@@ -356,13 +356,67 @@ def test_leaves_are_all_that_is_no_container() -> None:
     assert leaves_of({"a": (1, "text"), "b": [Pair(2, None)]}) == [1, "text", 2, None]
 
 
-def test_samples_are_counted_by_the_first_tensor() -> None:
-    assert count_samples(torch.ones(5, 2)) == 5
-    assert count_samples(torch.tensor(1.0)) == 1
-    assert count_samples(["text", torch.ones(4)]) == 4
-    assert count_samples(({"text": "a", "rows": torch.ones(3)}, torch.ones(7))) == 3
-    assert count_samples([["text"], 7]) == 1
-    assert count_samples([]) == 1
+@dataclass(frozen=True)
+class Rows:
+    """A batch in a container of the user's own."""
+
+    inputs: torch.Tensor
+    name: str = "text"
+    parts: tuple[torch.Tensor, ...] = ()
+
+
+def test_the_tensors_of_a_dataclass_are_moved_and_the_batch_that_was_handed_over_stays() -> None:
+    batch = Rows(torch.ones(3), parts=(torch.ones(2),))
+    moved = copied(batch, torch.device("meta"), non_blocking=False)
+    assert isinstance(moved, Rows)
+    assert (moved.inputs.is_meta, moved.parts[0].is_meta, moved.name) == (True, True, "text")
+    assert not batch.inputs.is_meta
+    assert len(tensors_of(batch)) == 2
+
+
+def test_the_tensors_of_an_attrs_class_are_moved() -> None:
+    attrs = pytest.importorskip("attrs")
+    kind = attrs.make_class("Kind", ["inputs", "count"], frozen=True)
+    moved = copied(kind(torch.ones(3), 7), torch.device("meta"), non_blocking=False)
+    assert (moved.inputs.is_meta, moved.count) == (True, 7)
+
+
+ODD_BATCHES = {
+    "a scalar first": lambda rows: {"scale": torch.tensor(1.0), "rows": torch.stack(rows)},
+    "time-major": lambda rows: torch.stack(rows, dim=1),
+    "ragged": lambda rows: torch.cat([row.repeat(index + 1) for index, row in enumerate(rows)]),
+    "dataclass": lambda rows: Rows(torch.stack(rows)),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_BATCHES)
+def test_samples_are_what_the_loader_drew_whatever_a_batch_looks_like(odd: str) -> None:
+    class Dataset(torch.utils.data.Dataset[torch.Tensor]):
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            return torch.full((3,), float(index))
+
+    def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        return next(model.parameters()).square().mean()
+
+    for drops, expected in ((False, [8, 8, 4, 8, 8, 4]), (True, [8, 8, 8])):
+        training = Training(
+            plan(dataset=Dataset, batch_size=8, collate_fn=ODD_BATCHES[odd], drop_last=drops, loss=loss)
+        )
+        drawn = []
+        for _ in expected:
+            training.step(training.fetch())
+            drawn.append(training.drawn)
+        assert drawn == expected
+
+
+def test_samples_of_several_batches_are_those_of_all_and_whole_tensors_are_one_batch() -> None:
+    rows = (torch.ones(5, 2),)
+    assert list(islice(draws(plan(batch_size=None), rows), 2)) == [5, 5]
+    counted = Counted(iter("abcd"), draws(plan(batch_size=2), rows))
+    assert [(next(counted), counted.samples) for _ in range(4)] == [("a", 2), ("b", 4), ("c", 5), ("d", 7)]
 
 
 @given(st.integers(1, 50), st.integers(0, 5), st.booleans())

@@ -33,6 +33,7 @@ def describe_workload(loaded: Loaded, training: Training, batch: Batch) -> Workl
     from torch.utils.data import IterableDataset, TensorDataset
 
     from perftool.scenario import normalised
+    from perftool.training import has_sparse_gradients
 
     workload, dataset = loaded.workload, training.dataset
     tensors = _tensors_in_memory(dataset)
@@ -55,6 +56,7 @@ def describe_workload(loaded: Loaded, training: Training, batch: Batch) -> Workl
         parameter_count=sum(part.numel() for part in parameters),
         parameter_bytes=sum(part.numel() * part.element_size() for part in parameters),
         floating_parameters=all(torch.is_floating_point(part) for part in parameters),
+        sparse_gradients=has_sparse_gradients([training.module]),
         optimizer=type(training.optimizer).__name__,
         optimizer_options={
             name: training.optimizer.defaults[name] for name in options if name in training.optimizer.defaults

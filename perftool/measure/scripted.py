@@ -143,6 +143,7 @@ def workload_of(script: Script, facts: ScriptFacts) -> WorkloadFacts:
         parameter_count=facts.parameter_count,
         parameter_bytes=facts.parameter_bytes,
         floating_parameters=facts.floating_parameters,
+        sparse_gradients=facts.sparse_gradients,
         optimizer=" and ".join(dict.fromkeys(one.name for one in facts.optimizers)) or "its own update",
         optimizer_options={name: value for name, value in optimizer.options.items() if name in shared}
         if optimizer

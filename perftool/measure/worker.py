@@ -205,7 +205,6 @@ class Worker:
     def run(self, request: messages.Run) -> Block:
         from perftool.probes.causes import labels, read_counters
         from perftool.probes.clock import step_clock
-        from perftool.training import count_samples
 
         training = self._live()
         single = training.steps_per_call == 1
@@ -222,7 +221,7 @@ class Worker:
             asked_ns = now()
             batch = fetch()
             wait_ns.append(now() - asked_ns)
-            samples += count_samples(batch) if single else sum(map(count_samples, batch))
+            samples += training.drawn
             loss = step(batch)
             mark()
         wall_ns, step_ns = clock.finish()
@@ -290,16 +289,15 @@ class Worker:
     def train(self, request: messages.Train) -> messages.Trained:
         """From scratch in this process: settings of the process are in force already, the rest is built anew."""
         from perftool.scenario import with_seed
-        from perftool.training import Training, count_samples
+        from perftool.training import Training
 
         plan = self.plan or self._load()
         training = Training(with_seed(plan, request.seed))
-        several = training.steps_per_call > 1
         samples = 0
         per_call = []
         for _ in range(math.ceil(request.steps / training.steps_per_call)):
             batch = training.fetch()
-            samples += sum(map(count_samples, batch)) if several else count_samples(batch)
+            samples += training.drawn
             per_call.append(training.step(batch).clone())  # a graph writes every loss into the same place
         losses = [known(loss) for one in per_call for loss in one.reshape(-1).tolist()]
         tail = losses[: request.steps][-max(1, request.steps // 10) :]

@@ -411,10 +411,8 @@ class Watcher:
 def watch_training(watcher: Watcher, training: Training, calls: int) -> dict[str, Any]:
     """So many calls of a training in perftool's own loop, each with its phases and what disturbed it: the fields of a
     WatchedBlock, but for those of the launch. On a GPU one call comes before, in which `syncs` are counted."""
-    from perftool.training import count_samples
-
     syncs = _count_syncs(training)
-    single, then = training.steps_per_call == 1, COPY if watcher.marks.on_cuda else REST
+    then = COPY if watcher.marks.on_cuda else REST
     samples = 0
     watcher.begin()
     for _ in range(calls):
@@ -423,7 +421,7 @@ def watch_training(watcher: Watcher, training: Training, calls: int) -> dict[str
         watcher.fetched(then)
         training.step(batch)
         watcher.stepped()
-        samples += count_samples(batch) if single else sum(map(count_samples, batch))
+        samples += training.drawn
     return {
         **watcher.finish(),
         "samples": samples,

@@ -12,7 +12,7 @@ from perftool.probes.device import available_bytes as available_on
 from perftool.probes.device import read_use
 from perftool.probes.memory import free_host_bytes, resident_bytes
 from perftool.probes.storages import Passes, Storages, bytes_of, places_of, tensors_within
-from perftool.training import copied, count_samples, tensors_of
+from perftool.training import copied, tensors_of
 from perftool.words import BACKWARD
 from perftool.workload import where
 
@@ -34,8 +34,9 @@ def weigh(training: Training) -> MemoryParts:
         parts_of(list(module.parameters()), list(module.buffers()), [training.optimizer], training.device), MemoryParts
     )
     try:
-        batch = copied(next(training.batches), training.device, non_blocking=False)
-        parts = replace(parts, batch_bytes=bytes_of_batch(batch), batch_size=count_samples(batch))
+        batch, samples = training.one_batch()
+        batch = copied(batch, training.device, non_blocking=False)
+        parts = replace(parts, batch_bytes=bytes_of_batch(batch), batch_size=samples)
         return replace(parts, activations_bytes=activations_bytes(training, batch))
     except (Exception, SystemExit) as error:
         return replace(parts, reason=f"one more forward pass failed: {where(error)}")

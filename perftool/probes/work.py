@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count, shape_wrapper
 
 from perftool.probes.storages import Passes, Place, Uncountable, bytes_of, place_of, places_of, tensors_within
-from perftool.training import copied, count_samples, leaves_of, tensors_of
+from perftool.training import copied, leaves_of, tensors_of
 from perftool.words import BACKWARD, OPTIMIZER
 
 if TYPE_CHECKING:
@@ -210,7 +210,8 @@ def count_work(training: Training) -> StepWork:
     """
     from perftool.records import StepWork
 
-    batch = copied(_full_batch(training), training.device, non_blocking=False)
+    batch, samples = _full_batch(training)
+    batch = copied(batch, training.device, non_blocking=False)
     parameters = list(training.module.parameters())
     work = Work(parameters)
     with _as_before(training, parameters), nothing_compiled(), warnings.catch_warnings():
@@ -220,7 +221,7 @@ def count_work(training: Training) -> StepWork:
             work.phase(BACKWARD)
             loss.backward()  # type: ignore[no-untyped-call]
     fields = work.fields(
-        samples=count_samples(batch),
+        samples=samples,
         batch=tensors_of(batch),
         buffers=training.module.buffers(),
         optimizers=[training.optimizer],
@@ -254,10 +255,10 @@ def nothing_compiled() -> Iterator[None]:
         yield
 
 
-def _full_batch(training: Training) -> Any:
-    """The next batch; the one after it where that is an epoch's rest."""
-    batch = next(training.batches)
-    return next(training.batches) if count_samples(batch) < (training.plan.batch_size or 0) else batch
+def _full_batch(training: Training) -> tuple[Any, int]:
+    """The next batch, and its samples; the one after it where that is an epoch's rest."""
+    batch, samples = training.one_batch()
+    return training.one_batch() if samples < (training.plan.batch_size or 0) else (batch, samples)
 
 
 @contextmanager

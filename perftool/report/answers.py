@@ -33,6 +33,8 @@ from perftool.report.wording import (
     throughput_of,
 )
 
+PROVISIONAL_TITLE = "Lines that are not sure to help"
+
 
 def headline(summary: Summary) -> str:
     """The answer, in a sentence."""

@@ -44,7 +44,9 @@ def _rendered(summary: Summary, left_out: Sequence[str]) -> str:
             parts.append(_folded("Lines to change", _fenced(advice.diff, "diff")))
         if len(advice.per_setting) > 1:
             parts.append(_folded("What each setting buys", _table(("setting", ""), answers.contributions(advice))))
-    elif summary.parity is not None:
+    elif summary.provisional is not None and summary.provisional.code:
+        parts.append(_folded(answers.PROVISIONAL_TITLE, _fenced(summary.provisional.code)))
+    if advice is None and summary.parity is not None:
         parts.append(f"Numerics: {_escaped(answers.parity(summary.parity))}.")
     if alone:
         parts += _profile(summary)

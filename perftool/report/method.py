@@ -70,6 +70,8 @@ def how_sure(summary: Summary) -> list[str]:
     seen = [one.smallest_detectable for one in comparisons if one.smallest_detectable is not None]
     margin = max(one.margin for one in comparisons)
     limits = f"Effects below {units.share(margin)} do not count"
+    if advice is not None and len(advice.settings) > 1:
+        limits += f", nor does a setting that brings less than {units.share(summary.goal.price)} beside the others"
     return [first, f"{limits}; {detectable(max(seen))}." if seen else f"{limits}."]
 
 

@@ -215,6 +215,9 @@ def _tuned(page: _Page, summary: Summary) -> None:
             page.title(f"What each setting buys, in {wording.goal_name('throughput', summary.sample_unit)}")
             page.pairs(answers.contributions(advice))
     else:
+        if summary.provisional is not None and summary.provisional.code:
+            page.title(answers.PROVISIONAL_TITLE)
+            page.code(summary.provisional.code)
         # Combinations are steps of the search; the page has them all.
         shown = [one for one in wording.measured(summary) if one is summary.baseline or len(one.settings) == 1]
     _variants(page, summary, [one for one in shown if one.status == "measured"])

@@ -44,6 +44,7 @@ def facts_of(loop: Loop, realised: Realised, device: str, *, looks_at_values: bo
         "parameter_count": sum(part.numel() for part in parameters),
         "parameter_bytes": sum(part.numel() * part.element_size() for part in parameters),
         "floating_parameters": all(part.is_floating_point() for part in parameters),
+        "sparse_gradients": _has_sparse_gradients(realised),
         "denormal_values": _denormal(parameters) if looks_at_values else None,
         "python_objects": len(gc.get_objects()),
         "frameworks": sorted({name for module, name in FRAMEWORKS.items() if module in sys.modules}),
@@ -94,6 +95,14 @@ def _optimizer(optimizer: Any) -> dict[str, Any]:
         "options": {name: defaults[name] for name in OPTIONS if name in defaults},
         "step_class": step.__qualname__.partition(".")[0] if step.__module__.startswith("torch.optim.") else None,
     }
+
+
+def _has_sparse_gradients(realised: Realised) -> bool:
+    if "torch" not in sys.modules:
+        return False
+    from perftool.training import has_sparse_gradients
+
+    return has_sparse_gradients(realised.roots)
 
 
 def _is_compiled(module: Any) -> bool:

@@ -10,9 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from perftool.records import BatchFit, Goal, Growth, MemoryParts, MemoryReport, Rejected, Summary
+from perftool.records import (
+    BatchFit,
+    Estimate,
+    Goal,
+    Growth,
+    MemoryParts,
+    MemoryReport,
+    Provisional,
+    Rejected,
+    Summary,
+)
 from perftool.report import answers, markdown, profiles, terminal, wording
-from tests.report.regenerate import GOLDEN, REPORTS
+from tests.report.regenerate import DISTURBED, GOLDEN, REPORTS
 from tests.sessions import (
     compared_summary,
     make_comparison,
@@ -266,12 +276,40 @@ def test_a_long_reason_is_cut() -> None:
 def test_launches_that_differ_too_much_are_a_warning() -> None:
     unsteady = make_variant({"amp": "bf16"}, throughput=make_comparison(1.2, unsteady=True))
     steady = make_variant({"threads": "1"}, throughput=make_comparison(1.2))
-    summary = make_summary("compare", [unsteady, steady], warnings=["another one"])
+    summary = make_summary("compare", [unsteady, steady], warnings=["another one"], fitness=DISTURBED)
     for render in (terminal.render, markdown.render):
         text = " ".join(render(summary).split())
         assert "the launches of amp=bf16 differ more than" in text
         assert "another one" in text
-    assert answers.warnings(make_summary("compare", [steady])) == []
+    assert not [one for one in answers.warnings(replace(summary, variants=[steady])) if "differ more" in one]
+
+
+def test_launches_that_differ_are_no_warning_where_nobody_can_help_it() -> None:
+    unsteady = make_variant({"amp": "bf16"}, throughput=make_comparison(1.2, unsteady=True))
+    assert answers.warnings(make_summary("compare", [unsteady])) == []
+
+
+def test_what_is_not_sure_is_told_with_its_interval_its_lines_and_what_would_tell() -> None:
+    seen = Provisional(
+        settings={"amp": "bf16"},
+        metric="throughput",
+        gain=Estimate(ratio=1.12, low=0.99, high=1.27),
+        pairs=120,
+        launches=2,
+        code="with torch.autocast('cpu'):",
+        launches_needed=6,
+        further_s=21.4,
+    )
+    summary = make_summary("tune", recommendation_status="provisional", provisional=seen, folder="results/a search")
+    for render in (terminal.render, markdown.render):
+        text = " ".join(render(summary).replace("\\", "").split())
+        assert "amp=bf16 seems to give 1.12x (0.990 to 1.27) the samples per second, by 2 fresh launches" in text
+        assert (
+            "which is not sure; 4 more launches may tell: perftool tune --resume 'results/a search' --budget 22" in text
+        )
+        assert "with torch.autocast('cpu'):" in text
+    hopeless = replace(seen, launches_needed=None, further_s=None)
+    assert answers.answer(replace(summary, provisional=hopeless)).endswith("not sure; nothing is recommended")
 
 
 def test_memory_that_is_not_known_says_why() -> None:
