@@ -99,7 +99,7 @@ def tune(lab: Lab, offer: Offer) -> None:
         lab.ledger.enter(Decision(stage=CONFIRM, settings=winner, action="chosen", reason=reason))
     while winner:
         _confirm(lab, winner, deadline_s)
-        winner = _without_what_earns_nothing(lab, winner)
+        winner = _without_what_earns_nothing(lab, offer, winner)
 
 
 def _chosen(session: Session) -> Settings | None:
@@ -381,10 +381,11 @@ def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
         )
 
 
-def _without_what_earns_nothing(lab: Lab, winner: Settings) -> Settings:
+def _without_what_earns_nothing(lab: Lab, offer: Offer, winner: Settings) -> Settings:
     """The winner to confirm in place of this one: without the setting that is not worth its price; {} where each is,
     and this one stays."""
-    idle = unearned(lab.session, winner)
+    belief = believe(lab.session, offer)
+    idle = unearned(lab.session, winner, lambda without: belief.gain_over(winner, without))
     if idle is None:
         return {}
     name, gain = idle

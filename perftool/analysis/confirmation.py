@@ -3,8 +3,8 @@ the others, and what is missing for a verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import exp, isfinite
+from collections.abc import Callable, Mapping
+from math import exp, isfinite, log, log1p
 
 from perftool.analysis.pairs import Samples, pair_effects
 from perftool.analysis.stats import interval, launch_effects
@@ -102,10 +102,12 @@ def keeps(goal: Goal, one: VariantSummary) -> bool:
     return all(figure is not None and figure <= limit for figure, limit in figures if limit is not None)
 
 
-def unearned(session: Session, winner: Settings) -> tuple[str, Estimate] | None:
-    """The setting that brings least, where that is neither its price nor surely anything, and what it brings; None
-    where each is worth it. What a limit needs is worth it.
+def unearned(session: Session, winner: Settings, expected: Callable[[Settings], float]) -> tuple[str, Estimate] | None:
+    """The setting that brings least, where that is not its price, and what it brings; None where each is worth it. What
+    a limit needs is worth it.
 
+    expected: by how much the winner is better than a part of it by all that was measured, log scale: the fresh launches
+        alone may leave it wide open.
     One at a time: of two that do the same each seems to bring nothing.
     """
     metric = measurable(metric_of_goal(session))
@@ -114,7 +116,7 @@ def unearned(session: Session, winner: Settings) -> tuple[str, Estimate] | None:
         name: gain
         for name, without in leave_outs(winner).items()
         if (gain := earned(session, winner, without, metric, samples)) is not None
-        and not is_worth(metric, gain, session.goal.price)
+        and not is_worth(metric, gain, session.goal.price, expected(without))
     }
     kept = needed(session, winner, Summaries(session)) if found else set()
     idle = {name: gain for name, gain in found.items() if name not in kept}
@@ -124,11 +126,13 @@ def unearned(session: Session, winner: Settings) -> tuple[str, Estimate] | None:
     return worst, idle[worst]
 
 
-def is_worth(metric: str, gain: Estimate, price: float) -> bool:
-    """Whether such a gain is as large as the price, or may be and surely is one."""
-    if metric == "throughput":
-        return gain.ratio >= 1 + price or (gain.low > 1 and gain.high >= 1 + price)
-    return gain.ratio <= 1 / (1 + price) or (gain.high < 1 and gain.low <= 1 / (1 + price))
+def is_worth(metric: str, gain: Estimate, price: float, expected: float) -> bool:
+    """Whether such a gain may be as large as the price, and is, or surely is one, or is expected to be as large by what
+    it does not speak against."""
+    ratio, low, high = gain.ratio, gain.low, gain.high
+    if metric != "throughput":
+        ratio, low, high = 1 / ratio, 1 / high, 1 / low
+    return high >= 1 + price and (ratio >= 1 + price or low > 1 or log1p(price) <= expected <= log(high))
 
 
 def missing(session: Session, winner: Settings) -> int | None:

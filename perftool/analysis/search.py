@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from math import exp, inf, log, log1p, prod
+from math import exp, log, log1p, prod
 from statistics import median
 from typing import NamedTuple
 
@@ -30,7 +30,6 @@ HALVE_AFTER_ROUNDS = (20, 40)
 RACE_ALPHA = 0.05
 STARTS_DIFFER = 1.0  # of a start-up, between launches of one program that start beside others
 LIKELY = 0.5  # to keep the limits
-SURE = 0.5  # standard deviations that a gain must stay beyond its price
 EXPECTED_BEST = 2  # combinations that each pass has because they are expected to be best
 BEYOND = 10.0  # a score that stands for what breaks a limit
 REGRET = 0.003  # the search may end when it expects to gain less
@@ -255,12 +254,12 @@ class Belief:
         return next((one for one in order if self.is_worthwhile(one) and may_be(one)), {})
 
     def best(self, may_be: Callable[[Settings], bool] = lambda _: True) -> Settings:
-        """The combination to confirm: the leader without what does not surely earn its price in it, worst first."""
+        """The combination to confirm: the leader without what is not expected to earn its price in it, worst first."""
         best = self.leader(may_be)
         while True:
-            idle = [(self._sure_gain(best, one), one) for one in leave_outs(best).values() if self._may_replace(one)]
-            gain, without = min(idle, key=lambda pair: pair[0], default=(inf, best))
-            if gain >= log1p(self.price):
+            parts = [one for one in leave_outs(best).values() if self._may_replace(one)]
+            without = min(parts, key=lambda one: self.gain_over(best, one), default=best)
+            if without == best or self.gain_over(best, without) >= log1p(self.price):
                 return best
             best = without
 
@@ -268,12 +267,6 @@ class Belief:
         """Whether a part of a combination is a choice."""
         known = settings in self.combinations and self.likely[self.combinations.index(settings)] >= LIKELY
         return known and self.is_worthwhile(settings)
-
-    def _sure_gain(self, best: Settings, without: Settings) -> float:
-        """By how much a combination is better than a part of it, as far as that is sure; log scale."""
-        own, other = (np.minimum(self.scores[:, self.combinations.index(one)], BEYOND) for one in (best, without))
-        mean = self.mean[self.combinations.index(without)] - self.mean[self.combinations.index(best)]
-        return float(mean - SURE * np.std(other - own))
 
     @property
     def _earned(self) -> NDArray[np.float64]:
@@ -283,6 +276,12 @@ class Belief:
     def expected(self, settings: Settings) -> float:
         """The log effect of a combination, less is better."""
         return float(self.mean[self.combinations.index(settings)])
+
+    def gain_over(self, settings: Settings, without: Settings) -> float:
+        """By how much a combination is expected to be better than another one; 0 where either is ruled out."""
+        if settings not in self.combinations or without not in self.combinations:
+            return 0.0
+        return self.expected(without) - self.expected(settings)
 
     def regret(self, settings: Settings) -> float:
         """By how much the best is expected to be better than these; 0 where no combination keeps the limits."""

@@ -25,6 +25,11 @@ def confirmed(both_ms: float, amp_ms: float, fused_ms: float, *, generations: in
     return session
 
 
+def nothing(_: Settings) -> float:
+    """Expected by all else that was measured."""
+    return 0.0
+
+
 def test_each_setting_is_left_out_of_several_and_none_of_one() -> None:
     assert leave_outs(BOTH) == {"amp": FUSED, "optimizer_kernel": AMP}
     assert leave_outs(AMP) == {}
@@ -46,19 +51,19 @@ def test_one_launch_tells_nothing_of_a_setting() -> None:
 
 
 def test_the_worst_that_earns_nothing_is_named_and_one_at_a_time() -> None:
-    assert unearned(confirmed(4.0, 5.0, 8.0), BOTH) is None
-    found = unearned(confirmed(5.0, 4.99, 10.0), BOTH)
+    assert unearned(confirmed(4.0, 5.0, 8.0), BOTH, nothing) is None
+    found = unearned(confirmed(5.0, 4.99, 10.0), BOTH, nothing)
     assert found is not None
     assert found[0] == "optimizer_kernel"
-    twins = unearned(confirmed(5.0, 5.0, 4.99), BOTH)  # each seems to bring nothing beside the other
+    twins = unearned(confirmed(5.0, 5.0, 4.99), BOTH, nothing)  # each seems to bring nothing beside the other
     assert twins is not None
     assert twins[0] == "amp"
 
 
 def test_a_price_decides_what_is_worth_it() -> None:
     session = confirmed(5.0, 5.15, 10.0)  # 3 %
-    assert unearned(session, BOTH) is None
-    priced = unearned(replace(session, goal=Goal(price=0.1)), BOTH)
+    assert unearned(session, BOTH, nothing) is None
+    priced = unearned(replace(session, goal=Goal(price=0.1)), BOTH, nothing)
     assert priced is not None
     assert priced[0] == "optimizer_kernel"
 
@@ -76,7 +81,7 @@ def test_a_price_decides_what_is_worth_it() -> None:
     ],
 )
 def test_worth(metric: str, ratio: float, low: float, high: float, worth: bool) -> None:
-    assert is_worth(metric, Estimate(ratio=ratio, low=low, high=high), 0.01) == worth
+    assert is_worth(metric, Estimate(ratio=ratio, low=low, high=high), 0.01, 0.0) == worth
 
 
 def test_what_a_limit_needs_earns_its_place() -> None:
@@ -85,7 +90,7 @@ def test_what_a_limit_needs_earns_its_place() -> None:
     session.launches[:] = [replace(one, peak_host_bytes=peaks[one.variant]) for one in session.launches]
     limited = replace(session, goal=Goal(max_host_bytes=500))
     assert needed(limited, BOTH, Summaries(limited)) == {"optimizer_kernel"}
-    assert unearned(limited, BOTH) is None
+    assert unearned(limited, BOTH, nothing) is None
 
 
 def test_a_winner_is_decided_with_a_verdict_and_each_setting_left_out() -> None:
@@ -102,3 +107,10 @@ def test_a_winner_is_decided_with_a_verdict_and_each_setting_left_out() -> None:
 def test_what_is_missing_is_told_in_launches() -> None:
     assert missing(confirmed(9.5, 9.7, 9.8, generations=2), BOTH) == 4
     assert missing(confirmed(9.5, 9.7, 9.8, generations=1), BOTH) is None
+
+
+def test_what_fresh_launches_leave_wide_open_is_for_all_that_was_measured_to_say() -> None:
+    open_wide, surely_less = (Estimate(ratio=0.995, low=low, high=high) for low, high in ((0.9, 1.1), (0.991, 0.999)))
+    assert is_worth("throughput", open_wide, 0.01, 0.03)
+    assert not is_worth("throughput", open_wide, 0.01, 0.005)
+    assert not is_worth("throughput", surely_less, 0.01, 0.03)
