@@ -223,15 +223,15 @@ def _fuse_state(optimizer: torch.optim.Optimizer) -> None:
 class Counted(Iterator[Batch]):
     """Batches, and how many samples they were in all, as the loader drew them: a batch itself does not tell.
 
-    samples: so far.
+    source: the batches themselves. samples: so far.
     """
 
     def __init__(self, batches: Iterator[Batch], drawn: Iterator[int]) -> None:
         """drawn: samples of each batch."""
-        self._batches, self._drawn, self.samples = batches, drawn, 0
+        self.source, self._drawn, self.samples = batches, drawn, 0
 
     def __next__(self) -> Batch:
-        batch = next(self._batches)
+        batch = next(self.source)
         self.samples += next(self._drawn)
         return batch
 

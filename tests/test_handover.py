@@ -188,7 +188,7 @@ def test_a_shuffled_script_has_all_rows_in_batches_as_measured_and_every_setting
             continue  # see below
         proof = proved(SCENARIOS[scenario], live, value)
         assert proof.ok, f"{scenario}={value}: {proof.evidence}"
-    live.batches.close()  # type: ignore[attr-defined]  # found by the collector, a loader waits 5 s for its workers
+    live.batches.source.close()  # type: ignore[attr-defined]  # found by the collector, a loader waits 5 s for its workers
     ran.places.clear()
     end_loaders(settings)
 
