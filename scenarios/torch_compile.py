@@ -85,7 +85,7 @@ def proof(training: Live, value: str) -> Proving:
         return Engaged(ok=False, evidence="the step ran eagerly: its profile shows no compiled region")
     if value == "reduce-overhead" and (skips or not torch.cuda.is_available()):
         return Engaged(ok=False, evidence=f"CUDA graphs were skipped {skips} times, so it is the default mode")
-    if value != "off" and is_past_limit(counters):
+    if is_past_limit(counters):
         eager = 0
         for _ in range(STEPS_PAST_LIMIT):
             with profile(activities=[ProfilerActivity.CPU]) as profiled:

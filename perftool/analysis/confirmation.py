@@ -3,13 +3,13 @@ the others, and what is missing for a verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from math import exp, isfinite, log, log1p
 
 from perftool.analysis.pairs import Samples, pair_effects
-from perftool.analysis.stats import interval, launch_effects
+from perftool.analysis.stats import Effect, interval, launch_effects
 from perftool.analysis.summary import Summaries, fresh_effect
-from perftool.analysis.verdict import ALPHA, comparison, launches_needed
+from perftool.analysis.verdict import ALPHA, HIGHER_IS_BETTER, comparison, launches_needed
 from perftool.records import CONFIRMING, FRESH, Estimate, Goal, Session, Settings, VariantSummary, VerdictWord
 
 
@@ -66,15 +66,35 @@ def earned(
 ) -> Estimate | None:
     """Ratio of the winner to itself without a setting, in fresh launches that took turns; in throughput more is
     better, in all else less. None where too few did."""
-    if winner not in session.variants or without not in session.variants:
+    return estimate_of(effect_against(session, winner, without, metric, stages=FRESH, samples=samples), metric)
+
+
+def effect_against(
+    session: Session,
+    settings: Settings,
+    against: Settings,
+    metric: str,
+    *,
+    stages: Collection[str] | None = None,
+    samples: Samples | None = None,
+) -> Effect | None:
+    """Of one variant against another one, from the generations in which both took turns; None where they never did.
+
+    stages: of the former's launches, or all.
+    """
+    if settings not in session.variants or against not in session.variants:
         return None
-    own, other = session.variants.index(winner), session.variants.index(without)
-    matrix = pair_effects(session, metric, [own], against=other, stages=FRESH, samples=samples)
-    [effect] = launch_effects(matrix.d, matrix.half_widths)
+    own, other = session.variants.index(settings), session.variants.index(against)
+    matrix = pair_effects(session, metric, [own], against=other, stages=stages, samples=samples)
+    return launch_effects(matrix.d, matrix.half_widths)[0]
+
+
+def estimate_of(effect: Effect | None, metric: str) -> Estimate | None:
+    """An effect as a ratio in the metric's own unit; None where too little was measured to tell how sure it is."""
     if effect is None or not isfinite(effect.se):
         return None
     low, high = interval(effect, ALPHA)
-    if metric == "throughput":
+    if metric in HIGHER_IS_BETTER:
         return Estimate(ratio=exp(-effect.theta), low=exp(-high), high=exp(-low))
     return Estimate(ratio=exp(effect.theta), low=exp(low), high=exp(high))
 

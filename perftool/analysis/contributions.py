@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from math import exp, isfinite, log
+from math import exp, log
 
-from perftool.analysis.confirmation import earned, leave_outs
-from perftool.analysis.pairs import Samples, pair_effects
-from perftool.analysis.stats import Effect, interval, launch_effects
-from perftool.analysis.verdict import ALPHA
+from perftool.analysis.confirmation import earned, effect_against, estimate_of, leave_outs
+from perftool.analysis.pairs import Samples
 from perftool.records import Estimate, Session, SettingEffect, Settings
 
 COUNTS = 0.02  # log-ratio by which a setting must do more in company than alone before they are said to interact
@@ -61,22 +59,10 @@ def _partners(
 def throughput_ratio(session: Session, samples: Samples, settings: Settings, against: Settings) -> Estimate | None:
     """Ratio of samples per second of one variant to another, from the generations in which both took turns; None where
     these are too few to tell how sure it is."""
-    effect = _between(session, samples, settings, against)
-    if effect is None or not isfinite(effect.se):
-        return None
-    low, high = interval(effect, ALPHA)
-    return Estimate(ratio=exp(-effect.theta), low=exp(-high), high=exp(-low))
+    return estimate_of(effect_against(session, settings, against, "throughput", samples=samples), "throughput")
 
 
 def _seen(session: Session, samples: Samples, settings: Settings) -> float | None:
     """The same ratio to the baseline, however few launches tell it."""
-    effect = _between(session, samples, settings, {})
+    effect = effect_against(session, settings, {}, "throughput", samples=samples)
     return None if effect is None else exp(-effect.theta)
-
-
-def _between(session: Session, samples: Samples, settings: Settings, against: Settings) -> Effect | None:
-    if settings not in session.variants or against not in session.variants:
-        return None
-    own, other = session.variants.index(settings), session.variants.index(against)
-    matrix = pair_effects(session, "throughput", [own], against=other, samples=samples)
-    return launch_effects(matrix.d, matrix.half_widths)[0]
