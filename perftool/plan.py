@@ -109,13 +109,24 @@ class Plan:
 
 def needs_own_loop(before: Plan, after: Plan) -> str | None:
     """Why what was changed cannot be laid over the loop of a script, as a sentence; None where it can."""
-    changed = {one.name for one in fields(Plan) if getattr(before, one.name) != getattr(after, one.name)}
-    if changed & {"step", "steps_per_call", "whole_step"}:
+    parts = changed(before, after)
+    if parts & {"step", "steps_per_call", "whole_step"}:
         return "it replaces the whole step, and the script has a loop of its own; write a Workload"
-    if "update" in changed:
+    if "update" in parts:
         return "it replaces backward and update, and the script does them itself; write a Workload"
-    if "batch_size" in changed:
+    if "batch_size" in parts:
         return "the script chooses its batches; vary its own option with --vary '--batch-size=32|64'"
-    if "feed" in changed and "epoch" not in changed:
+    if "feed" in parts and "epoch" not in parts:
         return "it replaces the loading of batches, and the script has a loader of its own; write a Workload"
     return None
+
+
+SWITCHED = ("process", "feed", "epoch", "optimizer", "loss")
+"""The parts of a Plan that a script's training can go over to other ones of, in the midst of its loop."""
+COMPILED = ("model", "step", "whole_step")
+"""Those of which other code is made: compiled, or captured."""
+
+
+def changed(before: Plan, after: Plan) -> set[str]:
+    """The names of the parts that differ."""
+    return {one.name for one in fields(Plan) if getattr(before, one.name) != getattr(after, one.name)}

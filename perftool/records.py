@@ -15,7 +15,7 @@ import msgspec
 from perftool.words import *  # noqa: F403 (by their old names: scenarios of users' own import them from here)
 from perftool.words import Engaged, Settings
 
-SCHEMA_VERSION = "1.7"
+SCHEMA_VERSION = "1.8"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
 # 1.1  goals of a search, losses of training runs, time to loss, unsteady comparisons, how batches are drawn and where
@@ -33,8 +33,10 @@ SCHEMA_VERSION = "1.7"
 #      patch of its files, and which of its loaders train; sessions of a run that was recorded; of recommended settings,
 #      which are options of the command, and for which device and loaders they are
 # 1.7  the price of a setting, what seems better and is not sure, and what is needed for a limit; sparse gradients
+# 1.8  launches that shared a process
 
 Command = Literal["tune", "compare", "profile", "trace", "check", "run"]
+Driver = Literal["workload", "script"]
 Status = Literal["measured", "skipped", "failed"]
 VerdictWord = Literal["better", "worse", "same", "undecided"]
 OptionKind = Literal["option", "flag", "variable", "argument"]  # of a script's own; see `perftool.target.Vary`
@@ -289,7 +291,7 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     python_objects: int | None = None  # that the garbage collector looks at, after the first step
     denormal_values: int | None = None  # in the first batch and, after its step, in the parameters
     script: ScriptFacts | None = None  # of a training that is a command of the user's
-    driver: Literal["workload", "script"] = "workload"  # whose loop it is: perftool's, or a script's own
+    driver: Driver = "workload"  # whose loop it is: perftool's, or a script's own
     loader_options: dict[str, bool | int] = {}  # num_workers and pin_memory of a script's own DataLoader
     autocast: Literal["bf16", "fp16"] | None = None  # that a script itself computes in
     compiled: bool = False  # a script compiles its model itself
@@ -373,6 +375,7 @@ class Launch(Record, frozen=True, kw_only=True, tag="launch"):
     peak_device_reserved_bytes: int | None = None
     peak_device_nvml_bytes: int | None = None
     last_loss: float | None = None
+    is_shared: bool = False  # in a process that others had in turn: start-up, warm-up and memory are not its own
 
 
 class WatchedBlock(Record, frozen=True, kw_only=True, tag="watched"):

@@ -13,16 +13,16 @@ import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from perftool.plan import Live, Plan, SettingError, needs_own_loop
+from perftool.plan import COMPILED, SWITCHED, Live, Plan, SettingError, changed, needs_own_loop
 from perftool.words import Engaged, Proving, Settings
 
 if TYPE_CHECKING:
-    from perftool.records import Machine, ScenarioDescription, WorkloadFacts
+    from perftool.records import Driver, Machine, ScenarioDescription, WorkloadFacts
     from perftool.workload import Workload
 
 ENTRY_POINTS = "perftool.scenarios"
@@ -145,6 +145,9 @@ class Scenario:
     present: the value that is in force in this process, of what a script may set itself, where torch can tell at once.
     code: what a user pastes to have the same.
     environment: variables of the process that the value needs set before it starts.
+    switchable: whether a process that runs already can be switched to a value and back, so that a search need not start
+        another one: what it changes is built anew, or laid over a script's training as that goes on. One that changes
+        `Plan.process` has `present`, whose value can be set again.
     changes: "numerics" (other rounding than the default's), "optimisation" (another training) or just "speed".
     cures: finding to the values that may cure it where the default is in force, the first that can be had here; or a
         function that says so of the value in force.
@@ -162,6 +165,7 @@ class Scenario:
     present: Callable[[], str] | None = field(kw_only=True, default=None)
     code: Callable[[str, Context], Code] = field(kw_only=True)
     environment: Callable[[str], Mapping[str, str]] = field(kw_only=True, default=_no_environment)
+    switchable: bool = field(kw_only=True, default=False)
     discouraged: Callable[[str, Context], str | None] = field(kw_only=True, default=_nothing_against)
     clash: Callable[[str, Settings], str | None] = field(kw_only=True, default=_no_clash)
     changes: Changes = field(kw_only=True, default="speed")
@@ -213,6 +217,28 @@ class Scenario:
             return needs_own_loop(before, self.apply(before, value))
         except SettingError as error:
             return str(error)
+
+    def switches(self, context: Context) -> bool:
+        """Whether a process of this training can be switched to its values and back."""
+        if not self.switchable or context.workload.driver == "workload":
+            return self.switchable
+        return self._changes(context) <= set(SWITCHED)
+
+    def compiles(self, context: Context) -> bool:
+        """Whether its values make other code of the training, which takes time and stays in the process."""
+        return not self.switchable and bool(self._changes(context) & set(COMPILED))
+
+    def stays(self, context: Context) -> bool:
+        """Whether what its values make of the training stays in the process: compiled code, worker processes."""
+        return self.compiles(context) or (not self.switchable and "loader" in self._changes(context))
+
+    def _changes(self, context: Context) -> set[str]:
+        """The parts of a plan that its values change; all where that cannot be seen without a training."""
+        before = Plan(workload=None, device=context.machine.device, batch_size=context.workload.batch_size)
+        try:
+            return set().union(*(changed(before, self.apply(before, value)) for value in self.available(context)))
+        except Exception:  # a scenario of a user's own may look at the workload
+            return {one.name for one in fields(Plan)}
 
     def cures_beyond(self, value: str, context: Context) -> Cures:
         """Finding to the values that may cure it where this value is in force."""
@@ -330,17 +356,27 @@ def check_settings(settings: Settings, scenarios: Scenarios, context: Context) -
         reason = scenarios[name].refused(value, context)
         if reason is not None:
             raise ScenarioError(f"{name}={value}: {reason}")
-    clash = clashes(settings, scenarios)
+    clash = clashes(settings, scenarios, context.workload.driver)
     if clash is not None:
         raise ScenarioError(clash)
 
 
-def clashes(settings: Settings, scenarios: Scenarios) -> str | None:
-    """Why these settings cannot be had together: 'NAME=VALUE: reason', from the first that says so, or None."""
+def clashes(settings: Settings, scenarios: Scenarios, driver: Driver = "workload") -> str | None:
+    """Why these settings cannot be had together: 'NAME=VALUE: reason', from the first that says so, or None.
+
+    driver: of the training. Over a script's own some cannot be laid together, which their plan says.
+    """
     for name, value in settings.items():
         reason = scenarios[name].clash(value, {other: text for other, text in settings.items() if other != name})
         if reason is not None:
             return f"{name}={value}: {reason}"
+    if driver == "script":
+        plan = Plan(workload=None)
+        for name, value in sorted(settings.items()):
+            try:
+                plan = scenarios[name].apply(plan, value)
+            except SettingError as error:
+                return f"{name}={value}: {error}"
     return None
 
 
@@ -351,6 +387,7 @@ def variants_of(wanted: Sequence[str], scenarios: Scenarios, context: Context, b
     two settings. Raises ScenarioError for what cannot be had here, or not together with the baseline's settings.
     """
     variants: list[Settings] = []
+    driver = context.workload.driver
     for text in wanted or list(scenarios):
         if "=" in text:
             parts = [part.partition("=") for part in text.split(",")]
@@ -361,10 +398,10 @@ def variants_of(wanted: Sequence[str], scenarios: Scenarios, context: Context, b
         check_names([text], scenarios)
         scenario = scenarios[text]
         other = [{text: value} for value in other_values(scenario, context, baseline)]
-        possible = [settings for settings in other if clashes({**baseline, **settings}, scenarios) is None]
+        possible = [settings for settings in other if clashes({**baseline, **settings}, scenarios, driver) is None]
         if wanted and not possible:
             reasons = [
-                *(clashes({**baseline, **settings}, scenarios) for settings in other),
+                *(clashes({**baseline, **settings}, scenarios, driver) for settings in other),
                 *(scenario.why_not(value, context) for value in scenario.values(context)),
             ]
             raise ScenarioError(f"{text}: {next(filter(None, reasons), 'there is no other value to try here')}")
@@ -397,7 +434,7 @@ def cures_of(scenarios: Scenarios, context: Context, baseline: Settings) -> dict
         others = [
             value
             for value in other_values(scenario, context, baseline)
-            if clashes({**baseline, name: value}, scenarios) is None
+            if clashes({**baseline, name: value}, scenarios, context.workload.driver) is None
         ]
         present = baseline.get(name, scenario.default(context))
         for finding, values in scenario.cures_beyond(present, context).items():

@@ -24,6 +24,7 @@ from perftool.measure.lab import Lab
 from perftool.measure.repeat import GENERATION_ROUNDS, NOISY_ROUNDS, measure_repeatedly
 from perftool.measure.rounds import generation
 from perftool.measure.sandbox import top_of
+from perftool.measure.switching import Switching
 from perftool.patch.make import make
 from perftool.patch.texts import decoded
 from perftool.records import (
@@ -50,6 +51,7 @@ TRIM_LEAST = 0.05  # in blocks, below which nothing would be told of the best co
 SHARE_CONFIRM = 0.25  # kept back for the end, which also gets what is left
 SHARE_PARITY = 0.1  # of the budget, beside it: wall time of the trainings that compare losses
 WALL_PER_BUDGET = 2.8  # start-ups included; what would end later is cut to its best candidates
+SLOW_START_S = 20.0  # of what compiles or captures, as long as none was seen
 GRACE, GRACE_MOST = 0.35, 3  # of the budget, in wall time, for the combinations of a first pass that would be too late
 PASSES_MOST = 12
 TOGETHER_MOST = 10  # combinations of a pass
@@ -62,7 +64,8 @@ PARITY_STEPS = (20, 1000)
 DRIFT_LIMIT_S = 0.3  # of a warm-up in the search: launches differ by more than the rest of the drift
 CONFIRM_DRIFT_LIMIT_S = 1.0
 CONFIRM_GENERATIONS = min(LOOKS)  # for which time is kept, and in which each setting is left out in any case
-CONFIRM_BESIDE = 2  # launches beside a winner's that a usual confirmation has: settings left out, a patched script
+CONFIRM_BESIDE = 3  # launches beside a winner's that a usual confirmation has: settings left out, a patched script
+LONGER_WARM_S = CONFIRM_DRIFT_LIMIT_S - DRIFT_LIMIT_S
 MORE_SHARE = 0.5  # of the budget, in wall time, that the search may take beyond it where that is all it needs
 
 
@@ -79,16 +82,30 @@ def offer_of(scenarios: Scenarios, context: Context, baseline: Settings, goal: G
         values={name: other_values(scenario, context, baseline) for name, scenario in tried.items()},
         defaults={name: baseline.get(name, scenario.default(context)) for name, scenario in scenarios.items()},
         gains={name: scenario.typical_gain for name, scenario in tried.items()},
-        clash=lambda settings: clashes({**baseline, **settings}, scenarios),
+        clash=lambda settings: clashes({**baseline, **settings}, scenarios, context.workload.driver),
+        slow=frozenset(name for name, scenario in tried.items() if scenario.compiles(context)),
     )
 
 
-def tune(lab: Lab, offer: Offer) -> None:
+def switching_of(scenarios: Scenarios, context: Context, goal: Goal) -> Switching:
+    """Which settings the search may switch within a process: none where the goal is about the process, or its tails."""
+    limits = (goal.max_host_bytes, goal.max_device_bytes, goal.max_p99_ns)
+    if goal.objective in ("memory", "jitter") or any(limit is not None for limit in limits):
+        return Switching()
+    return Switching(
+        live=frozenset(name for name, scenario in scenarios.items() if scenario.switches(context)),
+        single=frozenset(name for name, scenario in scenarios.items() if scenario.stays(context)),
+    )
+
+
+def tune(lab: Lab, offer: Offer, switching: Switching = Switching()) -> None:  # noqa: B008
     """Search and confirm. All decisions stand in the session, with reasons; the last "chosen" is the winner.
 
+    switching: what of it need not have a process of its own, until it is confirmed.
     May be interrupted at any moment: what was measured and decided until then is in the session. Called again on it, it
     goes on.
     """
+    lab.switching = switching
     deadline_s = lab.elapsed_s + WALL_PER_BUDGET * lab.left_s
     winner = _chosen(lab.session)
     if winner is None:
@@ -116,22 +133,33 @@ def _measured(session: Session, stage: str) -> bool:
 
 
 def _try_alone(lab: Lab, offer: Offer, deadline_s: float) -> None:
-    """Every setting by itself, as many as fit: what works at all, and what it does."""
-    changes = [change for change in offer.changes() if offer.clash(dict([change])) is None]
+    """Every setting by itself, as many as fit: what works at all, and what it does. What starts slowly is kept for the
+    first pass of combinations, so that something is known soon."""
     budget_s = SHARE_ALONE * lab.session.budget_s
     left_s = _search_left_s(lab, offer, deadline_s) - budget_s
-    races = int(budget_s / (LEAST_ROUNDS * TURN_STEPS * _step_s(lab.session)))  # that the blocks allow
     chosen: list[Settings] = []
-    for change in changes:
+    for change in offer.changes():
         settings = dict([change])
-        fits = len(chosen) < races and lab.launches_s([*chosen, settings]) <= left_s
+        if change[0] in offer.slow:
+            lab.expect_start(change, SLOW_START_S)
+            continue
+        fits = len(chosen) < _races(lab, budget_s) and lab.switched_s([*chosen, settings]) <= left_s
         if fits or len(chosen) < ALONE_LEAST:
             chosen.append(settings)
         else:
-            reason = "not tried, since its turn did not come within the time: raise --budget"
-            lab.ledger.enter(Decision(stage=ALONE, settings=settings, action="untested", reason=reason))
+            _note_untested(lab, settings)
     if chosen:
         _race(lab, ALONE, [lab.variant(settings) for settings in chosen], Race(), budget_s)
+
+
+def _races(lab: Lab, blocks_s: float) -> int:
+    """How many launches such a time in blocks is enough for."""
+    return int(blocks_s / (LEAST_ROUNDS * TURN_STEPS * _step_s(lab.session)))
+
+
+def _note_untested(lab: Lab, settings: Settings) -> None:
+    reason = "not tried, since its turn did not come within the time: raise --budget"
+    lab.ledger.enter(Decision(stage=ALONE, settings=settings, action="untested", reason=reason))
 
 
 def _step_s(session: Session) -> float:
@@ -160,6 +188,7 @@ def _race(lab: Lab, stage: str, variants: Sequence[int], race: Race, budget_s: f
         drift_limit_s=DRIFT_LIMIT_S,
         even_time=True,
         keep=keep,
+        shared=True,
     )
 
 
@@ -176,11 +205,15 @@ def _search(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
             continue  # before an interruption
         belief = believe(lab.session, offer, seed=lab.session.seed + number)
         lab.show(belief.standings())
-        if _is_settled(lab.session, belief):
+        slow = _slow_ones(lab.session, offer)
+        if _is_settled(lab.session, belief) and not slow:
             break
-        wanted = _that_fit(lab, belief, offer, deadline_s)
+        wanted = _that_fit(lab, belief, offer, deadline_s, slow)
+        for settings in slow:
+            if settings not in wanted:
+                _note_untested(lab, settings)
         if not wanted and number == 1:  # rather a little late than without any combination
-            wanted = _that_fit(lab, belief, offer, deadline_s, GRACE * lab.session.budget_s)[:GRACE_MOST]
+            wanted = _that_fit(lab, belief, offer, deadline_s, [], GRACE * lab.session.budget_s)[:GRACE_MOST]
         if not wanted:
             break
         variants = [lab.variant(one) for one in wanted]
@@ -204,7 +237,7 @@ def _trimmed(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
         wanted = sorted(asked, key=belief.expected)[: lab.live_limit - 2]  # what is missed least first
         blocks_s = min(SHARE_TOGETHER * lab.session.budget_s, lab.left_s - SHARE_CONFIRM * lab.session.budget_s)
         left_s = _search_left_s(lab, offer, deadline_s) + GRACE * lab.session.budget_s - blocks_s
-        if not wanted or blocks_s < TRIM_LEAST * lab.session.budget_s or lab.launches_s([best, *wanted]) > left_s:
+        if not wanted or blocks_s < TRIM_LEAST * lab.session.budget_s or lab.switched_s([best, *wanted]) > left_s:
             break  # what does not surely earn its price goes unasked
         variants = [lab.variant(one) for one in (best, *wanted)]
         _race(lab, stage, variants, Race(), SHARE_TOGETHER * lab.session.budget_s)
@@ -229,19 +262,35 @@ def _is_settled(session: Session, belief: Belief) -> bool:
     return belief.regret(best) <= REGRET and launches >= SEEN_LEAST
 
 
-def _that_fit(lab: Lab, belief: Belief, offer: Offer, deadline_s: float, grace_s: float = 0.0) -> list[Settings]:
+def _slow_ones(session: Session, offer: Offer) -> list[Settings]:
+    """The settings that start slowly, as far as nothing is known of them yet."""
+    known = [one.settings for one in session.decisions if one.action == "untested"]
+    known += [session.variants[launch.variant] for launch in session.launches]
+    slow = [dict([change]) for change in offer.changes() if change[0] in offer.slow]
+    return [settings for settings in slow if settings not in known]
+
+
+def _that_fit(
+    lab: Lab, belief: Belief, offer: Offer, deadline_s: float, slow: Sequence[Settings], grace_s: float = 0.0
+) -> list[Settings]:
     """The likeliest combinations, as many as may be started and raced, each of which could be confirmed if it won.
 
-    grace_s: that the search may take beyond its time.
+    slow: single settings that come before, and are in no combination yet. grace_s: that the search may take beyond its
+    time.
     """
     blocks_s = min(SHARE_TOGETHER * lab.session.budget_s, lab.left_s - SHARE_CONFIRM * lab.session.budget_s)
-    races = int(blocks_s / (LEAST_ROUNDS * TURN_STEPS * _step_s(lab.session)))  # that the blocks allow
+    races = _races(lab, blocks_s)
     left_s = _search_left_s(lab, offer, deadline_s) + grace_s - blocks_s
-    if left_s / 2 > lab.launches_s([{}, {}]) + blocks_s:
+    if left_s / 2 > lab.switched_s([{}]) + blocks_s:
         left_s /= 2  # the rest is for another pass, which knows more
+
+    def may_be(settings: Settings) -> bool:
+        return _affordable(lab, settings, deadline_s) and not any(one.items() <= settings.items() for one in slow)
+
+    affordable = [settings for settings in slow if _affordable(lab, settings, deadline_s)]
     fitting: list[Settings] = []
-    for settings in belief.proposals(TOGETHER_MOST, lambda one: _affordable(lab, one, deadline_s)):
-        if len(fitting) < races and lab.launches_s([*fitting, settings]) <= left_s:
+    for settings in [*affordable, *belief.proposals(TOGETHER_MOST, may_be)]:
+        if len(fitting) < races and lab.switched_s([*fitting, settings]) <= left_s:
             fitting.append(settings)
     return fitting
 
@@ -257,7 +306,8 @@ def _search_left_s(lab: Lab, offer: Offer, deadline_s: float) -> float:
     """Wall time that the search may still take; a usual confirmation, and a comparison of losses where there is a
     change that asks for one, are left out."""
     session = lab.session
-    confirming_s = CONFIRM_GENERATIONS * lab.launches_s([{}] * (1 + CONFIRM_BESIDE))
+    usual: list[Settings] = [{}] * (1 + CONFIRM_BESIDE)
+    confirming_s = CONFIRM_GENERATIONS * (lab.launches_s(usual) + (1 + len(usual)) * LONGER_WARM_S)
     out = excluded(session, offer).changes
     left = dict(change for change in offer.changes() if change not in out)
     compares = bool(settings_that(session, ["numerics", "optimisation"], left))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -186,11 +186,19 @@ def checked_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer
     return optimizer
 
 
-def configure(optimizer: torch.optim.Optimizer, options: Mapping[str, Any]) -> None:
-    """Set options on a fresh optimizer as its constructor would, whatever class the user derived it from.
+def configure(
+    optimizer: torch.optim.Optimizer, options: Mapping[str, Any], own: Mapping[str, tuple[Any, Sequence[Any]]] = {}
+) -> None:
+    """Set options on an optimizer as its constructor would, whatever class the user derived it from.
 
+    own: what it had of itself, from `options_of`; those that are not set are as they were.
     Raises SettingError where the optimizer has no such option, unless it is to be off.
     """
+    for name, (default, of_groups) in own.items():
+        if name not in options:
+            optimizer.defaults[name] = default
+            for group, value in zip(optimizer.param_groups, of_groups, strict=False):
+                group[name] = value
     for name, value in options.items():
         if name not in optimizer.defaults:
             if value is False:
@@ -199,10 +207,22 @@ def configure(optimizer: torch.optim.Optimizer, options: Mapping[str, Any]) -> N
         optimizer.defaults[name] = value
         for group in optimizer.param_groups:
             group[name] = value
-    if "fused" in options and "fused" in optimizer.defaults:
-        optimizer._step_supports_amp_scaling = bool(options["fused"])  # type: ignore[attr-defined]
-    if options.get("fused"):
-        _fuse_state(optimizer)
+    if "fused" in {*options, *own} and "fused" in optimizer.defaults:
+        is_fused = bool(optimizer.defaults["fused"])
+        optimizer._step_supports_amp_scaling = is_fused  # type: ignore[attr-defined]
+        _place_counts(optimizer, is_fused=is_fused)
+
+
+def options_of(optimizer: torch.optim.Optimizer, names: Iterable[str]) -> dict[str, tuple[Any, list[Any]]]:
+    """Of these options those that the optimizer has: their default, and the value of each parameter group."""
+    return {
+        name: (
+            optimizer.defaults[name],
+            [group.get(name, optimizer.defaults[name]) for group in optimizer.param_groups],
+        )
+        for name in names
+        if name in optimizer.defaults
+    }
 
 
 def has_sparse_gradients(modules: Iterable[torch.nn.Module]) -> bool:
@@ -210,11 +230,18 @@ def has_sparse_gradients(modules: Iterable[torch.nn.Module]) -> bool:
     return any(getattr(part, "sparse", False) is True for module in modules for part in module.modules())
 
 
-def _fuse_state(optimizer: torch.optim.Optimizer) -> None:
-    """Have counts of steps, which a checkpoint may have brought, where and of the type that fused kernels take them."""
-    for parameter, state in optimizer.state.items():
-        if isinstance(state.get("step"), torch.Tensor):
-            state["step"] = state["step"].to(parameter.device, torch.float32)
+def _place_counts(optimizer: torch.optim.Optimizer, *, is_fused: bool) -> None:
+    """Have counts of steps, which a checkpoint or other options may have brought, where and of the type that fused
+    kernels take them; or on the host, where all others look at them without waiting for a device."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            count = optimizer.state.get(parameter, {}).get("step")
+            if not isinstance(count, torch.Tensor):
+                continue
+            if is_fused:
+                optimizer.state[parameter]["step"] = count.to(parameter.device, torch.float32)
+            elif not group.get("capturable"):
+                optimizer.state[parameter]["step"] = count.cpu()
 
 
 # ------------------------------------------------------------------------------------------------------------ feeds

@@ -147,6 +147,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    switchable=True,
     cures=cures,
     discouraged=discouraged,
     clash=clash,

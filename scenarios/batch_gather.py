@@ -212,6 +212,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    switchable=True,
     cures={ROW_BY_ROW: ("on",)},
     typical_gain=1.5,
 )

@@ -95,6 +95,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    switchable=True,
     changes="optimisation",
     typical_gain=2.0,
 )

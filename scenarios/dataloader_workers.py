@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from perftool.plan import SettingError
 from perftool.scenario import NO_LOADER, Code, Context, Scenario
 from perftool.words import DATA_WAIT, FETCH, Engaged, Proving
 
@@ -71,6 +72,8 @@ def cures(value: str, context: Context) -> Mapping[str, Sequence[str]]:
 
 
 def apply(plan: Plan, value: str) -> Plan:
+    if plan.workload is None and plan.epoch is not None and int(value):
+        raise SettingError("the script's batches are gathered in its own process then (batch_gather)")
     workers = {"num_workers": int(value), "persistent_workers": True, "prefetch_factor": PREFETCH_FACTOR}
     return replace(plan, loader={**plan.loader, **(workers if int(value) else NO_WORKERS)})
 

@@ -99,6 +99,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    switchable=True,
     clash=clash,
     changes="optimisation",
 )

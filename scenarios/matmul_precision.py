@@ -116,6 +116,7 @@ scenario = Scenario(
     proof=proof,
     present=present,
     code=code,
+    switchable=True,
     cures={FULL_PRECISION: ("high", "medium")},
     changes="numerics",
     typical_gain=1.8,

@@ -134,6 +134,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    switchable=True,
     cures={SLOW_OPTIMIZER: ("fused",)},
     typical_gain=1.3,
 )

@@ -76,6 +76,7 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    switchable=True,
     cures={SLOW_COPY: ("on",)},
     typical_gain=1.1,
 )

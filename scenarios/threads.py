@@ -77,6 +77,7 @@ scenario = Scenario(
     proof=proof,
     present=present,
     code=code,
+    switchable=True,
     discouraged=discouraged,
     typical_gain=1.1,
 )

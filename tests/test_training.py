@@ -27,6 +27,7 @@ from perftool.training import (
     Training,
     backward_and_step,
     configure,
+    options_of,
     copied,
     draws,
     leaves_of,
@@ -296,6 +297,21 @@ def test_counts_of_steps_from_a_checkpoint_go_where_fused_kernels_take_them() ->
     optimizer.state[parameter] = {"step": torch.tensor(3.0)}
     configure(optimizer, {"fused": True})
     assert optimizer.state[parameter]["step"].device.type == "meta"
+
+
+def test_options_that_are_no_longer_set_are_the_optimizers_own() -> None:
+    groups: list[dict[str, Any]] = [
+        {"params": [nn.Parameter(torch.ones(2))], "foreach": True},
+        {"params": [nn.Parameter(torch.ones(2))]},
+    ]
+    optimizer = torch.optim.Adam(groups)
+    own = options_of(optimizer, ["foreach", "fused", "no such option"])
+    configure(optimizer, {"foreach": False, "fused": True}, own)
+    assert [(group["foreach"], group["fused"]) for group in optimizer.param_groups] == [(False, True)] * 2
+    configure(optimizer, {}, own)
+    assert [(group["foreach"], group["fused"]) for group in optimizer.param_groups] == [(True, None), (None, None)]
+    assert (optimizer.defaults["foreach"], optimizer.defaults["fused"]) == (None, None)
+    assert not optimizer._step_supports_amp_scaling  # type: ignore[attr-defined]
 
 
 def test_the_plain_update_is_backward_and_one_step() -> None:

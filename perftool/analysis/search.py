@@ -54,18 +54,21 @@ class Offer:
     """What may be tried.
 
     values: scenario to its values here without the default. defaults: of every scenario. gains: the throughput ratio
-    that a scenario typically brings. clash: why a combination is impossible, None where it is not.
+    that a scenario typically brings. clash: why a combination is impossible, None where it is not. slow: scenarios that
+    start slowly, since something is compiled or captured.
     """
 
     values: Mapping[str, Sequence[str]]
     defaults: Mapping[str, str]
     gains: Mapping[str, float] = field(default_factory=dict)
     clash: Callable[[Settings], str | None] = lambda _: None
+    slow: frozenset[str] = frozenset()
 
     def changes(self) -> list[Change]:
-        """Every single change, what typically brings most first."""
+        """Every single change that is possible, what typically brings most first, and last what starts slowly."""
         changes = [(name, value) for name, values in self.values.items() for value in values]
-        return sorted(changes, key=lambda change: -self.gains.get(change[0], 1.0))
+        possible = [change for change in changes if self.clash(dict([change])) is None]
+        return sorted(possible, key=lambda change: (change[0] in self.slow, -self.gains.get(change[0], 1.0)))
 
 
 # ------------------------------------------------------------------------------------------------------------ races

@@ -193,7 +193,7 @@ def _check(settings: Settings, scenarios: Scenarios, device: str) -> None:
         reasons = [scenarios[name].refused(value, _at_best(place)) for place in places]
         if None not in reasons:
             raise ScenarioError(f"{name}={value}: {reasons[-1]}")
-    clash = clashes(settings, scenarios)
+    clash = clashes(settings, scenarios, "script")
     if clash is not None:
         raise ScenarioError(clash)
 

@@ -17,7 +17,7 @@ from perftool.jobs.results import Results
 from perftool.measure.lab import Lab
 from perftool.records import Goal, Session
 from perftool.scenario import check_names
-from perftool.search import offer_of, tune
+from perftool.search import offer_of, switching_of, tune
 from perftool.store import SessionStore, StoreError, reopen
 from perftool.target import Script, Target, reference_of
 
@@ -49,7 +49,8 @@ class Tune(Job[None]):
 
     def measure(self, lab: Lab, ready: Ready) -> None:
         session = lab.session
-        tune(lab, offer_of(ready.scenarios, ready.context, session.baseline, session.goal))
+        offer = offer_of(ready.scenarios, ready.context, session.baseline, session.goal)
+        tune(lab, offer, switching_of(ready.scenarios, ready.context, session.goal))
 
     def again(self, folder: Path) -> str | None:
         target = self.options.target

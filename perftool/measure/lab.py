@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from perftool.measure.edits import Edits
 from perftool.measure.launch import StartLaunch
 from perftool.measure.ledger import Ledger
+from perftool.measure.switching import Switching
 from perftool.records import Session, Settings, Status
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 USUAL_START_MOST_S = 20.0  # of a launch that compiles nothing, on a busy machine
 WARM_SHARE = 0.6  # of what compiling costs a start that is left with a full cache, at most as far as was seen
 FIRST_GUESS_START_S, FIRST_GUESS_WARM_S = 3.5, 1.0
+FIRST_GUESS_SWITCH_S = 1.0  # warm-up included
 
 
 class Watcher(Protocol):
@@ -106,8 +108,11 @@ class Lab:
         self._circumstances = session  # what of it does not grow
         self._watcher = watcher
         self._began_s = clock()
+        self.switching = Switching()  # what a search may switch within a process
         self._costs: list[_Cost] = []
+        self._switches_s: list[float] = []  # to a new variant in a process that was there, until it is warm
         self._slowest_s: dict[tuple[str, str], float] = {}  # start of a launch with a setting
+        self._expected_s: dict[tuple[str, str], float] = {}  # the same, before there was one
 
     @property
     def session(self) -> Session:
@@ -164,6 +169,15 @@ class Lab:
         for change in settings.items():
             self._slowest_s[change] = max(self._slowest_s.get(change, 0.0), start_s)
 
+    def note_shared_cost(self, settings: Settings, start_s: float, warm_s: float, switch_s: float) -> None:
+        """The same of a launch in a process that others have, too, and what its own first step took there."""
+        self.note_cost(self.switching.start_of(settings), start_s, warm_s)
+        self._switches_s.append(switch_s + warm_s)
+
+    def expect_start(self, setting: tuple[str, str], start_s: float) -> None:
+        """How long a launch with this setting is taken to start, as long as none has."""
+        self._expected_s[setting] = start_s
+
     def start_s(self, settings: Settings) -> float:
         """How long a launch with these settings may take to start: as last seen, as the slowest that shared a setting
         (compilation), or as any."""
@@ -171,7 +185,8 @@ class Lab:
             return FIRST_GUESS_START_S
         same = [cost.start_s for cost in self._costs if cost.settings == settings]
         usual_s = median(cost.start_s for cost in self._costs)
-        return same[-1] if same else max([usual_s, *(self._slowest_s.get(change, 0.0) for change in settings.items())])
+        seen_s = self._expected_s | self._slowest_s
+        return same[-1] if same else max([usual_s, *(seen_s.get(change, 0.0) for change in settings.items())])
 
     def launches_s(self, variants: Sequence[Settings], *, again: bool = False) -> float:
         """Wall time to start and warm up a launch of each and one of the baseline, blocks not included.
@@ -183,6 +198,12 @@ class Lab:
         starts = [usual_s + kept * max(0.0, self.start_s(settings) - usual_s) for settings in ({}, *variants)]
         warm_s = median(cost.warm_s for cost in self._costs) if self._costs else FIRST_GUESS_WARM_S
         return max(sum(starts) / self.parallel_starts, *starts) + warm_s * len(starts)
+
+    def switched_s(self, variants: Sequence[Settings]) -> float:
+        """The same where variants share processes as far as they can be switched."""
+        processes = self.switching.processes([{}, *variants])
+        switch_s = median(self._switches_s) if self._switches_s else FIRST_GUESS_SWITCH_S
+        return self.launches_s(processes[1:]) + switch_s * (1 + len(variants) - len(processes))
 
     # ------------------------------------------------------------------------------------------------------- progress
 

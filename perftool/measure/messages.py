@@ -44,6 +44,7 @@ class LaunchSpec(Record, frozen=True, kw_only=True):
     phases_named: bool = False  # for a trace; costs time in each step
     tree: Tree | None = None  # None: modules come from wherever Python finds them
     patch: Patch | None = None  # that a script's own files have; its settings are not laid over them
+    switched: tuple[str, ...] = ()  # scenarios whose values the process will be switched between
 
 
 class Ask(Record, Generic[R], frozen=True, kw_only=True):
@@ -55,7 +56,7 @@ class Described(Record, frozen=True, kw_only=True, tag="described"):
     workload: WorkloadFacts
     peak_host_bytes: int | None  # of this process, building and first step included
     peak_device_reserved_bytes: int | None
-    step_ns: int | None = None  # of one of the first steps: for plans, not for verdicts
+    step_ns: int | None = None  # of the quickest of the first steps: for plans, not for verdicts
 
 
 class Look(Ask[ScriptFacts], frozen=True, kw_only=True, tag="look"):
@@ -74,6 +75,14 @@ class Started(Record, frozen=True, kw_only=True, tag="started"):
 
 class Start(Ask[Started], frozen=True, kw_only=True, tag="start"):
     """Build the training and do its first step."""
+
+
+class Switch(Ask[Started], frozen=True, kw_only=True, tag="switch"):
+    """Go on as another launch: with its training, as it was left or built anew, or under its settings. One step of it
+    is done where it is new. May be the first request."""
+
+    launch: int
+    settings: Settings  # all of them, those that the process began with included
 
 
 class Warmed(Record, frozen=True, kw_only=True, tag="warmed"):
@@ -181,7 +190,7 @@ class Failed(Record, frozen=True, kw_only=True, tag="failed"):
     reason: str
 
 
-Request = Describe | Start | Warm | Prove | Run | Watch | Count | Train | Limit | Weigh | Fit | Trace | Finish
+Request = Describe | Start | Switch | Warm | Prove | Run | Watch | Count | Train | Limit | Weigh | Fit | Trace | Finish
 
 Reply = (
     Described

@@ -14,7 +14,7 @@ from statistics import median
 from perftool.analysis.stats import LAUNCH_SD_UNPINNED, median_half_width
 from perftool.measure.lab import Lab
 from perftool.measure.launch import LaunchFailed
-from perftool.measure.running import Running, block_steps, spawn
+from perftool.measure.running import Running, block_steps, spawn, spawn_shared
 from perftool.measure.warmup import GIVE_UP_S
 from perftool.records import Block
 
@@ -36,6 +36,7 @@ def generation(
     noisy_rounds: int = 0,
     guests: Mapping[int, str] | None = None,
     keep: Keep | None = None,
+    shared: bool = False,
     afterwards: Callable[[Running], None] | None = None,
 ) -> None:
     """One fresh launch of the baseline and of each variant, then up to `rounds` rounds within `budget_s`.
@@ -48,6 +49,7 @@ def generation(
     noisy_rounds: go on to so many where `rounds` do not tell each launch's median as well as launches agree.
     guests: further variants, with the stage that their launches are for.
     keep: called with each variant's time per sample (ns) in a round, returns the variants to go on with.
+    shared: launches share processes as far as they can be switched, which is for a search and not for verdicts.
     afterwards: what else is asked of each launch after its blocks. Its phases are named in traces then. One whose
         script is over before is not asked.
     Where memory does not allow all launches at a time they go in groups, each with a baseline of its own.
@@ -60,17 +62,21 @@ def generation(
     for variants_of_group in groups:
         group = _Group(lab, stage)
         try:
+            present, named = [0, *variants_of_group], afterwards is not None
+            own = (
+                spawn(lab, stages.get(variant, stage), variant, own_caches=own_caches, phases_named=named)
+                for variant in present
+            )
             # One by one, so that those started are known, and ended, when the next cannot be.
-            for variant in [0, *variants_of_group]:
-                purpose, named = stages.get(variant, stage), afterwards is not None
-                group.live.append(spawn(lab, purpose, variant, own_caches=own_caches, phases_named=named))
+            for running in spawn_shared(lab, stage, present) if shared else own:
+                group.live.append(running)
             group.start()
             group.each(lambda running: running.warm_up(drift_limit_s))
-            if lab.even_steps:
+            if lab.even_steps and not shared:
                 group.level()
             end_s = lab.spent_s + min(budget_s / len(groups), lab.left_s)
             most = (rounds, max(rounds, noisy_rounds))
-            group.rounds(end_s, most, keep, even_time=even_time and not lab.even_steps)
+            group.rounds(end_s, most, keep, even_time=even_time and (shared or not lab.even_steps))
             if afterwards is not None:
                 group.each(afterwards)
             group.each(group.finish)
@@ -116,7 +122,8 @@ class _Group:
         self.live.remove(running)
 
     def start(self) -> None:
-        """Build all trainings, a few at a time; start-up is mostly one thread's work."""
+        """Build all trainings, a few at a time; start-up is mostly one thread's work. Those that share a process come
+        one by one, once that is there."""
 
         def start(running: Running) -> LaunchFailed | None:
             try:
@@ -126,9 +133,13 @@ class _Group:
             return None
 
         everyone = tuple(self.live)
+        begun: dict[object, Running] = {}
+        for running in everyone:
+            begun.setdefault(running.process or running, running)
+        firsts = tuple(begun.values())
         with ThreadPoolExecutor(self.lab.parallel_starts) as pool:
             try:
-                for index, (running, failed) in enumerate(zip(everyone, pool.map(start, everyone), strict=True)):
+                for index, (running, failed) in enumerate(zip(firsts, pool.map(start, firsts), strict=True)):
                     self.lab.tell(f"{self.stage}: started {index + 1} of {len(everyone)} launches")
                     if failed is not None:
                         self.lose(running, failed)
@@ -136,6 +147,9 @@ class _Group:
                 for running in self.live:
                     running.live.kill()  # so that the threads that wait for it come back
                 raise
+        for index, running in enumerate(one for one in everyone if one not in firsts):
+            self.attempt(running, Running.start)
+            self.lab.tell(f"{self.stage}: started {len(firsts) + index + 1} of {len(everyone)} launches")
 
     def level(self) -> None:
         """Step those behind on to the one that is furthest, and give all blocks of the same steps from there."""

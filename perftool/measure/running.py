@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from statistics import median
@@ -10,8 +10,9 @@ from statistics import median
 from perftool.measure import messages
 from perftool.measure.lab import BaselineFailed, Lab, Lost
 from perftool.measure.launch import LaunchFailed, LiveLaunch
+from perftool.measure.switching import SharedProcess
 from perftool.measure.warmup import classify, settled
-from perftool.records import Block, Engaged, Launch, Side, Status
+from perftool.records import Block, Engaged, Launch, Settings, Side, Status
 from perftool.trees import Tree
 
 BLOCK_S = 0.03
@@ -20,6 +21,7 @@ LONG_BLOCK_S = 0.15  # where ten queues would take longer, fewer do: the first o
 WARM_CHUNK_STEPS = 20
 WARM_CAP_STEPS = 2000
 CHILDREN_INTERVAL_S = 1.0
+SHARED_CACHE = "shared"  # of what is compiled, for those that have none of their own
 ANSWER_LIMIT_S = 30.0  # for what should take a fraction of a second
 
 
@@ -35,6 +37,7 @@ class Running:
     generation: int
     cold: bool
     start_up_ns: int | None = None
+    switch_s: float = 0.0  # until its first step, in a process that may have been there before
     queued_batches: int = 0
     steps_per_call: int = 1
     warmup_step_ns: list[int] = field(default_factory=list)  # one per call, as all that counts steps here
@@ -44,6 +47,7 @@ class Running:
     steps_per_block: int = 1
     drop: int = 1
     blocks: int = 0
+    process: SharedProcess | None = None  # that others have, too
     is_kept: bool = False
     children_sampled_s: float = 0.0
 
@@ -66,7 +70,9 @@ class Running:
         """Build the training and do its first step. Raises LaunchFailed, as all that asks the launch."""
         asked_ns = round(self.lab.clock() * 1e9)
         started = self.live.ask(messages.Start(), self.lab.start_limit_s)
-        self.start_up_ns = started.started_ns - asked_ns
+        own_ns = started.started_ns - asked_ns
+        self.start_up_ns = own_ns if self.process is None else self.process.start_up_ns
+        self.switch_s = own_ns / 1e9
         self.queued_batches = started.queued_batches
         self.steps_per_call = started.steps_per_call
 
@@ -88,7 +94,10 @@ class Running:
             raise LaunchFailed("effect", f"did not take effect: {self.engaged.evidence}")
         self.live.reset_host_peak()
         settings = lab.session.variants[self.variant]
-        lab.note_cost(settings, (self.start_up_ns or 0) / 1e9, lab.clock() - began_s)
+        if self.process is None:
+            lab.note_cost(settings, (self.start_up_ns or 0) / 1e9, lab.clock() - began_s)
+        else:
+            lab.note_shared_cost(settings, (self.start_up_ns or 0) / 1e9, lab.clock() - began_s, self.switch_s)
 
     def step_on(self, steps: int) -> None:
         """Go on with the warm-up until it has so many steps."""
@@ -173,6 +182,7 @@ class Running:
             peak_device_reserved_bytes=finished.peak_device_reserved_bytes if finished else None,
             peak_device_nvml_bytes=finished.peak_device_nvml_bytes if finished else None,
             last_loss=finished.last_loss if finished else None,
+            is_shared=self.process is not None,
         )
         self.is_kept = True
         self.lab.ledger.enter(launch)
@@ -184,17 +194,21 @@ class Running:
 
 
 def spawn(
-    lab: Lab, stage: str, variant: int, *, own_caches: bool, watched: bool = False, phases_named: bool = False
+    lab: Lab,
+    stage: str,
+    variant: int,
+    *,
+    own_caches: bool,
+    watched: bool = False,
+    phases_named: bool = False,
 ) -> Running:
-    """A launch of the present generation, not yet asked for anything.
+    """A launch of the present generation in a process of its own, not yet asked for anything.
 
     own_caches: what it compiles stays with its variant; else all share it.
     watched, phases_named: see `messages.LaunchSpec`.
     """
     session = lab.session
-    number = lab.next_launch
-    lab.next_launch += 1
-    lab.launches_to_come = max(0, lab.launches_to_come - 1)
+    number = _next_launch(lab)
     side = session.sides[variant] if session.sides else None
     settings = side.settings if side else {**session.baseline, **session.variants[variant]}
     patch = session.patch if session.patch is not None and session.patch.variant == variant else None
@@ -214,11 +228,56 @@ def spawn(
     cold = own_caches and variant not in lab.cached
     if own_caches:
         lab.cached.add(variant)
-    places = {"TORCHINDUCTOR_CACHE_DIR": str(lab.caches / (f"variant-{variant}" if own_caches else "shared"))}
+    places = {"TORCHINDUCTOR_CACHE_DIR": str(lab.caches / (f"variant-{variant}" if own_caches else SHARED_CACHE))}
     if side:  # a C++ extension is built by its name, which both revisions give theirs
         places["TORCH_EXTENSIONS_DIR"] = str(lab.caches / f"extensions-{variant}")
     live = lab.start(spec, {**lab.environment(laid), **places})
     return Running(lab, live, number, variant, stage, lab.next_generation, cold)
+
+
+def spawn_shared(lab: Lab, stage: str, variants: Sequence[int]) -> Iterator[Running]:
+    """Launches of the present generation that share processes as far as they can be switched; see `spawn`.
+
+    A process that only one of them would have is that one's own.
+    """
+    session = lab.session
+    starts = [lab.switching.start_of(session.variants[variant]) for variant in variants]
+    processes: list[tuple[Settings, SharedProcess]] = []
+    for variant, begun in zip(variants, starts, strict=True):
+        if starts.count(begun) == 1:
+            yield spawn(lab, stage, variant, own_caches=False)
+            continue
+        number = _next_launch(lab)
+        process = next((one for settings, one in processes if settings == begun), None)
+        if process is None:
+            process = _shared_process(lab, number, begun)
+            processes.append((begun, process))
+        live = process.taken_by(number, {**session.baseline, **session.variants[variant]})
+        yield Running(lab, live, number, variant, stage, lab.next_generation, cold=False, process=process)
+
+
+def _shared_process(lab: Lab, number: int, variant: Settings) -> SharedProcess:
+    """variant: what it starts with beside the baseline's settings."""
+    session = lab.session
+    settings = {name: value for name, value in session.baseline.items() if name not in lab.switching.live} | variant
+    spec = messages.LaunchSpec(
+        launch=number,
+        reference=session.workload.reference,
+        scenario_files=lab.scenario_files,
+        settings=settings,
+        device=session.machine.device,
+        seed=session.seed,
+        switched=tuple(sorted(lab.switching.live)),
+    )
+    environment = lab.environment(settings) | {"TORCHINDUCTOR_CACHE_DIR": str(lab.caches / SHARED_CACHE)}
+    return SharedProcess(lambda: lab.start(spec, environment))
+
+
+def _next_launch(lab: Lab) -> int:
+    number = lab.next_launch
+    lab.next_launch += 1
+    lab.launches_to_come = max(0, lab.launches_to_come - 1)
+    return number
 
 
 def block_steps(call_ns: float, queued_calls: int) -> int:

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-CONFIGURED, MADE_AT = "_perftool_configured", "_perftool_made_at"
+CONFIGURED, MADE_AT, OWN_OPTIONS = "_perftool_configured", "_perftool_made_at", "_perftool_own_options"
 """Attributes of optimizers, since another one may get the identity of one that is gone."""
 
 

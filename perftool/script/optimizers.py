@@ -69,7 +69,7 @@ class Optimizers:
         if gone is not None:
             self._known[gone] = weakly(optimizer)
             return gone
-        if not self._period:
+        if not self._period or not self._known:
             self._known.append(weakly(optimizer))
             return len(self._known) - 1
         number = _index(self._newer, optimizer)

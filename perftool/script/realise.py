@@ -8,13 +8,16 @@ parameters while gradients are enabled: reduced precision inside, float32 outsid
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from perftool.script.attached import CONFIGURED, MADE_AT, Attached, Call, Known, alive, weakly
+from perftool.plan import SWITCHED
+from perftool.script.attached import CONFIGURED, MADE_AT, OWN_OPTIONS, Attached, Call, Known, alive, weakly
 from perftool.script.loaders import Loaders
 from perftool.script.loop import EVALUATION, Loop
 from perftool.script.sites import Place, own_place
+from perftool.script.switched import Switched, can_be_switched
 from perftool.script.thread import in_backward
 from perftool.words import FORWARD
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from perftool.plan import Plan
 
 SITES_MOST = 64
+CALLED = "_compiled_call_impl"
+"""Torch's own place for what a call runs in place of the module's forward with its hooks: instance-wide, and taken by
+torch.nn.Module.compile itself."""
 CALM_CALLS = 256  # with gradients, in which no other module was called from outside
 
 
@@ -34,19 +40,36 @@ class MadeAt(Attached):
         self.place = place
 
 
-class Root(NamedTuple):
-    """A module that is called from outside of any module, with gradients."""
+class Root:
+    """A module that is called from outside of any module, with gradients.
 
-    reference: Known
-    place: Place | None  # where it was made
+    place: where it was made. inner: what its call runs, with what the Plan makes of models; None: its own call.
+    """
+
+    __slots__ = ("inner", "place", "reference")
+
+    def __init__(self, reference: Known, place: Place | None) -> None:
+        self.reference, self.place = reference, place
+        self.inner: Callable[..., Any] | None = None
+
+
+class Own(Attached):
+    """The options that an optimizer had of itself: name to its default and to what each group has."""
+
+    __slots__ = ("options",)
+
+    def __init__(self) -> None:
+        self.options: dict[str, tuple[Any, list[Any]]] = {}
 
 
 class Realised:
     """A Plan over the loop of this process."""
 
-    def __init__(self, plan: Plan, loop: Loop, *, loaders: Sequence[Sequence[bool]] = ()) -> None:
-        """loaders: which of them train, as `Loaders` takes it."""
-        self.plan, self.loop = plan, loop
+    def __init__(
+        self, plan: Plan, loop: Loop, *, loaders: Sequence[Sequence[bool]] = (), is_switched: bool = False
+    ) -> None:
+        """loaders: which of them train, as `Loaders` takes it. is_switched: other Plans will follow; see `switch`."""
+        self.plan, self.loop, self.is_switched = plan, loop, is_switched
         loop.warmed_up = plan.warmed_up
         self.loaders = Loaders(loop, loaders)
         self._restore_calls: Callable[[], None] | None = None
@@ -94,13 +117,32 @@ class Realised:
         defaults = optimizer.defaults
         options = {name: value for name, value in self.plan.optimizer.items() if name in defaults or value}
         if all(name in defaults for name in options):
-            from perftool.training import configure
-
-            configure(optimizer, options)
+            self._lay_on(optimizer, options)
             self.laid.add("optimizer")
         for change in self.plan.optimizer_changes:
             change(self.plan, optimizer)
             self.laid.add("optimizer_changes")
+
+    def _lay_on(self, optimizer: Any, options: Mapping[str, Any]) -> None:
+        """These options, and of those that another Plan had, the optimizer's own."""
+        from perftool.training import configure, options_of
+
+        own = optimizer.__dict__.setdefault(OWN_OPTIONS, Own()).options
+        own.update(options_of(optimizer, [name for name in options if name not in own]))
+        configure(optimizer, options, own)
+
+    def switch(self, plan: Plan) -> None:
+        """Go over to the parts of another Plan that can be had in the midst of the loop (see `plan.SWITCHED`)."""
+        self.plan = replace(self.plan, **{part: getattr(plan, part) for part in SWITCHED})
+        self.prepare()
+        for optimizer in self.loop.optimizers:
+            if self.plan.optimizer or OWN_OPTIONS in optimizer.__dict__:
+                options = {name: value for name, value in self.plan.optimizer.items() if name in optimizer.defaults}
+                self._lay_on(optimizer, options)
+        for root in self._roots:
+            module = root.reference()
+            if module is not None:
+                self._lay_call(module, root)
 
     # ------------------------------------------------------------------------------------------------------ loaders
 
@@ -108,13 +150,15 @@ class Realised:
         """An epoch begins. Its batches, where the Plan has its own way to come by them."""
         made = self.loaders.made(loader)
         made.describe()
-        if not self.plan.loader and self.plan.epoch is None:
+        if not self.plan.loader and self.plan.epoch is None and not self.is_switched:
             return None
         if not self.loaders.trains(loader):
             return None
         if self.plan.loader and not made.is_laid and not _is_iterable(loader.dataset):
             made.is_laid = True
             self._lay_options(loader)
+        if self.is_switched and can_be_switched(loader):
+            return Switched(loader, lambda: self.plan.epoch)
         if self.plan.epoch is None:
             return None
         batches = self.plan.epoch(loader)
@@ -196,18 +240,21 @@ class Realised:
             return False
         self._calm_calls = None if self._calm_calls is None else 0
         self._roots = [root for root in self._roots if root.reference() is not None]
-        self._roots.append(Root(weakly(module), self._made.get(id(module))))
+        root = Root(weakly(module), self._made.get(id(module)))
+        self._roots.append(root)
         if self.autocast is None:
             self.autocast = _autocast_in_force()
         try:
-            # Torch's own place for what a call runs in place of the module's forward with its hooks: instance-wide,
-            # and taken by torch.nn.Module.compile itself.
-            inner = self._transformed(module, module.__dict__.get("_compiled_call_impl"))
-            module.__dict__["_compiled_call_impl"] = Call(self._call_of(module, inner))
+            root.inner = self._transformed(module, module.__dict__.get(CALLED))
+            self._lay_call(module, root)
             self.laid |= {"model", "loss"}
         except (AttributeError, TypeError):
             pass  # no ordinary module: left as it is, which the proofs then say
         return True
+
+    def _lay_call(self, module: Any, root: Root) -> None:
+        """What the Plan wraps around the calls of a root."""
+        module.__dict__[CALLED] = Call(self._call_of(module, root.inner))
 
     def _note_calm(self) -> None:
         """Another call of a root that is known."""

@@ -31,17 +31,17 @@ def begin(spec: Mapping[str, Any]) -> None:
     """Put the settings over what the script is going to build, and take turns from its first step end on; once.
 
     spec: address of perftool's socket, or None for a script that is only to run under its settings; meeting (a folder
-    that only the launch's processes share), launch (number),
-    settings, in_files (names of those that the script's own files have, which are only to be proved), scenarios (name
-    to file), script (its command, folder, and options that are settings), rule (of steps), loaders (which train),
-    device, seed (to shift the script's own by), keeps_losses, watched; record (a folder), where a script that only runs
-    is to be recorded.
+    that only the launch's processes share), launch (number), settings, in_files (names of those that the script's own
+    files have, which are only to be proved), scenarios (name to file), switched (names of those whose values it will be
+    switched between), script (its command, folder, and options that are settings), rule (of steps), loaders (which
+    train), device, seed (to shift the script's own by), keeps_losses, watched; record (a folder), where a script that
+    only runs is to be recorded.
     """
     if loop is not None:  # `perftool.step()` came before torch
         return
     settings = spec["settings"]
     scenarios = {name: _load(name, file) for name, file in spec["scenarios"].items()}
-    chosen = {name: settings[name] for name in scenarios if name not in spec.get("in_files", ())}
+    chosen = {name: settings[name] for name in scenarios if name in settings and name not in spec.get("in_files", ())}
     device = spec["device"]
     if device == "auto" and not spec.get("address"):
         device = _device()
@@ -84,7 +84,7 @@ def _take_turns(spec: Mapping[str, Any], plan: Plan, scenarios: dict[str, Scenar
     scenarios = scenarios | scenarios_of(script_of(spec["script"]))
     own = Loop(Rule.from_json(spec["rule"]) if spec.get("rule") else None)
     own.keeps_losses = bool(spec.get("keeps_losses"))
-    realised = Realised(plan, own, loaders=spec.get("loaders", ()))
+    realised = Realised(plan, own, loaders=spec.get("loaders", ()), is_switched=bool(spec.get("switched")))
     follow(own)
     realised.prepare()
     if "torch" in sys.modules:

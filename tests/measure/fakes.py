@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from perftool.analysis.search import Standing
 from perftool.measure import messages
 from perftool.measure.lab import Lab
@@ -127,6 +129,8 @@ class Script:
     modules: Sequence[str] = ()
     start_s: float = 1.0
     start_of: Callable[[Settings], float] | None = None  # in place of `start_s`
+    switch_s: float = 0.3  # to a variant that is new in a process that is there already
+    switched: list[Settings] = field(default_factory=list)
     steps_per_call: int = 1
     queued_batches: int = 0
     queued_of: Callable[[Settings], int] | None = None  # in place of `queued_batches`
@@ -155,7 +159,9 @@ class ScriptedLaunch:
 
     def __init__(self, script: Script, spec: messages.LaunchSpec) -> None:
         self.script, self.spec = script, spec
+        self.number = spec.launch
         self.steps = 0  # done so far
+        self.known: set[int] = set()  # launches that had the process
 
     def ask(self, request: messages.Ask[R], limit_s: float) -> R:
         self.script.limits.append((type(request), limit_s))
@@ -163,13 +169,20 @@ class ScriptedLaunch:
         return reply
 
     def answer(self, request: messages.Ask[Any]) -> Any:
-        script, spec = self.script, self.spec
+        script = self.script
+        if isinstance(request, messages.Switch):
+            self.spec = replace(self.spec, launch=request.launch, settings=request.settings)
+            script.switched.append(request.settings)
+        spec = self.spec
         self.fail_where_scripted(request)
         step_s = script.step_s(spec.settings)
         match request:
-            case messages.Start():
-                script.now_s += script.start_of(spec.settings) if script.start_of else script.start_s
-                self.step(1)
+            case messages.Start() | messages.Switch():
+                start_s = script.start_of(spec.settings) if script.start_of else script.start_s
+                is_new = spec.launch not in self.known
+                script.now_s += (script.switch_s if self.known else start_s) if is_new else 0.0
+                self.known.add(spec.launch)
+                self.step(is_new)
                 return messages.Started(
                     started_ns=round(script.now_s * 1e9),
                     queued_batches=script.queued_of(spec.settings) if script.queued_of else script.queued_batches,
@@ -270,7 +283,7 @@ class ScriptedLaunch:
         pass
 
     def close(self) -> None:
-        self.script.alive.discard(self.spec.launch)
+        self.script.alive.discard(self.number)
 
 
 class Silent:

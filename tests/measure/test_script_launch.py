@@ -34,13 +34,25 @@ class Launches:
         self._sandbox: Sandbox | None = None
         self._live: list[ScriptLaunch] = []
 
-    def start(self, *command: str, settings: Settings | None = None, facts: ScriptFacts | None = None) -> ScriptLaunch:
+    def start(
+        self,
+        *command: str,
+        settings: Settings | None = None,
+        facts: ScriptFacts | None = None,
+        switched: tuple[str, ...] = (),
+    ) -> ScriptLaunch:
         words = (sys.executable, *command) if command[0].endswith(".py") or command[0].startswith("-") else command
         script = Script(command=words, folder=str(self.folder))
         if self._sandbox is None:
             self._sandbox = Sandbox.open(words, self.folder, os.environ)
         spec = messages.LaunchSpec(
-            launch=1, reference="", scenario_files=[], settings=settings or {}, device="cpu", seed=0
+            launch=1,
+            reference="",
+            scenario_files=[],
+            settings=settings or {},
+            device="cpu",
+            seed=0,
+            switched=switched,
         )
         launch = scripted.start(spec, {}, script, discover(), facts, self._sandbox)
         self._live.append(launch)

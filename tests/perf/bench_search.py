@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from perftool.analysis.recommend import conclude
 from perftool.analysis.search import Offer
 from perftool.measure import messages
+from perftool.measure.switching import Switching
 from perftool.records import Block, Session, Settings
 from perftool.search import tune
 from tests.measure.fakes import Script, ScriptedLaunch, make_lab, make_session
@@ -27,6 +28,7 @@ BUDGETS_S = (60.0, 90.0, 180.0)
 LAUNCH_SD = 0.008
 STEP_S = 0.02
 START_S = 1.7  # wall time of a launch, two at a time
+SWITCH_S = 0.5  # of a process that is there
 REGRET, WITHIN_POINTS = 0.01, 0.5
 
 VALUES = {
@@ -37,7 +39,10 @@ VALUES = {
     "threads": ["1"],
     "torch_compile": ["default"],
 }
-OFFER = Offer(values=VALUES, defaults=dict.fromkeys(VALUES, "default"))
+OFFER = Offer(values=VALUES, defaults=dict.fromkeys(VALUES, "default"), slow=frozenset({"torch_compile"}))
+SWITCHING = Switching(
+    live=frozenset({"amp", "batch_gather", "optimizer_kernel", "threads"}), single=frozenset({"torch_compile"})
+)
 ALL: list[Settings] = [
     {name: value for name, value in zip(VALUES, one, strict=True) if value is not None}
     for one in product(*([None, *values] for values in VALUES.values()))
@@ -69,7 +74,7 @@ class NoisyScript(Script):
     """Launches with an effect of their own, on a machine as disturbed as the recorded one."""
 
     def __init__(self, effect: Callable[[Settings], float], drawn: random.Random) -> None:
-        super().__init__(step_s=lambda settings: STEP_S * exp(effect(settings)), start_s=START_S)
+        super().__init__(step_s=lambda settings: STEP_S * exp(effect(settings)), start_s=START_S, switch_s=SWITCH_S)
         self.drawn = drawn
         self.elapsed_ns = np.concatenate([[0.0], np.cumsum(np.tile(trace_ns(), 2))])
         self.usual_ns = STEPS_PER_BLOCK * float(np.median(trace_ns()))
@@ -124,7 +129,7 @@ def trial(seed: int, budget_s: float) -> Outcome:
     session: Session = replace(make_session(budget_s=budget_s), command="tune", seed=seed)
     script = NoisyScript(effect, drawn)
     lab, _ = make_lab(script, session)
-    tune(lab, OFFER)
+    tune(lab, OFFER, SWITCHING)
     advice = conclude(lab.session).recommendation
     best = min(map(effect, ALL))
     price = log1p(lab.session.goal.price)
