@@ -27,11 +27,11 @@ from perftool.training import (
     Training,
     backward_and_step,
     configure,
-    options_of,
     copied,
     draws,
     leaves_of,
     map_tensors,
+    options_of,
     run_proof,
     tensors_of,
 )
@@ -311,7 +311,7 @@ def test_options_that_are_no_longer_set_are_the_optimizers_own() -> None:
     configure(optimizer, {}, own)
     assert [(group["foreach"], group["fused"]) for group in optimizer.param_groups] == [(True, None), (None, None)]
     assert (optimizer.defaults["foreach"], optimizer.defaults["fused"]) == (None, None)
-    assert not optimizer._step_supports_amp_scaling  # type: ignore[attr-defined]
+    assert not optimizer._step_supports_amp_scaling
 
 
 def test_the_plain_update_is_backward_and_one_step() -> None:
