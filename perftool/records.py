@@ -33,7 +33,7 @@ SCHEMA_VERSION = "1.8"
 #      patch of its files, and which of its loaders train; sessions of a run that was recorded; of recommended settings,
 #      which are options of the command, and for which device and loaders they are
 # 1.7  the price of a setting, what seems better and is not sure, and what is needed for a limit; sparse gradients
-# 1.8  launches that shared a process
+# 1.8  launches that shared a process; what measuring took, and what of
 
 Command = Literal["tune", "compare", "profile", "trace", "check", "run"]
 Driver = Literal["workload", "script"]
@@ -378,6 +378,15 @@ class Launch(Record, frozen=True, kw_only=True, tag="launch"):
     is_shared: bool = False  # in a process that others had in turn: start-up, warm-up and memory are not its own
 
 
+class WallTime(Record, frozen=True, kw_only=True, tag="wall"):
+    """What measuring took, all of it and its parts, the blocks themselves being within `turns_s`."""
+
+    total_s: float
+    starting_s: float  # processes, until the first step of each launch
+    warming_s: float  # the launches, with the proofs that settings took effect
+    turns_s: float  # blocks, the steps before each that are left out, and going from one to the next
+
+
 class WatchedBlock(Record, frozen=True, kw_only=True, tag="watched"):
     """Consecutive steps that were watched, to explain them. Lists have one entry per call; what was 0 in all calls of
     the block is left out of the dictionaries."""
@@ -632,6 +641,7 @@ class Session(Record, frozen=True, kw_only=True):
     memory_samples: list[MemorySample] = []
     memory_parts: MemoryParts | None = None
     batch_fit: BatchFit | None = None
+    wall: WallTime | None = None  # until the last generation ended
     interrupted: bool = False
     warnings: list[str] = []
 
@@ -1027,6 +1037,7 @@ class Summary(Record, frozen=True, kw_only=True):
     sample_unit: SampleUnit = "sample"
     folder: str | None = None  # that its files are in, as the command was told; None where nothing is kept
     measured_s: float  # wall time of all blocks
+    wall: WallTime | None = None
     warnings: list[str]
 
 

@@ -37,6 +37,7 @@ from perftool.records import (
     StoredBaseline,
     StoredMetric,
     TrainingRun,
+    WallTime,
     WatchedBlock,
     from_json,
     to_json,
@@ -70,6 +71,7 @@ _Entry = (
     | MemoryParts
     | BatchFit
     | Patch
+    | WallTime
     | Launch
     | Counters
     | TrainingRun
@@ -327,6 +329,8 @@ def _from_journal(content: bytes) -> Session:
                 session = replace(session, batch_fit=entry)
             case Patch():
                 session = replace(session, patch=entry)
+            case WallTime():
+                session = replace(session, wall=entry)
             case Launch():
                 launches[entry.launch] = entry  # one may be written when it starts, and again when it ends
             case Counters():

@@ -56,6 +56,7 @@ from perftool.records import (
     Summary,
     VariantSummary,
     VerdictWord,
+    WallTime,
 )
 from tests.measure.fakes import MACHINE, make_session
 
@@ -259,6 +260,7 @@ def make_summary(command: Command, variants: Sequence[VariantSummary] = (), **ch
         "rejected": [],
         "parity": None,
         "measured_s": 88.4,
+        "wall": WallTime(total_s=171.0, starting_s=48.0, warming_s=12.4, turns_s=104.0),
         "warnings": [],
     }
     return Summary(command=command, variants=list(variants), **{**usual, **changes})

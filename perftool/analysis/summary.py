@@ -173,6 +173,7 @@ def summarise(
         sample_unit=session.workload.sample_unit,
         folder=folder,
         measured_s=sum(block.wall_ns for block in session.blocks) / 1e9,
+        wall=session.wall,
         warnings=list(session.warnings),
     )
 

@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+from msgspec.structs import replace
 
 from perftool.measure.edits import Edits
 from perftool.measure.launch import StartLaunch
 from perftool.measure.ledger import Ledger
 from perftool.measure.switching import Switching
-from perftool.records import Session, Settings, Status
+from perftool.records import Session, Settings, Status, WallTime
 
 if TYPE_CHECKING:
     from perftool.analysis.search import Standing
@@ -110,6 +112,8 @@ class Lab:
         self._began_s = clock()
         self.switching = Switching()  # what a search may switch within a process
         self._costs: list[_Cost] = []
+        self._wall = session.wall or WallTime(total_s=0.0, starting_s=0.0, warming_s=0.0, turns_s=0.0)
+        self._earlier_s = self._wall.total_s  # before it was interrupted
         self._switches_s: list[float] = []  # to a new variant in a process that was there, until it is warm
         self._slowest_s: dict[tuple[str, str], float] = {}  # start of a launch with a setting
         self._expected_s: dict[tuple[str, str], float] = {}  # the same, before there was one
@@ -153,6 +157,21 @@ class Lab:
         if session.goal.planned_steps is None or session.first_step_ns is None:
             return limit_s
         return min(limit_s, USUAL_START_MOST_S + session.goal.planned_steps * session.first_step_ns / 1e9)
+
+    @contextmanager
+    def timing(self, part: Literal["starting_s", "warming_s", "turns_s"]) -> Iterator[None]:
+        """What is done within is this part of the wall time."""
+        began_s = self.clock()
+        try:
+            yield
+        finally:
+            taken_s = getattr(self._wall, part) + self.clock() - began_s
+            self._wall = replace(self._wall, **{part: taken_s})
+
+    def enter_wall_time(self) -> None:
+        """Write down what measuring has taken until now."""
+        self._wall = replace(self._wall, total_s=self._earlier_s + self.elapsed_s)
+        self.ledger.enter(self._wall)
 
     @contextmanager
     def spending(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from perftool.records import (
     Session,
     Settings,
     TrainingRun,
+    WallTime,
     WatchedBlock,
 )
 from perftool.store import NewVariant, NewWarning
@@ -33,7 +34,13 @@ _LISTS: dict[type[Record], str] = {
     TrainingRun: "training_runs",
     Decision: "decisions",
 }
-_FACTS: dict[type[Record], str] = {Limits: "limits", MemoryParts: "memory_parts", BatchFit: "batch_fit", Patch: "patch"}
+_FACTS: dict[type[Record], str] = {
+    Limits: "limits",
+    MemoryParts: "memory_parts",
+    BatchFit: "batch_fit",
+    Patch: "patch",
+    WallTime: "wall",
+}
 
 
 class Ledger:

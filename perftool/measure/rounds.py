@@ -67,22 +67,26 @@ def generation(
                 spawn(lab, stages.get(variant, stage), variant, own_caches=own_caches, phases_named=named)
                 for variant in present
             )
-            # One by one, so that those started are known, and ended, when the next cannot be.
-            for running in spawn_shared(lab, stage, present) if shared else own:
-                group.live.append(running)
-            group.start()
-            group.each(lambda running: running.warm_up(drift_limit_s))
-            if lab.even_steps and not shared:
-                group.level()
+            with lab.timing("starting_s"):
+                # One by one, so that those started are known, and ended, when the next cannot be.
+                for running in spawn_shared(lab, stage, present) if shared else own:
+                    group.live.append(running)
+                group.start()
+            with lab.timing("warming_s"):
+                group.each(lambda running: running.warm_up(drift_limit_s))
+                if lab.even_steps and not shared:
+                    group.level()
             end_s = lab.spent_s + min(budget_s / len(groups), lab.left_s)
             most = (rounds, max(rounds, noisy_rounds))
-            group.rounds(end_s, most, keep, even_time=even_time and (shared or not lab.even_steps))
+            with lab.timing("turns_s"):
+                group.rounds(end_s, most, keep, even_time=even_time and (shared or not lab.even_steps))
             if afterwards is not None:
                 group.each(afterwards)
             group.each(group.finish)
         finally:
             for running in group.live:  # interrupted: what was measured is kept
                 running.keep("measured")
+            lab.enter_wall_time()
         lab.next_generation += 1
 
 

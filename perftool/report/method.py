@@ -86,7 +86,7 @@ def circumstances(summary: Summary) -> Pairs:
         ("machine", machine_text(machine)),
         (
             "measured",
-            f"{summary.created_at}, {units.duration(summary.measured_s * 1e9)} of blocks, seed {summary.seed}",
+            f"{summary.created_at}, seed {summary.seed}; {time_text(summary)}",
         ),
         ("again", again(summary)),
     ]
@@ -97,6 +97,21 @@ def circumstances(summary: Summary) -> Pairs:
     if machine.environment:
         lines.append(("environment", environment_text(machine)))
     return lines
+
+
+def time_text(summary: Summary) -> str:
+    """How long the blocks were, and what the rest of the time went into."""
+    blocks = f"{units.duration(summary.measured_s * 1e9)} of blocks"
+    wall = summary.wall
+    if wall is None or not wall.total_s:
+        return blocks
+    rest = {
+        "processes starting": wall.starting_s,
+        "warming up": wall.warming_s,
+        "steps between blocks": wall.turns_s - summary.measured_s,
+    }
+    parts = [f"{units.duration(seconds * 1e9)} {name}" for name, seconds in rest.items() if seconds > 0]
+    return f"{blocks} in {units.duration(wall.total_s * 1e9)} of measuring; the rest: {', '.join(parts)}"
 
 
 def again(summary: Summary) -> str:

@@ -114,7 +114,7 @@ def render(summary: Summary, *, width: int = 80, colour: bool = False) -> str:
         page.line()
         page.line(f"Warning: {warning}", style="yellow")
     page.line()
-    page.line(f"On {method.machine_text(summary.machine)}; {units.duration(summary.measured_s * 1e9)} of blocks.")
+    page.line(f"On {method.machine_text(summary.machine)}; {method.time_text(summary)}.")
     return page.text()
 
 

@@ -15,7 +15,7 @@ from perftool.measure.lab import BaselineFailed
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.repeat import measure_repeatedly
 from perftool.measure.rounds import generation
-from perftool.records import Launch, Side
+from perftool.records import Launch, Side, WallTime
 from perftool.store import NewVariant
 from tests.measure.fakes import Script, make_lab, make_session
 
@@ -29,7 +29,7 @@ def test_a_generation_keeps_one_block_per_launch_and_round() -> None:
     assert [launch.variant for launch in lab.session.launches] == [0, faster]
     assert appended[0] == session
     assert [type(one) for one in appended[1:2]] == [NewVariant]
-    assert appended[2:] == [*lab.session.blocks, *lab.session.launches]
+    assert appended[2:] == [*lab.session.blocks, *lab.session.launches, lab.session.wall]
 
 
 def test_the_order_within_rounds_is_drawn() -> None:
@@ -141,9 +141,25 @@ def test_an_interrupt_keeps_the_blocks_and_leaves_nothing() -> None:
         generation(lab, "measure", [lab.variant({"amp": "bf16"})], budget_s=100, rounds=1000)
     assert not script.alive
     assert lab.session.blocks
-    assert [type(record) for record in appended[-2:]] == [Launch, Launch]
+    assert [type(record) for record in appended[-3:]] == [Launch, Launch, WallTime]
     # Whole rounds only.
     assert set(Counter(block.round for block in lab.session.blocks).values()) == {2}
+
+
+def test_what_measuring_took_and_what_of() -> None:
+    lab, _ = make_lab(Script(start_s=2.0), make_session())
+    faster = lab.variant({"amp": "bf16"})
+    for _ in range(2):
+        generation(lab, "measure", [faster], budget_s=10, rounds=7)
+    wall = lab.session.wall
+    assert wall is not None
+    assert wall.starting_s == pytest.approx(2 * 2 * 2.0)
+    assert wall.turns_s == pytest.approx(lab.spent_s)
+    assert wall.starting_s + wall.warming_s + wall.turns_s == pytest.approx(wall.total_s) == pytest.approx(lab.clock())
+    again, _ = make_lab(Script(start_s=2.0), lab.session)
+    generation(again, "measure", [faster], budget_s=10, rounds=7)
+    assert again.session.wall is not None
+    assert again.session.wall.total_s == pytest.approx(1.5 * wall.total_s)
 
 
 def test_launches_that_do_not_fit_go_in_groups_each_with_a_baseline() -> None:
