@@ -106,7 +106,7 @@ def tune(lab: Lab, offer: Offer, switching: Switching = Switching()) -> None:  #
     goes on.
     """
     lab.switching = switching
-    deadline_s = lab.elapsed_s + WALL_PER_BUDGET * lab.left_s
+    lab.deadline_s = deadline_s = lab.elapsed_s + WALL_PER_BUDGET * lab.left_s
     winner = _chosen(lab.session)
     if winner is None:
         if not _measured(lab.session, ALONE):
@@ -373,6 +373,7 @@ def parity_steps(step_s: float, seconds: float) -> int:
 def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
     """The winner against the baseline, in launches that had no part in choosing it; beside it the patched script, and
     the winner without each of its settings."""
+    lab.deadline_s = None  # from here on it is known what is to come
     variant = lab.variant(winner)
     patched = _patched(lab, winner)
     always = {} if patched is None else {patched: PATCHED}

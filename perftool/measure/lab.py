@@ -99,6 +99,7 @@ class Lab:
         self.next_generation = 1 + max((one.generation for one in session.launches), default=-1)
         self.next_round = 1 + max((one.round for one in session.blocks), default=-1)
         self.launches_to_come = 0  # estimate, for the time left
+        self.deadline_s: float | None = None  # that a search reckons with, since it opened; for the time left
         self.planned_s: float | None = None  # of the budget, where not all of it will be needed; for the time left
         self.start, self.environment, self.scenario_files = start, environment, list(scenario_files)
         self.parallel_starts, self.live_limit, self.even_steps = parallel_starts, max(2, live_limit), even_steps
@@ -233,9 +234,13 @@ class Lab:
     def tell(self, text: str, left_s: float | None = None) -> None:
         """Let whoever looks on see what is being done, and for how much longer.
 
-        left_s: by default what is left of the budget, and what the launches to come take.
+        left_s: by default until the deadline, where there is one to come; else what is left of the budget, and what the
+            launches to come take.
         """
+        if left_s is None and self.deadline_s is not None and self.deadline_s > self.elapsed_s:
+            left_s = self.deadline_s - self.elapsed_s
         if left_s is None:
-            blocks_s = self.left_s if self.planned_s is None else min(self.left_s, self.planned_s)
-            left_s = blocks_s + self.launches_to_come * self.launches_s([])
+            left_s = self.left_s if self.planned_s is None else min(self.left_s, self.planned_s)
+            if self.launches_to_come:
+                left_s += self.launches_s([{}] * (self.launches_to_come - 1))
         self._watcher.update(text, self.elapsed_s, left_s)

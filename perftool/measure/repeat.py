@@ -58,7 +58,7 @@ def measure_repeatedly(
                 return done
             beside = guests(done)
             before_s = lab.spent_s
-            lab.launches_to_come = to_come * (1 + len(variants)) + len(beside)
+            lab.launches_to_come = to_come * (1 + len(variants) + len(beside))
             generation(
                 lab,
                 stage,
