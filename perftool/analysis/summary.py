@@ -82,7 +82,8 @@ class Summaries:
         lost = next((launch for launch in ended if launch.status != "measured"), None)
         spared = lost is not None and _spared(ended, measured)
         status: Status = "measured" if measured else "failed"
-        reason = None if measured else "it was not measured"
+        unmeasured = "interrupted before it was measured" if session.interrupted else "it was not measured"
+        reason = None if measured else unmeasured
         if lost is not None:
             status = status if spared else lost.status
             reason = _loss(ended, lost) if spared else lost.reason
@@ -91,7 +92,8 @@ class Summaries:
         uneven = jitter(runs) if runs else None
         versus = self._versus_baseline(variant, stages) if variant and measured and (not lost or spared) else {}
         cold = next((one.start_up_ns for one in ended if one.cold and one.start_up_ns is not None), None)
-        warm = [one.start_up_ns for one in ended if not one.cold and one.start_up_ns is not None]
+        own = [one for one in ended if not one.cold and not one.is_shared]
+        warm = [one.start_up_ns for one in own if one.start_up_ns is not None]
         return VariantSummary(
             settings=settings,
             status=status,
@@ -279,7 +281,8 @@ def break_even_steps(
 ) -> float | None:
     """Steps of the variant after which its slower start has paid back: 0 where it starts no slower, None where it never
     does or the start-ups are not known."""
-    base = [one for one in session.launches if one.variant == 0 and one.start_up_ns is not None]
+    own = [one for one in session.launches if one.variant == 0 and not one.is_shared]
+    base = [one for one in own if one.start_up_ns is not None]
     baseline_start_ns = next((one.start_up_ns for one in base if one.cold), None)
     if cold_start_ns is None or baseline_start_ns is None or throughput is None or throughput.verdict != "better":
         return None

@@ -17,6 +17,7 @@ from perftool.measure.launch import LaunchFailed
 from perftool.measure.running import Running, block_steps, spawn, spawn_shared
 from perftool.measure.warmup import GIVE_UP_S
 from perftool.records import Block
+from perftool.units import counted
 
 LOOK_ROUNDS = 20  # of those beyond the usual, after each of which one sees whether they tell enough
 
@@ -137,6 +138,7 @@ class _Group:
             return None
 
         everyone = tuple(self.live)
+        total = counted(len(everyone), "launch", "launches")
         begun: dict[object, Running] = {}
         for running in everyone:
             begun.setdefault(running.process or running, running)
@@ -144,7 +146,7 @@ class _Group:
         with ThreadPoolExecutor(self.lab.parallel_starts) as pool:
             try:
                 for index, (running, failed) in enumerate(zip(firsts, pool.map(start, firsts), strict=True)):
-                    self.lab.tell(f"{self.stage}: started {index + 1} of {len(everyone)} launches")
+                    self.lab.tell(f"{self.stage}: started {index + 1} of {total}")
                     if failed is not None:
                         self.lose(running, failed)
             except BaseException:
@@ -153,7 +155,7 @@ class _Group:
                 raise
         for index, running in enumerate(one for one in everyone if one not in firsts):
             self.attempt(running, Running.start)
-            self.lab.tell(f"{self.stage}: started {len(firsts) + index + 1} of {len(everyone)} launches")
+            self.lab.tell(f"{self.stage}: started {len(firsts) + index + 1} of {total}")
 
     def level(self) -> None:
         """Step those behind on to the one that is furthest, and give all blocks of the same steps from there."""
@@ -197,7 +199,8 @@ class _Group:
             for launch, sample_ns in times.items():
                 if base:
                     d.setdefault(launch, []).append(log(sample_ns / base))
-            lab.tell(f"{self.stage}: {len(self.live)} launches taking turns, round {index + 1}")
+            present = counted(len(self.live), "launch", "launches")
+            lab.tell(f"{self.stage}: {present} taking turns, round {index + 1}")
             if keep is not None:
                 variant_of = {running.number: running.variant for running in order}
                 staying = {0, *keep({variant_of[one.launch]: one.wall_ns / one.samples for one in blocks})}

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from shlex import join
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -212,7 +213,10 @@ class ScriptLaunch:
         if trouble:
             return f"perftool could not get into it: {trouble.splitlines()[-1]}"
         if not self._noted(SEEN):
-            return "no Python of it could be entered by PYTHONPATH: is it one, and not started with -I, -E or -S?"
+            return (
+                "it starts no Python that perftool can get into: after -- comes the command that trains, such as "
+                "python train.py, without -I, -E or -S"
+            )
         if not self._noted(TORCH):
             return "none of its processes has imported torch (what it reads from standard input is empty here)"
         return (
@@ -247,7 +251,7 @@ class ScriptLaunch:
         if ended is None:
             return LaunchFailed("died", f"its training process ended{words}")
         if not had_begun and ended.code:
-            return LaunchFailed("training", f"{_told(ended.code)} before its first step{words}")
+            return LaunchFailed("training", f"{_told(ended.code)} before its first step{words}{self._remedy()}")
         if not had_begun:
             return LaunchFailed("training", f"the command ended without a step: {why}{words}")
         return LaunchFailed("died", f"{_told(ended.code)}{words}") if ended.code else _end("the script was over")
@@ -270,6 +274,13 @@ class ScriptLaunch:
         words = self._last_words()
         self.close()
         return LaunchFailed("time", f"{reason}{words}")
+
+    def _remedy(self) -> str:
+        """What to do about a command that fails before anything is measured."""
+        printed = self.kept.printed() if self.kept is not None else ""
+        if "No module named 'torch'" in printed:
+            return f"; {self._command[0]} has no torch: name the Python that has, or activate its environment"
+        return f"; run it by itself to see all of it: {join(self._command)}"
 
     def _last_words(self) -> str:
         """The last line that the command printed, as evidence."""

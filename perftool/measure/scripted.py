@@ -32,7 +32,7 @@ from perftool.patch.texts import encoded
 from perftool.probes.machine import describe_machine
 from perftool.records import Machine, ScriptFacts, WorkloadFacts
 from perftool.scenario import Scenario, Scenarios, environment_of
-from perftool.target import Script, hidden_by, name_of
+from perftool.target import Script, entry_of, hidden_by, name_of
 from perftool.temporary import temporary_folder
 from perftool.vary import command_with
 
@@ -78,6 +78,10 @@ def survey(
 
     Raises UnusableError for a command that cannot be started, BaselineFailed for one that cannot be measured.
     """
+    at, kind, _ = entry_of(script.command)
+    file = script.command[at]
+    if kind == "file" and file.endswith(".py") and not Path(script.folder, file).exists():
+        raise UnusableError(f"there is no {file} in {script.folder}; after -- comes the command that trains")
     option = hidden_by(script.command)
     if option is not None:
         raise UnusableError(f"its Python runs with {option}, which keeps perftool out; leave that out while measuring")

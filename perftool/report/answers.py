@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import ceil
-from shlex import join
 
 from perftool import units
 from perftool.analysis.fitness import rate
@@ -58,7 +57,7 @@ def answer(summary: Summary) -> str:
         if fastest is None or gain is None:
             if not any(one.status == "measured" for one in summary.variants):
                 return "nothing could be compared with the baseline"
-            return "no variant was found faster than the baseline"
+            return _not_faster(summary)
         gained = f"{comparison_text(gain)} the {goal_name('throughput', summary.sample_unit)}"
         return f"fastest is {settings_text(fastest.settings)}, {gained}"
     if advice is not None:
@@ -78,6 +77,16 @@ def answer(summary: Summary) -> str:
             return f"interrupted before anything was confirmed; no advice{_so_far(summary)}"
         case _:
             return "no advice"
+
+
+def _not_faster(summary: Summary) -> str:
+    """That no variant was found faster, and whether any may be."""
+    told = [(one, found) for one in measured(summary) if (found := throughput_of(one)) and found.verdict == "undecided"]
+    open_ones = [(one, found) for one, found in told if found.ratio > 1]
+    if not open_ones:
+        return "no variant was found faster than the baseline"
+    one, found = max(open_ones, key=lambda pair: pair[1].ratio)
+    return f"nothing is sure yet: {settings_text(one.settings)} seems to give {comparison_text(found)}, undecided"
 
 
 def best(summary: Summary) -> VariantSummary | None:
@@ -106,11 +115,12 @@ def provisional(summary: Summary, found: Provisional) -> str:
         f"{settings_text(found.settings)} seems to give {estimate_text(found.gain)} the "
         f"{goal_name(found.metric, summary.sample_unit)}, by {launches}"
     )
-    if found.launches_needed is None or found.further_s is None or summary.folder is None:
+    if found.launches_needed is None or found.further_s is None:
+        return f"{seen}, which is not sure, and more launches like these would not tell; nothing is recommended"
+    if summary.folder is None:
         return f"{seen}, which is not sure; nothing is recommended"
     more = units.counted(found.launches_needed - found.launches, "more launch", "more launches")
-    command = join(["perftool", "tune", "--resume", summary.folder, "--budget", str(max(1, ceil(found.further_s)))])
-    return f"{seen}, which is not sure; {more} may tell: {command}"
+    return f"{seen}, which is not sure; {more} may tell: {method.going_on(summary, ceil(found.further_s))}"
 
 
 def _so_far(summary: Summary) -> str:

@@ -125,6 +125,8 @@ def _variants(summary: Summary, left_out: Sequence[str], *, fold: bool) -> list[
     table = _table(headings, (wording.variant_cells(one, summary) for one in measured[:MOST_ROWS]))
     if len(measured) > MOST_ROWS:
         table += f"\n\n{wording.more(len(measured) - MOST_ROWS)}"
+    if note := wording.p50_note(summary, measured):
+        table += f"\n\n{note}"
     metrics = [
         (wording.settings_text(one.settings), *row)
         for one in measured

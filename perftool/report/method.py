@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from shlex import join
 
 from perftool import units
@@ -117,6 +118,21 @@ def time_text(summary: Summary) -> str:
 def again(summary: Summary) -> str:
     """The command that measures the same once more."""
     return join(["perftool", *summary.arguments])
+
+
+def going_on(summary: Summary, further_s: int) -> str:
+    """The command that goes on with a search for so much longer: a command of the user's own is given again, with what
+    is varied of it."""
+    words = list(summary.arguments)
+    at = words.index("--") if "--" in words else len(words)
+    varied: list[str] = []
+    for word, following in pairwise([*words[:at], ""]):
+        if word == "--vary":
+            varied += [word, following]
+        elif word.startswith("--vary="):
+            varied.append(word)
+    folder = summary.folder or "."
+    return join(["perftool", "tune", "--resume", folder, "--budget", str(max(1, further_s)), *varied, *words[at:]])
 
 
 def machine_text(machine: Machine) -> str:

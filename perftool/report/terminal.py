@@ -260,6 +260,8 @@ def _variants(page: _Page, summary: Summary, variants: Sequence[VariantSummary])
         page.line()
         headings = wording.headings(wording.VARIANT_HEADINGS, summary)
         page.table(headings, (wording.variant_cells(one, summary) for one in variants))
+        if note := wording.p50_note(summary, variants):
+            page.line(note)
 
 
 def _reasons(page: _Page, title: str, rows: wording.Pairs) -> None:

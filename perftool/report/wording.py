@@ -46,6 +46,8 @@ WARMUP_NOTES = {
 }
 LONGEST_TEXT = 500  # of a reason or warning: exceptions of users' code can be pages long
 TRADEOFF_HEADINGS = ("settings", "samples/s", "memory", "p95/p50")
+AT_ODDS = 1.15  # by so much two rates that were not taken in turns may say something else than those that were
+P50_NOTE = "p50 is of each one's own steps, whenever they ran; the ratio is of blocks beside each other."
 VARIANT_HEADINGS = ("settings", "samples/s", "verdict", "p50", "memory")
 
 Pairs = list[tuple[str, str]]
@@ -122,6 +124,16 @@ def baseline_text(baseline: VariantSummary) -> str:
 def standing_text(standing: Standing) -> str:
     """A combination as the search sees it: "amp=bf16, threads=1: about 1.34x (1.29 to 1.39), not confirmed"."""
     return f"{settings_text(standing.settings)}: about {estimate_text(standing.gain())}, not confirmed"
+
+
+def p50_note(summary: Summary, variants: Sequence[VariantSummary]) -> str:
+    """What to know of the medians of these variants, where the machine was not the same for all; else ""."""
+    base = summary.baseline.samples_per_second
+    for one in variants:
+        found, own = throughput_of(one), one.samples_per_second
+        if base and own and found and not 1 / AT_ODDS <= own / base / found.ratio <= AT_ODDS:
+            return P50_NOTE
+    return ""
 
 
 def estimate_text(estimate: Estimate) -> str:

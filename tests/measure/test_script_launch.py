@@ -221,7 +221,7 @@ def test_a_python_that_hides_is_not_even_started(tmp_path: Path, option: str) ->
 
 
 def test_a_python_that_hides_behind_a_shell_is_told(launches: Launches) -> None:
-    with pytest.raises(LaunchFailed, match="not started with -I, -E or -S"):
+    with pytest.raises(LaunchFailed, match=r"python train\.py, without -I, -E or -S"):
         launches.look("bash", "-c", f"{sys.executable} -I {script('mlp.py')} --steps 3; true")
 
 

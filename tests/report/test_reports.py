@@ -237,8 +237,27 @@ def test_a_verdict_is_shown_as_the_summary_has_it_whatever_the_numbers() -> None
     """Nothing is decided again: a ratio of two that the summary calls undecided is undecided."""
     variant = make_variant({"amp": "bf16"}, throughput=make_comparison(2.0, 0.01, "undecided"))
     text = terminal.render(make_summary("compare", [variant]))
-    assert "no variant was found faster" in text
+    assert "nothing is sure yet: amp=bf16 seems to give 2.00x (1.99 to 2.01), undecided" in " ".join(text.split())
     assert re.search(r"amp=bf16 +2\.00x \(1\.99 to 2\.01\) +undecided", text)
+
+
+def test_medians_of_other_times_than_the_ratios_are_told_as_such() -> None:
+    base = make_variant({})
+    rate = base.samples_per_second or 0.0
+    found = make_comparison(1.1, 0.05, "better")
+    beside, later = (
+        make_variant({"amp": "bf16"}, throughput=found, samples_per_second=factor * rate) for factor in (1.12, 3.0)
+    )
+    assert wording.p50_note(make_summary("compare", [beside], baseline=base), [beside]) == ""
+    assert wording.P50_NOTE in markdown.render(make_summary("compare", [later], baseline=base))
+
+
+def test_where_nothing_was_found_faster_only_what_may_be_is_told_as_open() -> None:
+    slower = make_variant({"amp": "bf16"}, throughput=make_comparison(0.8, 0.2, "undecided"))
+    same = make_variant({"thp": "on"}, throughput=make_comparison(1.001, 0.001, "same"))
+    assert answers.answer(make_summary("compare", [slower, same])) == "no variant was found faster than the baseline"
+    maybe = make_variant({"threads": "1"}, throughput=make_comparison(1.3, 0.2, "undecided"))
+    assert "nothing is sure yet: threads=1 seems" in answers.answer(make_summary("compare", [slower, same, maybe]))
 
 
 def test_unknown_figures_say_so() -> None:
@@ -300,16 +319,34 @@ def test_what_is_not_sure_is_told_with_its_interval_its_lines_and_what_would_tel
         launches_needed=6,
         further_s=21.4,
     )
-    summary = make_summary("tune", recommendation_status="provisional", provisional=seen, folder="results/a search")
+    given = [
+        "tune",
+        "--budget",
+        "30",
+        "--vary",
+        "--lr=1|2",
+        "--vary=--amp",
+        "--",
+        "python",
+        "train.py",
+        "--budget",
+        "3",
+    ]
+    summary = make_summary(
+        "tune", recommendation_status="provisional", provisional=seen, folder="results/a search", arguments=given
+    )
     for render in (terminal.render, markdown.render):
         text = " ".join(render(summary).replace("\\", "").split())
         assert "amp=bf16 seems to give 1.12x (0.990 to 1.27) the samples per second, by 2 fresh launches" in text
         assert (
-            "which is not sure; 4 more launches may tell: perftool tune --resume 'results/a search' --budget 22" in text
+            "which is not sure; 4 more launches may tell: perftool tune --resume 'results/a search' --budget 22 "
+            "--vary '--lr=1|2' --vary=--amp -- python train.py --budget 3" in text
         )
         assert "with torch.autocast('cpu'):" in text
     hopeless = replace(seen, launches_needed=None, further_s=None)
-    assert answers.answer(replace(summary, provisional=hopeless)).endswith("not sure; nothing is recommended")
+    assert answers.answer(replace(summary, provisional=hopeless)).endswith(
+        "not sure, and more launches like these would not tell; nothing is recommended"
+    )
 
 
 def test_memory_that_is_not_known_says_why() -> None:
