@@ -280,14 +280,15 @@ def _that_fit(
     """
     blocks_s = min(SHARE_TOGETHER * lab.session.budget_s, lab.left_s - SHARE_CONFIRM * lab.session.budget_s)
     races = _races(lab, blocks_s)
+    affordable = [settings for settings in slow if _affordable(lab, settings, deadline_s)]
     left_s = _search_left_s(lab, offer, deadline_s) + grace_s - blocks_s
-    if left_s / 2 > lab.switched_s([{}]) + blocks_s:
-        left_s /= 2  # the rest is for another pass, which knows more
+    alone_s = lab.switched_s(affordable)  # of the slow ones, which no other pass has
+    if (left_s - alone_s) / 2 > lab.switched_s([{}]) + blocks_s:
+        left_s -= (left_s - alone_s) / 2  # the rest is for another pass, which knows more
 
     def may_be(settings: Settings) -> bool:
         return _affordable(lab, settings, deadline_s) and not any(one.items() <= settings.items() for one in slow)
 
-    affordable = [settings for settings in slow if _affordable(lab, settings, deadline_s)]
     fitting: list[Settings] = []
     for settings in [*affordable, *belief.proposals(TOGETHER_MOST, may_be)]:
         if len(fitting) < races and lab.switched_s([*fitting, settings]) <= left_s:
