@@ -52,6 +52,7 @@ SHARE_CONFIRM = 0.25  # kept back for the end, which also gets what is left
 SHARE_PARITY = 0.1  # of the budget, beside it: wall time of the trainings that compare losses
 WALL_PER_BUDGET = 2.8  # start-ups included; what would end later is cut to its best candidates
 SLOW_START_S = 20.0  # of what compiles or captures, as long as none was seen
+SLOW_MOST, SLOW_TIMES = 0.5, 3.0  # of the budget, and of a usual start: then the search goes on without it
 GRACE, GRACE_MOST = 0.35, 3  # of the budget, in wall time, for the combinations of a first pass that would be too late
 PASSES_MOST = 12
 TOGETHER_MOST = 10  # combinations of a pass
@@ -210,6 +211,8 @@ def _search(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
             break
         wanted = _that_fit(lab, belief, offer, deadline_s, slow)
         for settings in slow:
+            patience_s = max(SLOW_MOST * lab.session.budget_s, SLOW_TIMES * lab.start_s({}))
+            lab.patience_s.update(dict.fromkeys(settings.items(), patience_s))
             if settings not in wanted:
                 _note_untested(lab, settings)
         if not wanted and number == 1:  # rather a little late than without any combination
@@ -374,6 +377,7 @@ def parity_steps(step_s: float, seconds: float) -> int:
 def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
     """The winner against the baseline, in launches that had no part in choosing it; beside it the patched script, and
     the winner without each of its settings."""
+    lab.patience_s.clear()
     lab.deadline_s = None  # from here on it is known what is to come
     variant = lab.variant(winner)
     patched = _patched(lab, winner)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from statistics import median
 from time import monotonic
@@ -99,6 +100,7 @@ class Lab:
         self.next_generation = 1 + max((one.generation for one in session.launches), default=-1)
         self.next_round = 1 + max((one.round for one in session.blocks), default=-1)
         self.launches_to_come = 0  # estimate, for the time left
+        self.patience_s: dict[tuple[str, str], float] = {}  # with what starts slowly: it could not be confirmed in time
         self.deadline_s: float | None = None  # that a search reckons with, since it opened; for the time left
         self.planned_s: float | None = None  # of the budget, where not all of it will be needed; for the time left
         self.start, self.environment, self.scenario_files = start, environment, list(scenario_files)
@@ -158,6 +160,10 @@ class Lab:
         if session.goal.planned_steps is None or session.first_step_ns is None:
             return limit_s
         return min(limit_s, USUAL_START_MOST_S + session.goal.planned_steps * session.first_step_ns / 1e9)
+
+    def limit_s(self, settings: Settings) -> float:
+        """The same, and how much patience a search has with these settings."""
+        return min([self.start_limit_s, *(self.patience_s.get(change, inf) for change in settings.items())])
 
     @contextmanager
     def timing(self, part: Literal["starting_s", "warming_s", "turns_s"]) -> Iterator[None]:

@@ -62,6 +62,11 @@ class Running:
         return (self.steps_per_block + self.drop) * self.call_ns / 1e9
 
     @property
+    def limit_s(self) -> float:
+        """That it may take until it can be timed, for each that it is asked."""
+        return self.lab.limit_s(self.lab.session.variants[self.variant])
+
+    @property
     def queued_calls(self) -> int:
         """Whose batches loader workers hold ready."""
         return ceil(self.queued_batches / self.steps_per_call)
@@ -69,7 +74,7 @@ class Running:
     def start(self) -> None:
         """Build the training and do its first step. Raises LaunchFailed, as all that asks the launch."""
         asked_ns = round(self.lab.clock() * 1e9)
-        started = self.live.ask(messages.Start(), self.lab.start_limit_s)
+        started = self.live.ask(messages.Start(), self.limit_s)
         own_ns = started.started_ns - asked_ns
         self.start_up_ns = own_ns if self.process is None else self.process.start_up_ns
         self.switch_s = own_ns / 1e9
@@ -89,7 +94,7 @@ class Running:
         self.steps_per_block = block_steps(self.call_ns, self.queued_calls)
         self.drop = self.queued_calls + 1
         self.warmup_peak_host_bytes = self.live.host_bytes()
-        self.engaged = self.live.ask(messages.Prove(), lab.start_limit_s).engaged
+        self.engaged = self.live.ask(messages.Prove(), self.limit_s).engaged
         if not self.engaged.ok:
             raise LaunchFailed("effect", f"did not take effect: {self.engaged.evidence}")
         self.live.reset_host_peak()
@@ -106,7 +111,7 @@ class Running:
 
     def _warm(self, steps: int) -> int:
         """Some more steps; how many there are since something was compiled, captured or retried."""
-        warmed = self.live.ask(messages.Warm(steps=steps, limit_s=1.0), self.lab.start_limit_s)
+        warmed = self.live.ask(messages.Warm(steps=steps, limit_s=1.0), self.limit_s)
         self.warmup_step_ns.extend(warmed.step_ns)
         return len(self.warmup_step_ns) if warmed.steps_since_event is None else warmed.steps_since_event
 
@@ -143,8 +148,8 @@ class Running:
             return
         status: Status = "skipped" if failed.kind in ("setting", "effect") else "failed"
         reason = failed.reason
-        if failed.kind == "time" and self.start_up_ns is None:
-            status, reason = "skipped", f"start-up took too long (more than {self.lab.start_limit_s:.0f} s)"
+        if failed.kind == "time" and not self.call_ns:
+            status, reason = "skipped", f"start-up took too long (more than {self.limit_s:.0f} s): raise --budget"
         self.keep(status, reason)
         self._notice_edits()
         if self.variant == 0:

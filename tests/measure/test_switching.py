@@ -14,7 +14,7 @@ from perftool.measure.lab import BaselineFailed
 from perftool.measure.launch import LaunchFailed, LiveLaunch, ProcessLaunch
 from perftool.measure.rounds import generation
 from perftool.measure.switching import Switching
-from perftool.records import ALONE, CONFIRM, CONFIRMING, Settings
+from perftool.records import ALONE, CONFIRM, CONFIRMING, TOGETHER, Settings
 from perftool.search import tune
 from tests.measure.fakes import Script, make_lab, make_session
 from tests.measure.test_launch import LIMIT_S, spec_of
@@ -113,6 +113,19 @@ def test_a_search_confirms_in_launches_of_their_own() -> None:
     shared = {(one.stage, one.is_shared) for one in lab.session.launches}
     assert (ALONE, True) in shared
     assert {(stage, is_shared) for stage, is_shared in shared if stage in CONFIRMING} == {(CONFIRM, False)}
+
+
+def test_what_starts_slowly_comes_after_the_others_and_is_given_up_in_time() -> None:
+    scripted = Script(step_s=lambda settings: 0.009 if "threads" in settings else 0.01, start_s=2.0)
+    lab, _ = make_lab(scripted, replace(make_session(budget_s=60), command="tune"))
+    values = {"amp": ["bf16"], "threads": ["1"], "torch_compile": ["default"]}
+    offer = Offer(values=values, defaults=dict.fromkeys(values, "off"), slow=frozenset({"torch_compile"}))
+    tune(lab, offer, SWITCHING)
+    session = lab.session
+    stages = {(one.stage, tuple(session.variants[one.variant])) for one in session.launches}
+    assert (f"{TOGETHER} 1", ("torch_compile",)) in stages
+    assert not any(stage == ALONE and "torch_compile" in names for stage, names in stages)
+    assert {limit_s for request, limit_s in scripted.limits if request is messages.Start} == {30.0, 60.0}
 
 
 def test_what_is_switched_is_reckoned_as_such() -> None:
