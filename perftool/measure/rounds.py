@@ -42,8 +42,8 @@ def generation(
 ) -> None:
     """One fresh launch of the baseline and of each variant, then up to `rounds` rounds within `budget_s`.
 
-    own_caches: each variant has a compile cache of its own, empty at its first launch in the session; else all share
-        one, which is faster and makes no start-up time worth reporting.
+    own_caches: each variant but guests has a compile cache of its own, empty at its first launch in the session; else
+        all share one, which is faster and makes no start-up time worth reporting.
     drift_limit_s: of a launch's warm-up, after which it is measured though its step times still change.
     even_time: launches whose blocks take much longer than the others' join so many fewer rounds; not in a lab of even
         steps, where each joins all.
@@ -64,8 +64,15 @@ def generation(
         group = _Group(lab, stage)
         try:
             present, named = [0, *variants_of_group], afterwards is not None
+            beside = guests or {}  # whose start-up nobody asks for
             own = (
-                spawn(lab, stages.get(variant, stage), variant, own_caches=own_caches, phases_named=named)
+                spawn(
+                    lab,
+                    stages.get(variant, stage),
+                    variant,
+                    own_caches=own_caches and variant not in beside,
+                    phases_named=named,
+                )
                 for variant in present
             )
             with lab.timing("starting_s"):
