@@ -1,0 +1,135 @@
+"""No setting takes anything away that the user wrote: the same training after fifty steps, or a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace as replace_workload
+from functools import cache
+from math import ceil
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+from msgspec.structs import replace
+
+from perftool.analysis.handover import script
+from perftool.measure.facts import describe_workload
+from perftool.scenario import Context, discover, plan_of
+from perftool.training import SettingError, Training
+from perftool.workload import load
+from tests.as_written import Make, adam
+from tests.measure.fakes import MACHINE
+from tests.test_handover import run
+
+FILE = Path(__file__).parent / "as_written.py"
+SCENARIOS = discover()
+NAMES = (
+    "clipping", "averaging", "scheduled", "in_groups", "gradient_hooks", "frozen", "tied", "sparse", "normed",
+)  # fmt: skip
+STEPS = 50
+OTHER_TRAINING = ("batch_size", "learning_rate")  # by design
+OF_A_PROCESS = ("malloc_retention", "matmul_precision", "flush_denormal", "threads")  # what they set holds for all
+SLOW = ("torch_compile", "compiled_step")
+ONE_OF_MANY = {"dataloader_workers": ["1"], "compiled_step": ["1", "10"]}
+NOT_HERE = (("amp", "fp16"),)  # its scaler leaves the first steps out, until the scale fits
+ROUNDED = ("amp",)  # of which only the mean of the losses is the same, and that nearly
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@cache
+def context(name: str) -> Context:
+    loaded = load(f"{FILE}:{name}")
+    training = Training(plan_of(loaded.workload, {}, SCENARIOS, device="cpu", seed=0))
+    here = replace(MACHINE, torch_threads=1)
+    return Context(machine=here, workload=describe_workload(loaded, training, training.fetch()))
+
+
+@cache
+def plain(name: str) -> list[float]:
+    """The losses of the training as it is written."""
+    return losses_of(name, {})
+
+
+def losses_of(name: str, settings: dict[str, str]) -> list[float]:
+    training = Training(plan_of(load(f"{FILE}:{name}").workload, settings, SCENARIOS, device="cpu", seed=0))
+    calls = ceil(STEPS / training.steps_per_call)
+    return [loss for _ in range(calls) for loss in training.step(training.fetch()).reshape(-1).tolist()]
+
+
+def settings_of(name: str, *, slow: bool) -> list[tuple[str, str]]:
+    """Those that can be had of this training, without defaults."""
+    facts = context(name)
+    return [
+        (scenario, value)
+        for scenario, one in SCENARIOS.items()
+        if scenario not in (*OTHER_TRAINING, *OF_A_PROCESS) and (scenario in SLOW) is slow
+        for value in ONE_OF_MANY.get(scenario, one.values(facts))
+        if one.refused(value, facts) is None and value != one.default(facts) and (scenario, value) not in NOT_HERE
+    ]
+
+
+def cases(*, slow: bool) -> list[tuple[str, str, str]]:
+    return [(name, scenario, value) for name in NAMES for scenario, value in settings_of(name, slow=slow)]
+
+
+def check_losses(found: list[float], name: str, scenario: str) -> None:
+    if scenario in ROUNDED:
+        assert fmean(found) == pytest.approx(fmean(plain(name)), rel=0.05)
+    else:
+        assert found == pytest.approx(plain(name), rel=1e-3, abs=1e-4)
+
+
+def check_live(name: str, scenario: str, value: str) -> None:
+    try:
+        found = losses_of(name, {scenario: value})
+    except SettingError as refusal:
+        assert len(str(refusal)) > 20  # noqa: PT017
+        return
+    check_losses(found[:STEPS], name, scenario)
+
+
+@pytest.mark.parametrize(("name", "scenario", "value"), cases(slow=False))
+def test_it_trains_the_same_or_is_refused(name: str, scenario: str, value: str) -> None:
+    check_live(name, scenario, value)
+
+
+@pytest.mark.parametrize(("name", "scenario", "value"), cases(slow=False))
+def test_what_is_handed_over_trains_the_same(name: str, scenario: str, value: str) -> None:
+    try:
+        Training(plan_of(load(f"{FILE}:{name}").workload, {scenario: value}, SCENARIOS, device="cpu", seed=0))
+    except SettingError:
+        return  # never measured, so never handed over
+    facts = context(name)
+    codes = {scenario: {value: SCENARIOS[scenario].lines(value, facts)}}
+    ran = run(script(codes, {scenario: value}, workload=facts.workload, device="cpu"), STEPS)
+    check_losses(ran.losses, name, scenario)
+
+
+@pytest.mark.parametrize(("name", "scenario", "value"), cases(slow=True))
+def test_what_compiles_trains_the_same_or_is_refused(name: str, scenario: str, value: str) -> None:
+    check_live(name, scenario, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [
+        ("clipping", lambda parts: torch.optim.SGD(parts, lr=0.5)),
+        ("averaging", adam),
+        ("scheduled", adam),
+        ("in_groups", lambda parts: torch.optim.AdamW(parts, lr=0.02)),
+        ("gradient_hooks", lambda parts: torch.optim.SGD(parts, lr=0.5)),
+    ],
+)
+def test_leaving_out_what_is_written_would_show(name: str, optimizer: Make) -> None:
+    workload = replace_workload(load(f"{FILE}:{name}").workload, optimizer=optimizer)
+    without = Training(plan_of(workload, {}, SCENARIOS, device="cpu", seed=0))
+    found = [without.step(without.fetch()).item() for _ in range(STEPS)]
+    assert found != pytest.approx(plain(name), rel=0.01)
