@@ -88,8 +88,12 @@ def offer_of(scenarios: Scenarios, context: Context, baseline: Settings, goal: G
     )
 
 
-def switching_of(scenarios: Scenarios, context: Context, goal: Goal) -> Switching:
-    """Which settings the search may switch within a process: none where the goal is about the process, or its tails."""
+def switching_of(scenarios: Scenarios, context: Context, baseline: Settings, goal: Goal) -> Switching:
+    """Which settings the search may switch within a process: none where the goal is about the process, or its tails,
+    nor where the baseline itself has something that stays in it: compiled code is compiled again at each switch."""
+    moved = [name for name, value in baseline.items() if value != scenarios[name].default(context)]
+    if context.workload.compiled or any(scenarios[name].stays(context) for name in moved):
+        return Switching()
     limits = (goal.max_host_bytes, goal.max_device_bytes, goal.max_p99_ns)
     if goal.objective in ("memory", "jitter") or any(limit is not None for limit in limits):
         return Switching()
@@ -108,6 +112,9 @@ def tune(lab: Lab, offer: Offer, switching: Switching = Switching()) -> None:  #
     """
     lab.switching = switching
     lab.deadline_s = deadline_s = lab.elapsed_s + WALL_PER_BUDGET * lab.left_s
+    for change in offer.changes():
+        if change[0] in offer.slow:
+            lab.expect_start(change, SLOW_START_S)
     winner = _chosen(lab.session)
     if winner is None:
         if not _measured(lab.session, ALONE):
@@ -142,7 +149,6 @@ def _try_alone(lab: Lab, offer: Offer, deadline_s: float) -> None:
     for change in offer.changes():
         settings = dict([change])
         if change[0] in offer.slow:
-            lab.expect_start(change, SLOW_START_S)
             continue
         fits = len(chosen) < _races(lab, budget_s) and lab.switched_s([*chosen, settings]) <= left_s
         if fits or len(chosen) < ALONE_LEAST:
@@ -216,7 +222,8 @@ def _search(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
             if settings not in wanted:
                 _note_untested(lab, settings)
         if not wanted and number == 1:  # rather a little late than without any combination
-            wanted = _that_fit(lab, belief, offer, deadline_s, [], GRACE * lab.session.budget_s)[:GRACE_MOST]
+            late = _that_fit(lab, belief, offer, deadline_s, slow, GRACE * lab.session.budget_s)
+            wanted = [one for one in late if one not in slow][:GRACE_MOST]
         if not wanted:
             break
         variants = [lab.variant(one) for one in wanted]

@@ -15,6 +15,7 @@ from perftool.analysis.search import Offer, believe
 from perftool.analysis.summary import Summaries, summarise
 from perftool.analysis.verdict import ALPHA, HIGHER_IS_BETTER
 from perftool.records import (
+    ALONE,
     FRESH,
     PARITY,
     Estimate,
@@ -75,6 +76,7 @@ def rejected(session: Session, winner: Settings, summaries: Summaries | None = N
     """Every setting that was considered and is not part of the winner, with what is known against it."""
     summaries = summaries or Summaries(session)
     reasons: dict[tuple[str, str], list[str]] = {}
+    tried = {setting for launch in session.launches for setting in session.variants[launch.variant].items()}
     for number, settings in enumerate(session.variants):
         if len(settings) == 1 and any(launch.variant == number for launch in session.launches):
             reasons[next(iter(settings.items()))] = [_against(summaries.of(number))]
@@ -84,6 +86,8 @@ def rejected(session: Session, winner: Settings, summaries: Summaries | None = N
                 reasons[name, decision.settings[name]] = [decision.reason]
         elif decision.action in ("dropped", "untested"):
             for setting in decision.settings.items():
+                if decision.action == "untested" and decision.stage == ALONE and setting in tried:
+                    continue  # it came in company
                 reasons.setdefault(setting, []).append(decision.reason)
     return [
         Rejected(settings={name: value}, reason="; ".join(dict.fromkeys(said)))

@@ -112,9 +112,14 @@ class Summaries:
             cold_start_ns=cold,
             warm_start_ns=round(median(warm)) if warm else None,
             break_even_steps=break_even_steps(session, cold, blocks, versus.get("throughput")) if variant else None,
-            warmup_class=next((one.warmup_class for one in ended if one.warmup_class), None),
+            warmup_class=next((one.warmup_class for one in _own_first(ended) if one.warmup_class), None),
             versus_baseline=versus,
         )
+
+
+def _own_first(launches: Sequence[Launch]) -> list[Launch]:
+    """Those in a process of their own before those that shared one."""
+    return sorted(launches, key=lambda one: one.is_shared)
 
 
 def variant_summary(session: Session, variant: int) -> VariantSummary:

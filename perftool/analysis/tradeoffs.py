@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 from perftool.records import Session, Settings, SmallestBatch, VariantSummary
 
@@ -17,7 +18,7 @@ def pareto(variants: Sequence[VariantSummary]) -> list[Settings]:
 
     def costs(one: VariantSummary) -> tuple[float, ...]:
         faster, uneven = one.versus_baseline.get("throughput"), one.versus_baseline.get("jitter")
-        memory_bytes = one.peak_device_reserved_bytes or one.peak_host_bytes or 0
+        memory_bytes = one.peak_device_reserved_bytes or one.peak_host_bytes or inf  # unknown is no merit
         return (-(faster.ratio if faster else 1.0), float(memory_bytes), uneven.ratio if uneven else 1.0)
 
     def beaten(one: VariantSummary) -> bool:

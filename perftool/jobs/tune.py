@@ -50,7 +50,7 @@ class Tune(Job[None]):
     def measure(self, lab: Lab, ready: Ready) -> None:
         session = lab.session
         offer = offer_of(ready.scenarios, ready.context, session.baseline, session.goal)
-        tune(lab, offer, switching_of(ready.scenarios, ready.context, session.goal))
+        tune(lab, offer, switching_of(ready.scenarios, ready.context, session.baseline, session.goal))
 
     def again(self, folder: Path) -> str | None:
         target = self.options.target

@@ -116,6 +116,7 @@ class Lab:
         self.switching = Switching()  # what a search may switch within a process
         self._costs: list[_Cost] = []
         self._wall = session.wall or WallTime(total_s=0.0, starting_s=0.0, warming_s=0.0, turns_s=0.0)
+        self._tells_wall = session.wall is not None or not session.blocks  # else it is of an old session
         self._earlier_s = self._wall.total_s  # before it was interrupted
         self._switches_s: list[float] = []  # to a new variant in a process that was there, until it is warm
         self._slowest_s: dict[tuple[str, str], float] = {}  # start of a launch with a setting
@@ -178,7 +179,8 @@ class Lab:
     def enter_wall_time(self) -> None:
         """Write down what measuring has taken until now."""
         self._wall = replace(self._wall, total_s=self._earlier_s + self.elapsed_s)
-        self.ledger.enter(self._wall)
+        if self._tells_wall:
+            self.ledger.enter(self._wall)
 
     @contextmanager
     def spending(self) -> Iterator[None]:
@@ -198,7 +200,8 @@ class Lab:
     def note_shared_cost(self, settings: Settings, start_s: float, warm_s: float, switch_s: float) -> None:
         """The same of a launch in a process that others have, too, and what its own first step took there."""
         self.note_cost(self.switching.start_of(settings), start_s, warm_s)
-        self._switches_s.append(switch_s + warm_s)
+        if switch_s < start_s:  # else the process was started for it
+            self._switches_s.append(switch_s + warm_s)
 
     def expect_start(self, setting: tuple[str, str], start_s: float) -> None:
         """How long a launch with this setting is taken to start, as long as none has."""
@@ -207,11 +210,11 @@ class Lab:
     def start_s(self, settings: Settings) -> float:
         """How long a launch with these settings may take to start: as last seen, as the slowest that shared a setting
         (compilation), or as any."""
+        seen_s = self._expected_s | self._slowest_s
         if not self._costs:
-            return FIRST_GUESS_START_S
+            return max([FIRST_GUESS_START_S, *(seen_s.get(change, 0.0) for change in settings.items())])
         same = [cost.start_s for cost in self._costs if cost.settings == settings]
         usual_s = median(cost.start_s for cost in self._costs)
-        seen_s = self._expected_s | self._slowest_s
         return same[-1] if same else max([usual_s, *(seen_s.get(change, 0.0) for change in settings.items())])
 
     def launches_s(self, variants: Sequence[Settings], *, again: bool = False) -> float:

@@ -149,7 +149,9 @@ class Running:
         status: Status = "skipped" if failed.kind in ("setting", "effect") else "failed"
         reason = failed.reason
         if failed.kind == "time" and not self.call_ns:
-            status, reason = "skipped", f"start-up took too long (more than {self.limit_s:.0f} s): raise --budget"
+            status, reason = "skipped", f"start-up took too long (more than {self.limit_s:.0f} s)"
+            if self.limit_s < self.lab.start_limit_s:
+                reason += "; a larger --budget has more patience"
         self.keep(status, reason)
         self._notice_edits()
         if self.variant == 0:

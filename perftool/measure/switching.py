@@ -62,6 +62,7 @@ class SharedProcess:
         self._process: LiveLaunch | None = start()
         self.start_up_ns: int | None = None  # until the end of its first step
         self._present: int | None = None  # the launch that has it
+        self._known: set[int] = set()  # those that had it
         self._tenants = 0
 
     def taken_by(self, launch: int, settings: Settings) -> SharedLaunch:
@@ -78,24 +79,32 @@ class SharedProcess:
         try:
             reply: R = self._asked(launch, settings, request, limit_s)
         except LaunchFailed as failed:
-            self._close()
             if failed.kind != "ended" or not was_used:
                 raise
             reply = self._asked(launch, settings, request, limit_s)  # its script begins again
         return reply
 
     def _asked(self, launch: int, settings: Settings, request: messages.Ask[Any], limit_s: float) -> Any:
+        try:
+            return self._asked_once(launch, settings, request, limit_s)
+        except LaunchFailed:
+            self._close()
+            raise
+
+    def _asked_once(self, launch: int, settings: Settings, request: messages.Ask[Any], limit_s: float) -> Any:
         if self._process is None:
             self._process = self._start()
         if self._present != launch:
-            began_ns, is_new = monotonic_ns(), self._present is None
+            began_ns, is_first = monotonic_ns(), self._present is None
             started = self._process.ask(messages.Switch(launch=launch, settings=settings), limit_s)
+            is_new = launch not in self._known
             self._present = launch
-            if is_new:
+            self._known.add(launch)
+            if is_first:
                 self.start_up_ns = started.started_ns - began_ns
             if isinstance(request, messages.Start):
                 return started
-            if is_new:
+            if is_new and not isinstance(request, messages.Warm):  # to a process that has come back
                 self._process.ask(messages.Warm(steps=WARM_STEPS, limit_s=WARM_LIMIT_S), limit_s)
         return self._process.ask(request, limit_s)
 
@@ -113,6 +122,7 @@ class SharedProcess:
 
     def _close(self) -> None:
         process, self._process, self._present = self._process, None, None
+        self._known.clear()
         if process is not None:
             process.close()
 

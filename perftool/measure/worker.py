@@ -467,9 +467,10 @@ class Workers:
         first = next(iter(self._known.values()), None)
         if first is None:
             scenarios = discover([Path(file) for file in self._spec.scenario_files])
+            take_device(self._spec.device)
+            loaded = load(self._spec.reference)  # which may itself set what is in force
             shown = {name: scenarios[name].present for name in self._spec.switched}
             self._own = {name: show() for name, show in shown.items() if show is not None}
-            loaded = load(self._spec.reference)
         else:
             assert first.loaded is not None
             dataset = first._live().dataset

@@ -86,7 +86,9 @@ def _not_faster(summary: Summary) -> str:
     if not open_ones:
         return "no variant was found faster than the baseline"
     one, found = max(open_ones, key=lambda pair: pair[1].ratio)
-    return f"nothing is sure yet: {settings_text(one.settings)} seems to give {comparison_text(found)}, undecided"
+    return (
+        f"no variant is surely faster: {settings_text(one.settings)} seems to give {comparison_text(found)}, undecided"
+    )
 
 
 def best(summary: Summary) -> VariantSummary | None:

@@ -100,6 +100,9 @@ def circumstances(summary: Summary) -> Pairs:
     return lines
 
 
+LEAST_TOLD_S = 0.5
+
+
 def time_text(summary: Summary) -> str:
     """How long the blocks were, and what the rest of the time went into."""
     blocks = f"{units.duration(summary.measured_s * 1e9)} of blocks"
@@ -111,8 +114,10 @@ def time_text(summary: Summary) -> str:
         "warming up": wall.warming_s,
         "steps between blocks": wall.turns_s - summary.measured_s,
     }
-    parts = [f"{units.duration(seconds * 1e9)} {name}" for name, seconds in rest.items() if seconds > 0]
-    return f"{blocks} in {units.duration(wall.total_s * 1e9)} of measuring; the rest: {', '.join(parts)}"
+    rest["other work"] = wall.total_s - wall.starting_s - wall.warming_s - wall.turns_s  # losses compared, between
+    parts = [f"{units.duration(seconds * 1e9)} {name}" for name, seconds in rest.items() if seconds >= LEAST_TOLD_S]
+    told = f"{blocks} in {units.duration(wall.total_s * 1e9)} of measuring"
+    return f"{told}; the rest: {', '.join(parts)}" if parts else told
 
 
 def again(summary: Summary) -> str:

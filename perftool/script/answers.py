@@ -104,7 +104,6 @@ class Answers:
             shown = {name: self.scenarios[name].present for name in self.spec["switched"]}
             self._own = {name: show() for name, show in shown.items() if show is not None and "torch" in sys.modules}
         self.spec = {**self.spec, "launch": request["launch"], "settings": request["settings"]}
-        self._not_finite = 0
         laid = {**self._own, **request["settings"]}
         self.realised.switch(plan_of(None, laid, self.scenarios, device=self.device, seed=self.spec["seed"]))
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -13,10 +14,10 @@ from perftool.measure import messages
 from perftool.measure.lab import BaselineFailed
 from perftool.measure.launch import LaunchFailed, LiveLaunch, ProcessLaunch
 from perftool.measure.rounds import generation
-from perftool.measure.switching import Switching
+from perftool.measure.switching import SharedProcess, Switching
 from perftool.records import ALONE, CONFIRM, CONFIRMING, TOGETHER, Settings
 from perftool.search import tune
-from tests.measure.fakes import Script, make_lab, make_session
+from tests.measure.fakes import Script, ScriptedLaunch, make_lab, make_session
 from tests.measure.test_launch import LIMIT_S, spec_of
 from tests.measure.test_script_launch import Launches, launches, script
 
@@ -83,8 +84,52 @@ def test_one_that_fails_is_lost_and_the_others_go_on_in_a_new_process() -> None:
     assert scripted.started == [{}, {}]
 
 
+def test_one_that_is_over_again_and_again_leaves_no_dead_process_to_the_others() -> None:
+    lab, _ = make_lab(Script(last_step=lambda settings: 30 if "amp" in settings else None), make_session())
+    lab.switching = SWITCHING
+    numbers = [lab.variant(one) for one in (AMP, THREADS)]
+    generation(lab, "alone", numbers, budget_s=5, rounds=40, shared=True)
+    found = {lab.session.variants[one.variant].get("threads", "-"): one.status for one in lab.session.launches}
+    assert found["1"] == "measured"
+
+
+def test_whoever_is_new_to_a_process_that_has_come_back_is_warmed() -> None:
+    scripted = Script()
+    started: list[list[str]] = []
+
+    class Noting:
+        """What the launches of one process are asked."""
+
+        def __init__(self) -> None:
+            self.asked: list[str] = []
+            started.append(self.asked)
+
+        def ask(self, request: messages.Ask[Any], limit_s: float) -> Any:
+            self.asked.append(type(request).__name__)
+            if isinstance(request, messages.Prove):
+                raise LaunchFailed("training", "boom")
+            return ScriptedLaunch(scripted, spec_of("rows")).ask(request, limit_s)
+
+        def close(self) -> None:
+            pass
+
+    process = SharedProcess(Noting)  # type: ignore[arg-type]
+    one, other = process.taken_by(1, {}), process.taken_by(2, {})
+    block = messages.Run(round=0, position=0, drop=1, steps=1)
+    for launch in (one, other):
+        launch.ask(messages.Start(), LIMIT_S)
+    with pytest.raises(LaunchFailed, match="boom"):
+        process.ask(3, {}, messages.Prove(), LIMIT_S)
+    for launch in (one, other, one):
+        launch.ask(block, LIMIT_S)
+    assert started == [
+        ["Switch", "Switch", "Switch", "Warm", "Prove"],
+        ["Switch", "Warm", "Run", "Switch", "Warm", "Run", "Switch", "Run"],
+    ]
+
+
 def test_a_script_that_is_over_begins_again() -> None:
-    scripted = Script(last_step=lambda settings: 60)
+    scripted = Script(last_step=lambda settings: 90)
     found = raced(scripted, AMP, THREADS)
     assert [status for _, status, _ in found] == ["measured"] * 3
     assert len(scripted.started) > 2

@@ -237,7 +237,9 @@ def test_a_verdict_is_shown_as_the_summary_has_it_whatever_the_numbers() -> None
     """Nothing is decided again: a ratio of two that the summary calls undecided is undecided."""
     variant = make_variant({"amp": "bf16"}, throughput=make_comparison(2.0, 0.01, "undecided"))
     text = terminal.render(make_summary("compare", [variant]))
-    assert "nothing is sure yet: amp=bf16 seems to give 2.00x (1.99 to 2.01), undecided" in " ".join(text.split())
+    assert "no variant is surely faster: amp=bf16 seems to give 2.00x (1.99 to 2.01), undecided" in " ".join(
+        text.split()
+    )
     assert re.search(r"amp=bf16 +2\.00x \(1\.99 to 2\.01\) +undecided", text)
 
 
@@ -257,7 +259,9 @@ def test_where_nothing_was_found_faster_only_what_may_be_is_told_as_open() -> No
     same = make_variant({"thp": "on"}, throughput=make_comparison(1.001, 0.001, "same"))
     assert answers.answer(make_summary("compare", [slower, same])) == "no variant was found faster than the baseline"
     maybe = make_variant({"threads": "1"}, throughput=make_comparison(1.3, 0.2, "undecided"))
-    assert "nothing is sure yet: threads=1 seems" in answers.answer(make_summary("compare", [slower, same, maybe]))
+    assert "no variant is surely faster: threads=1 seems" in answers.answer(
+        make_summary("compare", [slower, same, maybe])
+    )
 
 
 def test_unknown_figures_say_so() -> None:
