@@ -33,7 +33,7 @@ class Watcher:
         from perftool.report.wording import standing_text
 
         self.standings = standings
-        if self._lines and standings:
+        if self._lines and standings and standings[0].settings:
             say(f"best so far: {standing_text(standings[0])}")
 
     def update(self, text: str, done_s: float, left_s: float) -> None:

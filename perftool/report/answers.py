@@ -66,9 +66,11 @@ def answer(summary: Summary) -> str:
     match summary.recommendation_status:
         case "nothing_better" if summary.goal.planned_steps is not None:
             steps = units.counted(summary.goal.planned_steps, "step")
-            return f"nothing that was tried is faster and pays its start back within {steps}; keep it as it is"
+            return (
+                f"nothing that was tried was seen to be faster and pays its start back within {steps}; keep it as it is"
+            )
         case "nothing_better":
-            return "nothing that was tried is faster; keep it as it is"
+            return "nothing that was tried was seen to be faster; keep it as it is"
         case "provisional" if summary.provisional is not None:
             return provisional(summary, summary.provisional)
         case "not_confirmed":

@@ -193,7 +193,7 @@ def test_a_page_of_many_variants_fits_a_comment() -> None:
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        ("nothing_better", "nothing that was tried is faster; keep it as it is"),
+        ("nothing_better", "nothing that was tried was seen to be faster; keep it as it is"),
         ("not_confirmed", "was not confirmed in fresh launches; keep it as it is"),
         ("interrupted", "interrupted before anything was confirmed; no advice"),
         (None, "no advice"),
