@@ -33,7 +33,7 @@ SCHEMA_VERSION = "1.8"
 #      patch of its files, and which of its loaders train; sessions of a run that was recorded; of recommended settings,
 #      which are options of the command, and for which device and loaders they are
 # 1.7  the price of a setting, what seems better and is not sure, and what is needed for a limit; sparse gradients
-# 1.8  launches that shared a process; what measuring took, and what of
+# 1.8  launches that shared a process; what measuring took, and what of; how much of a first step waits for its batch
 
 Command = Literal["tune", "compare", "profile", "trace", "check", "run"]
 Driver = Literal["workload", "script"]
@@ -234,6 +234,7 @@ class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     rule: StepRule | None  # None: no step was seen
     steps: int  # that were seen
     step_ns: int
+    wait_ns: int = 0  # of it, for batches
     device: str
     python: str  # the interpreter that trains
     python_version: str
@@ -288,6 +289,7 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     search_path: str | None = None  # the folder to look in for what the reference names; None: it is installed
     optimizer_step: str | None = None  # class of torch.optim whose step it runs; None where the step is its own
     changes_buffers: bool = False  # the forward pass does, as BatchNorm its running statistics
+    wait_share: float | None = None  # of the quickest of the first steps, that it waited for its batch: for plans
     python_objects: int | None = None  # that the garbage collector looks at, after the first step
     denormal_values: int | None = None  # in the first batch and, after its step, in the parameters
     script: ScriptFacts | None = None  # of a training that is a command of the user's

@@ -42,9 +42,11 @@ from perftool.records import (
     Session,
     Settings,
 )
-from perftool.scenario import Context, Scenarios, clashes, other_values
+from perftool.scenario import Context, Scenario, Scenarios, clashes, other_values
 from perftool.units import percent
+from perftool.words import DATA_WAIT, ROW_BY_ROW
 
+WAIT_MOST = 0.95  # of a step, that better loading is taken to spare
 SHARE_ALONE = 0.25  # of the budget, in blocks
 SHARE_TOGETHER = 0.2  # each pass
 TRIM_LEAST = 0.05  # in blocks, below which nothing would be told of the best combination's settings
@@ -82,10 +84,22 @@ def offer_of(scenarios: Scenarios, context: Context, baseline: Settings, goal: G
     return Offer(
         values={name: other_values(scenario, context, baseline) for name, scenario in tried.items()},
         defaults={name: baseline.get(name, scenario.default(context)) for name, scenario in scenarios.items()},
-        gains={name: scenario.typical_gain for name, scenario in tried.items()},
+        gains={name: _likely_gain(scenario, context) for name, scenario in tried.items()},
         clash=lambda settings: clashes({**baseline, **settings}, scenarios, context.workload.driver),
         slow=frozenset(name for name, scenario in tried.items() if scenario.compiles(context)),
     )
+
+
+def _likely_gain(scenario: Scenario, context: Context) -> float:
+    """What it typically brings, of the part of the step that it acts on, as far as the first steps show that (Amdahl's
+    law); for the order in which things are tried."""
+    wait = context.workload.wait_share
+    if wait is None:
+        return scenario.typical_gain
+    wait = min(wait, WAIT_MOST)
+    if {DATA_WAIT, ROW_BY_ROW} & scenario.cures_beyond(scenario.default(context), context).keys():
+        return 1 / (1 - wait)
+    return 1 / (wait + (1 - wait) / scenario.typical_gain)
 
 
 def switching_of(scenarios: Scenarios, context: Context, baseline: Settings, goal: Goal) -> Switching:

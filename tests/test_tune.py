@@ -15,8 +15,9 @@ from perftool.analysis.search import Offer
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed, LiveLaunch
 from perftool.records import CONFIRM, LEAVE_ONE_OUT, PARITY, PATCHED, TRIM, Goal, Session, Settings, Site
-from perftool.search import parity_steps, root_of, tune
-from tests.measure.fakes import Script, ScriptedLaunch, make_lab, make_session
+from perftool.scenario import Context, discover
+from perftool.search import offer_of, parity_steps, root_of, tune
+from tests.measure.fakes import MACHINE, WORKLOAD, Script, ScriptedLaunch, make_lab, make_session
 from tests.sessions import make_script, make_script_facts
 
 OFFER = Offer(
@@ -493,3 +494,13 @@ def test_a_price_keeps_out_what_brings_less() -> None:
     for price, kept in ((0.01, True), (0.2, False)):
         session = searched(Script(step_s=step_s), goal=Goal(price=price))
         assert ("malloc_retention" in chosen(session)) == kept
+
+
+@pytest.mark.parametrize(
+    ("wait_share", "first"), [(0.6, "batch_gather"), (0.02, "optimizer_kernel"), (None, "batch_gather")]
+)
+def test_what_acts_on_the_larger_part_of_the_step_is_tried_first(wait_share: float | None, first: str) -> None:
+    scenarios = {name: one for name, one in discover().items() if name in ("batch_gather", "optimizer_kernel")}
+    facts = replace(WORKLOAD, wait_share=wait_share, optimizer_options={"foreach": None, "fused": None})
+    offer = offer_of(scenarios, Context(machine=MACHINE, workload=facts), {}, Goal())
+    assert offer.changes()[0][0] == first

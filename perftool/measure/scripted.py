@@ -158,6 +158,7 @@ def workload_of(script: Script, facts: ScriptFacts) -> WorkloadFacts:
         drop_last=loader.drop_last if loader else False,
         tensor_dataset=loader is not None and loader.kind == "tensors",
         search_path=script.folder,
+        wait_share=facts.wait_ns / facts.step_ns if facts.step_ns else None,
         python_objects=facts.python_objects,
         denormal_values=facts.denormal_values,
         loader_options={"num_workers": loader.workers, "pin_memory": loader.pinned} if loader else {},
