@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace as replace_workload
 from functools import cache
 from math import ceil
@@ -11,16 +10,15 @@ from statistics import fmean
 
 import pytest
 import torch
-from msgspec.structs import replace
 
 from perftool.analysis.handover import script
-from perftool.measure.facts import describe_workload
-from perftool.scenario import Context, discover, plan_of
+from perftool.scenario import discover, plan_of
 from perftool.training import SettingError, Training
 from perftool.workload import load
 from tests.as_written import Make, adam
-from tests.measure.fakes import MACHINE
-from tests.test_handover import run
+from tests.test_handover import context, run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FILE = Path(__file__).parent / "as_written.py"
 SCENARIOS = discover()
@@ -34,22 +32,6 @@ SLOW = ("torch_compile", "compiled_step")
 ONE_OF_MANY = {"dataloader_workers": ["1"], "compiled_step": ["1", "10"]}
 NOT_HERE = (("amp", "fp16"),)  # its scaler leaves the first steps out, until the scale fits
 ROUNDED = ("amp",)  # of which only the mean of the losses is the same, and that nearly
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@cache
-def context(name: str) -> Context:
-    loaded = load(f"{FILE}:{name}")
-    training = Training(plan_of(loaded.workload, {}, SCENARIOS, device="cpu", seed=0))
-    here = replace(MACHINE, torch_threads=1)
-    return Context(machine=here, workload=describe_workload(loaded, training, training.fetch()))
 
 
 @cache
@@ -66,7 +48,7 @@ def losses_of(name: str, settings: dict[str, str]) -> list[float]:
 
 def settings_of(name: str, *, slow: bool) -> list[tuple[str, str]]:
     """Those that can be had of this training, without defaults."""
-    facts = context(name)
+    facts = context(name, file=FILE)
     return [
         (scenario, value)
         for scenario, one in SCENARIOS.items()
@@ -107,7 +89,7 @@ def test_what_is_handed_over_trains_the_same(name: str, scenario: str, value: st
         Training(plan_of(load(f"{FILE}:{name}").workload, {scenario: value}, SCENARIOS, device="cpu", seed=0))
     except SettingError:
         return  # never measured, so never handed over
-    facts = context(name)
+    facts = context(name, file=FILE)
     codes = {scenario: {value: SCENARIOS[scenario].lines(value, facts)}}
     ran = run(script(codes, {scenario: value}, workload=facts.workload, device="cpu"), STEPS)
     check_losses(ran.losses, name, scenario)

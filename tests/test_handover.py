@@ -28,6 +28,8 @@ from scenarios.cuda_graphs import WARM_STEPS
 from tests.measure.fakes import MACHINE
 from tests.proofs import proved
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FILE = Path(__file__).parent / "handed_over.py"
 SCENARIOS = discover()
 IN_ORDER = (
@@ -44,19 +46,10 @@ VALUES = {"batch_size": "6", "dataloader_workers": "1", "threads": "2"}  # one o
 STEPS = 8  # over the end of an epoch
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """These tests are many and small; threads that wait for each other would make them slow on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @cache
-def context(name: str, *, gpu: bool = False) -> Context:
+def context(name: str, *, file: Path = FILE, gpu: bool = False) -> Context:
     """What scenarios are told of one of the workloads, here or on a scripted GPU."""
-    loaded = load(f"{FILE}:{name}")
+    loaded = load(f"{file}:{name}")
     training = Training(plan_of(loaded.workload, {}, SCENARIOS, device="cpu", seed=0))
     here = replace(MACHINE, torch_threads=1)
     return Context(
