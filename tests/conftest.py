@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +36,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+
+
+Background = Callable[[Sequence[str], Path], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def background() -> Iterator[Background]:
+    """To start a command that goes on beside the test, in a folder, with pipes; it is gone after the test."""
+    with ExitStack() as started:
+
+        def start(words: Sequence[str], cwd: Path) -> subprocess.Popen[str]:
+            pipe = subprocess.PIPE
+            process = started.enter_context(subprocess.Popen(words, cwd=cwd, stdout=pipe, stderr=pipe, text=True))
+            started.callback(process.kill)
+            return process
+
+        yield start
 
 
 @pytest.fixture

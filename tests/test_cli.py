@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +29,7 @@ from perftool.measure.scripted import Sandboxes
 from perftool.probes import machine
 from perftool.records import DeviceFitness, Fitness, Machine, MachineReport, ScenarioReport, from_json, to_json
 from perftool.store import SessionStore, load_session
+from tests.conftest import Background
 from tests.measure.fakes import MACHINE
 from tests.sessions import timed_session
 
@@ -51,20 +52,12 @@ def compare_arguments(budget_s: float = 2, workload: str = "good") -> list[str]:
     return ["compare", f"{WORKLOADS}:{workload}", "threads=1", "--budget", str(budget_s), "--out", "out"]
 
 
-def started(cwd: Path, words: str = "taking turns", arguments: Sequence[str] | None = None) -> subprocess.Popen[str]:
-    """A long command, `compare` unless others are given, that has begun to measure."""
-    command = subprocess.Popen(
-        [*COMMAND, *(arguments or compare_arguments(budget_s=60))],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def measuring(command: subprocess.Popen[str]) -> subprocess.Popen[str]:
+    """A long command that has begun to measure."""
     assert command.stderr is not None
-    for line in command.stderr:
-        if words in line:
-            return command
-    raise AssertionError("the command ended before it measured")
+    if not any("taking turns" in line for line in command.stderr):
+        raise AssertionError("the command ended before it measured")
+    return command
 
 
 def tune_arguments(budget_s: float) -> list[str]:
@@ -327,8 +320,8 @@ def test_profile_tells_one_variants_figures(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in told] == ["report"]
 
 
-def test_an_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
-    command = started(tmp_path)
+def test_an_interrupt_keeps_what_was_measured(background: Background, tmp_path: Path) -> None:
+    command = measuring(background([*COMMAND, *compare_arguments(budget_s=60)], tmp_path))
     workers = workers_of(command)
     command.send_signal(signal.SIGINT)
     stdout, stderr = command.communicate(timeout=LIMIT_S)
@@ -341,8 +334,8 @@ def test_an_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
     assert {"session.json", "summary.json", "report.md", "report.html"} <= {path.name for path in folder.iterdir()}
 
 
-def test_an_interrupted_search_says_what_it_knows_and_goes_on(tmp_path: Path) -> None:
-    command = started(tmp_path, arguments=tune_arguments(budget_s=120))
+def test_an_interrupted_search_says_what_it_knows_and_goes_on(background: Background, tmp_path: Path) -> None:
+    command = measuring(background([*COMMAND, *tune_arguments(budget_s=120)], tmp_path))
     command.send_signal(signal.SIGINT)
     output, _ = command.communicate(timeout=LIMIT_S)
     assert command.returncode == 130
@@ -387,8 +380,8 @@ def test_only_a_search_can_be_gone_on_with(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_killing_the_command_leaves_a_readable_journal_and_no_process(tmp_path: Path) -> None:
-    command = started(tmp_path)
+def test_killing_the_command_leaves_a_readable_journal_and_no_process(background: Background, tmp_path: Path) -> None:
+    command = measuring(background([*COMMAND, *compare_arguments(budget_s=60)], tmp_path))
     workers = workers_of(command)
     command.kill()
     command.communicate(timeout=LIMIT_S)
@@ -400,16 +393,8 @@ def test_killing_the_command_leaves_a_readable_journal_and_no_process(tmp_path: 
     assert "baseline" in again.stdout
 
 
-def test_a_killed_worker_costs_only_its_variant(tmp_path: Path) -> None:
-    command = subprocess.Popen(
-        [*COMMAND, *compare_arguments(budget_s=3), "--json"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert command.stderr is not None
-    next(line for line in command.stderr if "taking turns" in line)
+def test_a_killed_worker_costs_only_its_variant(background: Background, tmp_path: Path) -> None:
+    command = measuring(background([*COMMAND, *compare_arguments(budget_s=3), "--json"], tmp_path))
     youngest = max(psutil.Process(command.pid).children(), key=lambda child: child.pid)
     os.kill(youngest.pid, signal.SIGKILL)
     stdout, _ = command.communicate(timeout=LIMIT_S)
@@ -431,15 +416,9 @@ def test_a_full_disk_still_gives_the_summary(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
 
 
-def test_two_commands_do_not_measure_at_the_same_time(tmp_path: Path) -> None:
-    first = started(tmp_path)
-    second = subprocess.Popen(
-        [*COMMAND, *tune_arguments(budget_s=1)],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def test_two_commands_do_not_measure_at_the_same_time(background: Background, tmp_path: Path) -> None:
+    first = measuring(background([*COMMAND, *compare_arguments(budget_s=60)], tmp_path))
+    second = background([*COMMAND, *tune_arguments(budget_s=1)], tmp_path)
     assert second.stderr is not None
     line = next(line for line in second.stderr if "another perftool" in line)
     assert str(first.pid) in line

@@ -31,6 +31,7 @@ from perftool.report.terminal import render_trace
 from perftool.store import SessionStore, StoreError, load_session, open_results
 from perftool.training import Training
 from perftool.workload import Batch
+from tests.conftest import Background
 from tests.measure.fakes import Script, ScriptedLaunch, make_lab, make_session
 
 WORKLOADS = Path(__file__).parent / "measure" / "workloads.py"
@@ -426,14 +427,8 @@ def test_no_room_for_temporary_files_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        command(f"{WORKLOADS}:rows", "--steps", "100000"),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def test_an_interrupt_leaves_nothing(background: Background, tmp_path: Path) -> None:
+    process = background(command(f"{WORKLOADS}:rows", "--steps", "100000"), tmp_path)
     assert process.stderr is not None
     next(line for line in process.stderr if "trace: 100000 steps" in line)
     process.send_signal(signal.SIGINT)

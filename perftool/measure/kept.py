@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from typing import IO
 from perftool.measure import keeper
 from perftool.measure.tree import KILL_LIMIT_S, ProcessTree
 from perftool.measure.view import View
+from perftool.measure.waiting import readable
 
 START_LIMIT_S = 30.0
 END_LIMIT_S = KILL_LIMIT_S + 5.0
@@ -140,8 +140,7 @@ class Kept:
 
     def _hear(self, limit_s: float) -> keeper.Started | keeper.Failed | keeper.Ended | str | None:
         """What the keeper says next; None: nothing within the limit; "gone": it is dead."""
-        ready, _, _ = select.select([self._socket], [], [], limit_s)
-        if not ready:
+        if not readable([self._socket], limit_s):
             return None
         try:
             line = self._channel.readline()

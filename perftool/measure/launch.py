@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from time import monotonic, sleep
 from typing import IO, Protocol, TypeVar
 
 from perftool.measure import messages
+from perftool.measure.waiting import readable
 from perftool.probes import memory
 
 STOP_LIMIT_S = 5.0
@@ -93,8 +93,7 @@ class ProcessLaunch:
     def ask(self, request: messages.Ask[R], limit_s: float) -> R:
         self._signal(signal.SIGCONT)
         self._send(messages.encode(request))
-        ready, _, _ = select.select([self._socket], [], [], limit_s)
-        if not ready:
+        if not readable([self._socket], limit_s):
             reason = f"did not answer within {limit_s:.0f} s{self._last_words()}"
             self.close()
             raise LaunchFailed("time", reason)

@@ -7,7 +7,6 @@ calls back over a socket. What is asked and answered is the same as with the wor
 from __future__ import annotations
 
 import json
-import select
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from perftool.measure.keeper import Ended
 from perftool.measure.kept import Kept, NotStarted
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.steps import block_of
+from perftool.measure.waiting import readable
 from perftool.probes import memory
 from perftool.script.boot import REFUSED, SEEN, TORCH, TROUBLE
 from perftool.script.boot import environment as hooked
@@ -346,4 +346,4 @@ def _told(code: int) -> str:
 
 def _ready(channels: Sequence[Callers | Caller | Kept], deadline_s: float) -> list[Callers | Caller | Kept]:
     """Those of which there is something to read, when there is or at the deadline."""
-    return select.select(channels, [], [], max(0.0, deadline_s - monotonic()))[0]
+    return readable(channels, deadline_s - monotonic())
