@@ -228,10 +228,6 @@ class Scenario:
         """Whether its values make other code of the training, which takes time and stays in the process."""
         return not self.switchable and bool(self._changes(context) & set(COMPILED))
 
-    def stays(self, context: Context) -> bool:
-        """Whether what its values make of the training stays in the process: compiled code, worker processes."""
-        return self.compiles(context) or (not self.switchable and "loader" in self._changes(context))
-
     def _changes(self, context: Context) -> set[str]:
         """The parts of a plan that its values change; all where that cannot be seen without a training."""
         before = Plan(workload=None, device=context.machine.device, batch_size=context.workload.batch_size)

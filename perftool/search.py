@@ -52,12 +52,13 @@ SHARE_TOGETHER = 0.2  # each pass
 TRIM_LEAST = 0.05  # in blocks, below which nothing would be told of the best combination's settings
 SHARE_CONFIRM = 0.25  # kept back for the end, which also gets what is left
 SHARE_PARITY = 0.1  # of the budget, beside it: wall time of the trainings that compare losses
-WALL_PER_BUDGET = 2.8  # start-ups included; what would end later is cut to its best candidates
+WALL_PER_BUDGET = 2.75  # start-ups included; what would end later is cut to its best candidates
 SLOW_START_S = 20.0  # of what compiles or captures, as long as none was seen
 SLOW_MOST, SLOW_TIMES = 0.5, 3.0  # of the budget, and of a usual start: then the search goes on without it
-GRACE, GRACE_MOST = 0.35, 3  # of the budget, in wall time, for the combinations of a first pass that would be too late
+GRACE, GRACE_MOST = 0.25, 3  # of the budget, in wall time, for the combinations of a first pass that would be too late
 PASSES_MOST = 12
 TOGETHER_MOST = 10  # combinations of a pass
+BEFORE_SLOW = 3  # of them, that come before what starts slowly
 LEAST_ROUNDS = 5  # below which a launch is hardly worth its start
 TURN_STEPS = 2  # at least, in each round: one is dropped
 ALONE_LEAST = 2  # settings that are tried whatever they cost
@@ -106,14 +107,14 @@ def switching_of(scenarios: Scenarios, context: Context, baseline: Settings, goa
     """Which settings the search may switch within a process: none where the goal is about the process, or its tails,
     nor where the baseline itself has something that stays in it: compiled code is compiled again at each switch."""
     moved = [name for name, value in baseline.items() if value != scenarios[name].default(context)]
-    if context.workload.compiled or any(scenarios[name].stays(context) for name in moved):
+    if context.workload.compiled or any(scenarios[name].compiles(context) for name in moved):
         return Switching()
     limits = (goal.max_host_bytes, goal.max_device_bytes, goal.max_p99_ns)
     if goal.objective in ("memory", "jitter") or any(limit is not None for limit in limits):
         return Switching()
     return Switching(
         live=frozenset(name for name, scenario in scenarios.items() if scenario.switches(context)),
-        single=frozenset(name for name, scenario in scenarios.items() if scenario.stays(context)),
+        single=frozenset(name for name, scenario in scenarios.items() if scenario.compiles(context)),
     )
 
 
@@ -156,7 +157,7 @@ def _measured(session: Session, stage: str) -> bool:
 
 def _try_alone(lab: Lab, offer: Offer, deadline_s: float) -> None:
     """Every setting by itself, as many as fit: what works at all, and what it does. What starts slowly is kept for the
-    first pass of combinations, so that something is known soon."""
+    passes of combinations, so that something is known soon."""
     budget_s = SHARE_ALONE * lab.session.budget_s
     left_s = _search_left_s(lab, offer, deadline_s) - budget_s
     chosen: list[Settings] = []
@@ -227,21 +228,20 @@ def _search(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
         belief = believe(lab.session, offer, seed=lab.session.seed + number)
         lab.show(belief.standings())
         slow = _slow_ones(lab.session, offer)
-        if _is_settled(lab.session, belief) and not slow:
+        patience_s = max(SLOW_MOST * lab.session.budget_s, SLOW_TIMES * lab.start_s({}))
+        lab.patience_s.update({change: patience_s for one in slow for change in one.items()})
+        wanted = _that_fit(lab, belief, offer, deadline_s)
+        if _is_settled(lab.session, belief) and not any(one in wanted for one in slow):
             break
-        wanted = _that_fit(lab, belief, offer, deadline_s, slow)
-        for settings in slow:
-            patience_s = max(SLOW_MOST * lab.session.budget_s, SLOW_TIMES * lab.start_s({}))
-            lab.patience_s.update(dict.fromkeys(settings.items(), patience_s))
-            if settings not in wanted:
-                _note_untested(lab, settings)
         if not wanted and number == 1:  # rather a little late than without any combination
-            late = _that_fit(lab, belief, offer, deadline_s, slow, GRACE * lab.session.budget_s)
+            late = _that_fit(lab, belief, offer, deadline_s, GRACE * lab.session.budget_s)
             wanted = [one for one in late if one not in slow][:GRACE_MOST]
         if not wanted:
             break
         variants = [lab.variant(one) for one in wanted]
         _race(lab, stage, variants, Race(halving=True), SHARE_TOGETHER * lab.session.budget_s)
+    for settings in _slow_ones(lab.session, offer):
+        _note_untested(lab, settings)
     while True:
         best = _trimmed(lab, offer, deadline_s)
         if not best or not _ruled_out(lab, best):
@@ -294,27 +294,28 @@ def _slow_ones(session: Session, offer: Offer) -> list[Settings]:
     return [settings for settings in slow if settings not in known]
 
 
-def _that_fit(
-    lab: Lab, belief: Belief, offer: Offer, deadline_s: float, slow: Sequence[Settings], grace_s: float = 0.0
-) -> list[Settings]:
+def _that_fit(lab: Lab, belief: Belief, offer: Offer, deadline_s: float, grace_s: float = 0.0) -> list[Settings]:
     """The likeliest combinations, as many as may be started and raced, each of which could be confirmed if it won.
 
-    slow: single settings that come before, and are in no combination yet. grace_s: that the search may take beyond its
-    time.
+    What starts slowly is in none as long as nothing is known of it: it comes by itself, after the very likeliest.
+    grace_s: that the search may take beyond its time.
     """
+    unknown = _slow_ones(lab.session, offer)
     blocks_s = min(SHARE_TOGETHER * lab.session.budget_s, lab.left_s - SHARE_CONFIRM * lab.session.budget_s)
     races = _races(lab, blocks_s)
-    affordable = [settings for settings in slow if _affordable(lab, settings, deadline_s)]
+    slow = [settings for settings in unknown if _affordable(lab, settings, deadline_s)]
     left_s = _search_left_s(lab, offer, deadline_s) + grace_s - blocks_s
-    alone_s = lab.switched_s(affordable)  # of the slow ones, which no other pass has
+    alone_s = lab.switched_s(slow)  # which no other pass has
     if (left_s - alone_s) / 2 > lab.switched_s([{}]) + blocks_s:
         left_s -= (left_s - alone_s) / 2  # the rest is for another pass, which knows more
 
     def may_be(settings: Settings) -> bool:
-        return _affordable(lab, settings, deadline_s) and not any(one.items() <= settings.items() for one in slow)
+        return _affordable(lab, settings, deadline_s) and not any(one.items() <= settings.items() for one in unknown)
 
+    likeliest = belief.proposals(TOGETHER_MOST, may_be)
+    first = 0 if offer.is_slow_first else BEFORE_SLOW
     fitting: list[Settings] = []
-    for settings in [*affordable, *belief.proposals(TOGETHER_MOST, may_be)]:
+    for settings in [*likeliest[:first], *slow, *likeliest[first:]]:
         if len(fitting) < races and lab.switched_s([*fitting, settings]) <= left_s:
             fitting.append(settings)
     return fitting
@@ -420,17 +421,21 @@ def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
         affords = cost_s + to_come_s + blocks_s <= deadline_s - lab.elapsed_s
         return always | (aside if affords or done < CONFIRM_GENERATIONS else {})
 
+    usual = [winner] * (1 + len(always) + len(aside))
+    in_time_s = deadline_s - lab.elapsed_s - CONFIRM_GENERATIONS * lab.launches_s(usual)
+    blocks_s = min(lab.left_s, max(SHARE_CONFIRM * lab.session.budget_s, in_time_s))
+    end_s = lab.spent_s + blocks_s
+
     def planned() -> int:
         """As many generations as there is time for: where launches take long to start, few with many rounds."""
-        present = [winner] * (1 + len(always) + len(aside))
-        left_s = deadline_s - lab.elapsed_s - lab.left_s
-        return max(min(LOOKS), min(FULL_LOOK, int(left_s / lab.launches_s(present))))
+        left_s = deadline_s - lab.elapsed_s - (end_s - lab.spent_s)
+        return max(min(LOOKS), min(FULL_LOOK, int(left_s / lab.launches_s(usual))))
 
     done = measure_repeatedly(
         lab,
         CONFIRM,
         [variant],
-        budget_s=lab.left_s,
+        budget_s=blocks_s,
         decided=decided,
         guests=guests,
         counted=FRESH,

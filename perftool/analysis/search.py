@@ -64,6 +64,13 @@ class Offer:
     clash: Callable[[Settings], str | None] = lambda _: None
     slow: frozenset[str] = frozenset()
 
+    @property
+    def is_slow_first(self) -> bool:
+        """Whether something that starts slowly typically brings more than all else."""
+        gains = {name: self.gains.get(name, 1.0) for name, values in self.values.items() if values}
+        slow, others = ([gain for name, gain in gains.items() if (name in self.slow) is of] for of in (True, False))
+        return max(slow, default=1.0) > max(others, default=1.0)
+
     def changes(self) -> list[Change]:
         """Every single change that is possible, what typically brings most first, and last what starts slowly."""
         changes = [(name, value) for name, values in self.values.items() for value in values]
