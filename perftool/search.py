@@ -52,13 +52,13 @@ SHARE_TOGETHER = 0.2  # each pass
 TRIM_LEAST = 0.05  # in blocks, below which nothing would be told of the best combination's settings
 SHARE_CONFIRM = 0.25  # kept back for the end, which also gets what is left
 SHARE_PARITY = 0.1  # of the budget, beside it: wall time of the trainings that compare losses
-WALL_PER_BUDGET = 2.75  # start-ups included; what would end later is cut to its best candidates
+WALL_PER_BUDGET = 2.6  # start-ups included; what would end later is cut to its best candidates
 SLOW_START_S = 20.0  # of what compiles or captures, as long as none was seen
 SLOW_MOST, SLOW_TIMES = 0.5, 3.0  # of the budget, and of a usual start: then the search goes on without it
-GRACE, GRACE_MOST = 0.25, 3  # of the budget, in wall time, for the combinations of a first pass that would be too late
+GRACE, GRACE_MOST = 0.4, 3  # of the budget, in wall time, for the combinations of a first pass that would be too late
 PASSES_MOST = 12
 TOGETHER_MOST = 10  # combinations of a pass
-BEFORE_SLOW = 3  # of them, that come before what starts slowly
+BEFORE_SLOW = 4  # of them, that come before what starts slowly
 LEAST_ROUNDS = 5  # below which a launch is hardly worth its start
 TURN_STEPS = 2  # at least, in each round: one is dropped
 ALONE_LEAST = 2  # settings that are tried whatever they cost
@@ -446,7 +446,7 @@ def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
     if enough is None or enough <= done:
         return
     # What a little more time would decide is not left open.
-    blocks_s = generation_s(lab.session)
+    blocks_s = generation_s(lab.session, winner)
     more_s = (enough - done) * (lab.launches_s([winner] * (1 + len(always)), again=True) + blocks_s)
     if more_s <= MORE_SHARE * lab.session.budget_s:
         lab.extend((enough - done) * blocks_s)

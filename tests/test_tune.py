@@ -14,9 +14,10 @@ from perftool.analysis.recommend import conclude
 from perftool.analysis.search import Offer
 from perftool.measure import messages
 from perftool.measure.launch import LaunchFailed, LiveLaunch
+from perftool.measure.switching import Switching
 from perftool.records import CONFIRM, LEAVE_ONE_OUT, PARITY, PATCHED, TRIM, Goal, Session, Settings, Site
 from perftool.scenario import Context, discover
-from perftool.search import offer_of, parity_steps, root_of, tune
+from perftool.search import offer_of, parity_steps, root_of, switching_of, tune
 from tests.measure.fakes import MACHINE, WORKLOAD, Script, ScriptedLaunch, make_lab, make_session
 from tests.sessions import make_script, make_script_facts
 
@@ -504,3 +505,33 @@ def test_what_acts_on_the_larger_part_of_the_step_is_tried_first(wait_share: flo
     facts = replace(WORKLOAD, wait_share=wait_share, optimizer_options={"foreach": None, "fused": None})
     offer = offer_of(scenarios, Context(machine=MACHINE, workload=facts), {}, Goal())
     assert offer.changes()[0][0] == first
+
+
+def test_two_levers_that_hide_each_other_are_found() -> None:
+    """A step takes as long as the slower of its loader and its computation: neither one's lever shows alone."""
+    names = ("dataloader_workers", "malloc_retention", "optimizer_kernel")
+    values = {name: OFFER.values[name] for name in names} | {"torch_compile": ["default"]}
+    offer = Offer(values=values, defaults=OFFER.defaults, slow=frozenset({"torch_compile"}))
+    script = Script(
+        step_s=lambda one: max(
+            0.02 / int(one.get("dataloader_workers", "1")),
+            0.02 * (0.6 if one.get("optimizer_kernel") == "fused" else 1.0),
+        ),
+        start_of=lambda one: 25.0 if "torch_compile" in one else 3.5,
+    )
+    session = searched(script, budget_s=60, offer=offer)
+    assert chosen(session) == {"dataloader_workers": "2", "optimizer_kernel": "fused"}
+    assert script.now_s <= 180
+
+
+@pytest.mark.parametrize(
+    ("baseline", "shares"), [({}, True), ({"dataloader_workers": "1"}, True), ({"torch_compile": "default"}, False)]
+)
+def test_a_process_is_shared_unless_what_the_baseline_makes_stays_in_it(baseline: Settings, shares: bool) -> None:
+    context = Context(machine=MACHINE, workload=WORKLOAD)
+    switching = switching_of(discover(), context, baseline, Goal())
+    assert ("threads" in switching.live) == shares
+    assert ("torch_compile" in switching.single) == shares
+    assert "dataloader_workers" not in switching.live | switching.single, "each of its values has a process"
+    if not shares:
+        assert switching == Switching()

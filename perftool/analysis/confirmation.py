@@ -10,7 +10,7 @@ from perftool.analysis.pairs import Samples, pair_effects
 from perftool.analysis.stats import Effect, interval, launch_effects
 from perftool.analysis.summary import Summaries, fresh_effect
 from perftool.analysis.verdict import ALPHA, HIGHER_IS_BETTER, comparison, launches_needed
-from perftool.records import CONFIRMING, FRESH, Estimate, Goal, Session, Settings, VariantSummary, VerdictWord
+from perftool.records import CONFIRMING, FRESH, PATCHED, Estimate, Goal, Session, Settings, VariantSummary, VerdictWord
 
 
 def metric_of_goal(session: Session) -> str:
@@ -163,8 +163,10 @@ def missing(session: Session, winner: Settings) -> int | None:
     return None if found is None else launches_needed(metric, *found)
 
 
-def generation_s(session: Session) -> float:
-    """Of the budget, that a generation of the confirmation took."""
-    fresh = {one.launch: one.generation for one in session.launches if one.stage in CONFIRMING}
-    spent_ns = sum(block.wall_ns for block in session.blocks if block.launch in fresh)
-    return spent_ns / 1e9 / max(1, len(set(fresh.values())))
+def generation_s(session: Session, winner: Settings) -> float:
+    """Of the budget, that a generation of the confirmation takes where no setting is left out beside the winner."""
+    alone = (0, session.variants.index(winner))
+    fresh = [one for one in session.launches if one.stage in CONFIRMING]
+    to_come = {one.launch for one in fresh if one.variant in alone or one.stage == PATCHED}
+    spent_ns = sum(block.wall_ns for block in session.blocks if block.launch in to_come)
+    return spent_ns / 1e9 / max(1, len({one.generation for one in fresh}))

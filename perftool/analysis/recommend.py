@@ -199,7 +199,7 @@ def provisional(session: Session, winner: Settings, summaries: Summaries) -> Pro
         launches=found.launches,
         code=to_paste(session.codes, {**session.baseline, **winner}, session.baseline),
         launches_needed=launches_needed,
-        further_s=None if further is None else further * generation_s(session),
+        further_s=None if further is None else further * generation_s(session, winner),
     )
 
 

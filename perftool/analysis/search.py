@@ -313,14 +313,27 @@ class Belief:
             for at in order[:most]
         ]
 
+    def fullest(self, may_be: Callable[[Settings], bool]) -> Settings:
+        """All settings together that are not expected to lose alone: where each hides what another one would bring,
+        none of them shows by itself."""
+        singles = [one for one in self.combinations if len(one) == 1 and self.expected(one) < WORTHWHILE]
+        fullest: Settings = {}
+        for single in sorted(singles, key=self.expected):
+            more = fullest | single
+            if not fullest.keys() & single.keys() and more in self.combinations and may_be(more):
+                fullest = more
+        return fullest
+
     def proposals(self, count: int, may_be: Callable[[Settings], bool] = lambda _: True) -> list[Settings]:
         """So many combinations of which one may be the best, of those that may be chosen: the best measured one, the
-        two best by what is expected, then each that is expected to add most to those before it, over all draws."""
+        two best by what is expected, the fullest one, then each that is expected to add most to those before it, over
+        all draws."""
         allowed = np.array([not one or may_be(one) for one in self.combinations])
         scores = np.minimum(np.where(allowed, self.scores, np.inf), BEYOND)
         order = np.argsort(np.where(allowed & (self.likely >= LIKELY), self._earned, np.inf), kind="stable")
         best = self.leader(may_be)
-        wanted = [best, *(self.combinations[at] for at in order[:EXPECTED_BEST] if allowed[at])]
+        expected = [self.combinations[at] for at in order[:EXPECTED_BEST] if allowed[at]]
+        wanted = [best, *expected, self.fullest(may_be)]
         found = [one for index, one in enumerate(wanted) if one and one not in wanted[:index]][:count]
         reached = np.min([scores[:, self.combinations.index(one)] for one in ({}, *found)], axis=0)
         for _ in range(min(count, len(self.combinations) - 1) - len(found)):

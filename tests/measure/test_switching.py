@@ -173,6 +173,19 @@ def test_what_starts_slowly_comes_after_the_others_and_is_given_up_in_time() -> 
     assert {limit_s for request, limit_s in scripted.limits if request is messages.Start} == {30.0, 60.0}
 
 
+@pytest.mark.parametrize(("gain", "place"), [(1.4, 4), (1.6, 0)])
+def test_what_starts_slowly_gives_way_to_the_likeliest_unless_it_promises_more(gain: float, place: int) -> None:
+    scripted = Script(step_s=lambda settings: 0.01 * 0.9 ** len(settings))
+    lab, _ = make_lab(scripted, replace(make_session(budget_s=120), command="tune"))
+    values = {"amp": ["bf16"], "threads": ["1"], "malloc_retention": ["on"], "torch_compile": ["default"]}
+    gains = {"amp": 1.5, "torch_compile": gain}
+    offer = Offer(values=values, defaults=dict.fromkeys(values, "off"), gains=gains, slow=frozenset({"torch_compile"}))
+    tune(lab, offer, SWITCHING)
+    session = lab.session
+    first = {one.launch: session.variants[one.variant] for one in session.launches if one.stage == f"{TOGETHER} 1"}
+    assert [first[number] for number in sorted(first)][1 + place] == {"torch_compile": "default"}
+
+
 def test_what_is_switched_is_reckoned_as_such() -> None:
     lab, _ = make_lab(Script(), make_session())
     fresh_s = lab.switched_s([AMP, THREADS, HEAP])
@@ -219,6 +232,18 @@ def test_a_worker_has_a_training_for_each_and_the_process_as_each_wants_it(worke
     for number, settings in reversed(list(enumerate(TURNS))):
         switched(worker, number, settings)
     assert (switched(worker, 7, {}), worker.ask(messages.Prove(), LIMIT_S)) == own
+
+
+@pytest.mark.process
+def test_trainings_with_loader_workers_share_a_process() -> None:
+    names = ("optimizer_kernel", "threads")
+    launch = ProcessLaunch(replace(spec_of("rows", dataloader_workers="1"), switched=names), {})
+    try:
+        for number, settings in [(0, {"threads": "1"}), (1, {"optimizer_kernel": "foreach"}), (0, {"threads": "1"})]:
+            evidence = switched(launch, number, {"dataloader_workers": "1", **settings})
+            assert all(name in evidence for name in ["dataloader_workers", *settings])
+    finally:
+        launch.close()
 
 
 @pytest.mark.process

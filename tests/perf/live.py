@@ -125,7 +125,8 @@ def _found(seed: int) -> Found:
         price = tuned.session.goal.price
         idle = sum(one.together is not None and one.together.high < 1 + price for one in advice.per_setting)
         found = Found(advice.settings, advice.speedup, idle, tuned.wall_s)
-    print(f"{time.strftime('%H:%M:%S')} seed {seed}: {found}", file=sys.stderr, flush=True)
+    status = tuned.summary.provisional or tuned.summary.so_far if advice is None else "recommended"
+    print(f"{time.strftime('%H:%M:%S')} seed {seed}: {found} {status}", file=sys.stderr, flush=True)
     return found
 
 
