@@ -26,6 +26,7 @@ from perftool import trees
 from perftool.measure import messages
 from perftool.measure.devices import DeviceError, take_device
 from perftool.measure.facts import count_denormal, describe_workload
+from perftool.probes.events import Events
 from perftool.records import (
     WAIT,
     BatchFit,
@@ -40,6 +41,7 @@ from perftool.records import (
 )
 
 if TYPE_CHECKING:
+    from perftool.probes.clock import StepClock
     from perftool.probes.watch import Watcher
     from perftool.scenario import Scenarios
     from perftool.training import Plan, Training
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 PR_SET_PDEATHSIG = 1
 PLAN_STEPS, PLAN_LIMIT_S = 5, 1.0  # for the time that a step takes roughly
+RETURN_CALLS = 2  # after which a training that was left without a cache has what it needs
 TRACE_WARM_CALLS = 2  # with the profiler on, before what is kept: its own first calls are slow
 
 
@@ -70,10 +73,10 @@ class Worker:
         self.plan: Plan | None = None
         self.training: Training | None = None
         self.calls_done = 0
-        self.last_event_call: int | None = None
-        self.events_seen: tuple[int, ...] = ()
+        self.events = Events()
         self.last_loss: Any = None
         self.watcher: Watcher | None = None
+        self.clock: StepClock | None = None
 
     def answer(self, request: messages.Request) -> messages.Reply:
         """Do what was asked. Exceptions of the user's code pass through; see `failure`."""
@@ -125,7 +128,7 @@ class Worker:
     def describe(self) -> messages.Described:
         import torch
 
-        from perftool.probes.device import read_peaks
+        from perftool.probes.device import read_use
         from perftool.probes.machine import describe_machine
         from perftool.probes.memory import high_water_bytes
         from perftool.training import Training, tensors_of
@@ -150,7 +153,7 @@ class Worker:
             machine=describe_machine(self.device, threads_before=threads),
             workload=facts,
             peak_host_bytes=high_water_bytes(os.getpid()),
-            peak_device_reserved_bytes=read_peaks(training.device).reserved_bytes,
+            device_used_bytes=read_use(training.device).nvml_bytes,
             step_ns=step_ns,
         )
 
@@ -192,26 +195,24 @@ class Worker:
         return messages.Started(started_ns=monotonic_ns(), queued_batches=queued, steps_per_call=plan.steps_per_call)
 
     def warm(self, request: messages.Warm) -> messages.Warmed:
-        from perftool.probes.clock import step_clock
-
         training = self._live()
-        clock = step_clock(training.device)
+        clock = self._step_clock()
         deadline = perf_counter() + request.limit_s
         clock.start()
         for _ in range(request.steps):
             self.last_loss = training.step(training.fetch())
             clock.mark()
             self.calls_done += 1
-            self._note_events()
+            self.events.after_step(self.calls_done)
             if perf_counter() > deadline:
                 break
         _, step_ns = clock.finish()
-        since = None if self.last_event_call is None else self.calls_done - self.last_event_call
+        self.events.after_steps(self.calls_done, training.device)
         self._check_loss()
-        return messages.Warmed(step_ns=step_ns, steps_since_event=since)
+        return messages.Warmed(step_ns=step_ns, steps_since_event=self.events.steps_since(self.calls_done))
 
     def prove(self) -> messages.Proved:
-        from perftool.probes.device import reset_peaks
+        from perftool.probes.device import drop_cache, reset_peaks
         from perftool.records import Engaged
         from perftool.training import run_proof
 
@@ -220,8 +221,10 @@ class Worker:
             (name, run_proof(training, self.scenarios[name].proof(training, value)))
             for name, value in sorted(self.spec.settings.items())
         ]
-        self._synchronise()
         gc.collect()  # what the proofs left behind is not the training's
+        drop_cache(training.device)
+        if training.device.type == "cuda":
+            self._steps(RETURN_CALLS)  # it takes again what it needs
         reset_peaks(training.device)
         engaged = Engaged(
             ok=all(proof.ok for _, proof in proofs),
@@ -234,11 +237,10 @@ class Worker:
 
     def run(self, request: messages.Run) -> Block:
         from perftool.probes.causes import labels, read_counters
-        from perftool.probes.clock import step_clock
 
         training = self._live()
         single = training.steps_per_call == 1
-        clock = step_clock(training.device)
+        clock = self._step_clock()
         self._steps(request.drop)
         fetch, step, mark, now = training.fetch, training.step, clock.mark, monotonic_ns
         wait_ns: list[int] = []
@@ -383,7 +385,6 @@ class Worker:
             last_loss=loss if loss is not None and math.isfinite(loss) else None,
             peak_device_allocated_bytes=peaks.allocated_bytes if peaks else None,
             peak_device_reserved_bytes=peaks.reserved_bytes if peaks else None,
-            peak_device_nvml_bytes=peaks.nvml_bytes if peaks else None,
         )
 
     def _own_modules(self) -> list[str]:
@@ -422,16 +423,12 @@ class Worker:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    def _note_events(self) -> None:
-        """Remember the last step in which something was compiled, captured or retried."""
-        from perftool.probes.device import allocator_retries
+    def _step_clock(self) -> StepClock:
+        from perftool.probes.clock import step_clock
 
-        dynamo = sys.modules.get("torch._dynamo.utils")
-        compiled = sum(dynamo.counters["frames"].values()) if dynamo else 0
-        events = (compiled, allocator_retries(self._live().device))
-        if self.events_seen and events != self.events_seen:
-            self.last_event_call = self.calls_done
-        self.events_seen = events
+        if self.clock is None:
+            self.clock = step_clock(self._live().device)
+        return self.clock
 
     def _loss(self) -> float:
         """Of the last step; waits for the device."""

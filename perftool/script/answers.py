@@ -14,6 +14,8 @@ from time import monotonic, monotonic_ns
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from perftool.probes.device import drop_cache, read_peaks, reset_peaks
+from perftool.probes.events import Events
 from perftool.scenario import plan_of
 from perftool.script import explain
 from perftool.script.boot import rank_of_process
@@ -29,6 +31,7 @@ Reply = dict[str, Any]
 Answer = Generator[None, None, Reply]
 NOT_FINITE_MOST = 3  # losses in a row, of those that are looked at
 PLAN_STEPS, PLAN_LIMIT_S = 5, 1.0  # for the time that a step takes roughly
+RETURN_STEPS = 2  # after which a training that was left without a cache has what it needs
 SETTLE_S = 60.0  # after which the rule of a slow script is the likeliest by the few steps it has made
 
 
@@ -40,8 +43,8 @@ class Answers:
     ) -> None:
         """spec: as `perftool.measure.scripted` writes it."""
         self.spec, self.loop, self.realised, self.scenarios = spec, loop, realised, scenarios
-        self._last_event_step: int | None = None
-        self._events_seen: tuple[int, ...] = ()
+        self._events = Events()
+        self._step_clock: Any = None
         self._watcher: Any = None
         self._not_finite = 0  # losses in a row
         self._own: dict[str, str] | None = None  # what is in force of what is switched, before the first switch
@@ -125,12 +128,13 @@ class Answers:
         for _ in range(request["steps"]):
             yield
             clock.mark()
-            self._note_events()
+            self._events.after_step(self.loop.steps)
             if monotonic() > deadline_s and not has_peers:
                 break
         _, step_ns = clock.finish()
+        self._events.after_steps(self.loop.steps, self._place())
         self._check_loss()
-        since = None if self._last_event_step is None else self.loop.steps - self._last_event_step
+        since = self._events.steps_since(self.loop.steps)
         return {"type": "warmed", "step_ns": step_ns, "steps_since_event": since}
 
     def _prove(self, _: Mapping[str, Any]) -> Answer:
@@ -143,9 +147,11 @@ class Answers:
         proofs = []
         for name, value in sorted(self.spec["settings"].items()):
             proofs.append((name, (yield from self._proof(self.scenarios[name].proof(training, value)))))
-        gc.collect()
-        from perftool.probes.device import reset_peaks
-
+        gc.collect()  # what the proofs left behind is not the training's
+        drop_cache(self._place())
+        if self._place().type == "cuda":
+            for _step in range(RETURN_STEPS):  # it takes again what it needs
+                yield
         reset_peaks(self._place())
         evidence = [f"{name}: {one.evidence}" for name, one in proofs if not one.ok or all(p.ok for _, p in proofs)]
         engaged = {"ok": all(one.ok for _, one in proofs), "evidence": "; ".join(evidence)}
@@ -220,8 +226,6 @@ class Answers:
         }
 
     def _finish(self, _: Mapping[str, Any]) -> Answer:
-        from perftool.probes.device import read_peaks
-
         peaks = read_peaks(self._place())
         loss = self._loss()
         return {
@@ -229,7 +233,6 @@ class Answers:
             "last_loss": loss if loss is not None and math.isfinite(loss) else None,
             "peak_device_allocated_bytes": peaks.allocated_bytes,
             "peak_device_reserved_bytes": peaks.reserved_bytes,
-            "peak_device_nvml_bytes": peaks.nvml_bytes,
         }
         yield
 
@@ -261,23 +264,14 @@ class Answers:
     def _clock(self) -> Any:
         from perftool.probes.clock import step_clock
 
-        return step_clock(self._place())
+        if self._step_clock is None:
+            self._step_clock = step_clock(self._place())
+        return self._step_clock
 
     def _place(self) -> Any:
         """The device as probes take it, which on a CPU ask for nothing but its type."""
         torch: Any = sys.modules.get("torch")
         return SimpleNamespace(type="cpu") if torch is None else torch.device(self.device)
-
-    def _note_events(self) -> None:
-        """Remember the last step in which something was compiled, captured or retried."""
-        from perftool.probes.device import allocator_retries
-
-        dynamo = sys.modules.get("torch._dynamo.utils")
-        compiled = sum(dynamo.counters["frames"].values()) if dynamo else 0
-        events = (compiled, allocator_retries(self._place()))
-        if self._events_seen and events != self._events_seen:
-            self._last_event_step = self.loop.steps
-        self._events_seen = events
 
     def _loss(self) -> float | None:
         loss = self.loop.last_loss
