@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import reduce
 
 from msgspec.structs import replace
 
@@ -16,6 +17,7 @@ from perftool.analysis.verdict import FULL_LOOK, LOOKS
 from perftool.measure import messages
 from perftool.measure.aside import count
 from perftool.measure.calibration import CALIBRATION
+from perftool.measure.footprint import Footprint
 from perftool.measure.lab import BaselineFailed, Lab
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.repeat import GENERATION_ROUNDS, measure_repeatedly
@@ -37,16 +39,17 @@ def beside_calibration(reference: str) -> list[Side]:
 
 
 def described(
-    sides: Sequence[Side], survey: Callable[[Side, Tree | None], tuple[messages.Described, int]]
-) -> tuple[list[messages.Described], int]:
-    """What each side is, and the host memory that a launch takes, by a survey of each.
+    sides: Sequence[Side], survey: Callable[[Side, Tree | None], tuple[messages.Described, Footprint]]
+) -> tuple[list[messages.Described], Footprint]:
+    """What each side is, and the memory that a launch of either takes, by a survey of each.
 
     Raises UnusableError, which names the side.
     """
-    found, most_bytes = [], 0
+    found: list[messages.Described] = []
+    footprints: list[Footprint] = []
     for number, side in enumerate(sides):
         try:
-            one, launch_bytes = survey(side, tree_of(sides, number))
+            one, footprint = survey(side, tree_of(sides, number))
         except UnusableError as error:
             raise UnusableError(f"{side.name}: {error}") from error
         except BaselineFailed as error:
@@ -55,8 +58,8 @@ def described(
                 raise UnusableError(told) from error
             raise BaselineFailed(told, error.kind) from error
         found.append(one)
-        most_bytes = max(most_bytes, launch_bytes)
-    return found, most_bytes
+        footprints.append(footprint)
+    return found, reduce(Footprint.larger, footprints)
 
 
 def new_check(

@@ -33,9 +33,7 @@ SIDES = [
 
 def started(budget_s: float = 30.0) -> Session:
     """An empty check; the scripted launches tell the sides by their settings."""
-    described = [
-        Described(machine=MACHINE, workload=WORKLOAD, peak_host_bytes=None, peak_device_reserved_bytes=None)
-    ] * 2
+    described = [Described(machine=MACHINE, workload=WORKLOAD, peak_host_bytes=None, device_used_bytes=None)] * 2
     session = new_check(
         SIDES, described, {}, reference="train.py:mine", arguments=[], settings={}, seed=0, budget_s=budget_s
     )

@@ -54,7 +54,7 @@ class Check(Job[None]):
             sides = bench.held.enter_context(self._sides())
             bench.held.callback(bench.sandboxes.close)  # they look whether the sides' trees are as they were
             look = partial(side_surveyed, options.target, options.device, options.seed, bench.sandboxes)
-            found, launch_bytes = described(sides, look)
+            found, footprint = described(sides, look)
         here = found[1]
         session = new_check(
             sides,
@@ -70,7 +70,7 @@ class Check(Job[None]):
             scenario_files=[str(file.resolve()) for file in options.scenario_files],
         )
         context = Context(machine=here.machine, workload=here.workload)
-        return Ready(session=session, scenarios=bench.scenarios, context=context, launch_bytes=launch_bytes)
+        return Ready(session=session, scenarios=bench.scenarios, context=context, footprint=footprint)
 
     def _sides(self) -> AbstractContextManager[list[Side]]:
         target = self.options.target

@@ -16,6 +16,7 @@ from perftool.jobs.front import Front, Measured
 from perftool.jobs.look import looked
 from perftool.jobs.options import Options
 from perftool.jobs.results import Results
+from perftool.measure.footprint import Footprint
 from perftool.measure.lab import BaselineFailed, Lab
 from perftool.measure.scripted import Sandboxes
 from perftool.measure.survey import new_session
@@ -40,13 +41,13 @@ class Bench:
 class Ready:
     """What a job measures with: its session, in which nothing is measured yet, and what that rests on.
 
-    launch_bytes: host memory that a launch takes.
+    footprint: what a launch takes of the memory.
     """
 
     session: Session
     scenarios: Scenarios
     context: Context
-    launch_bytes: int
+    footprint: Footprint
 
 
 Made = TypeVar("Made")
@@ -112,7 +113,7 @@ class Job(ABC, Generic[Made]):
             goal=goal,
             scenario_files=options.scenario_files,
         )
-        return Ready(session=session, scenarios=bench.scenarios, context=look.context, launch_bytes=look.launch_bytes)
+        return Ready(session=session, scenarios=bench.scenarios, context=look.context, footprint=look.footprint)
 
     @abstractmethod
     def measure(self, lab: Lab, ready: Ready) -> Made:

@@ -17,6 +17,7 @@ from perftool.errors import BadInput
 from perftool.jobs.front import Front
 from perftool.measure import scripted as scripts
 from perftool.measure import survey as workloads
+from perftool.measure.footprint import Footprint
 from perftool.measure.lab import Lab, Watcher
 from perftool.measure.ledger import Ledger
 from perftool.measure.messages import Described
@@ -37,11 +38,11 @@ FITNESS_WINDOW_S = 0.5
 class Look:
     """What was found.
 
-    launch_bytes: host memory that a launch takes. fitness: None where the machine was not watched.
+    footprint: what a launch takes of the memory. fitness: None where the machine was not watched.
     """
 
     described: Described
-    launch_bytes: int
+    footprint: Footprint
     fitness: Fitness | None
 
     @property
@@ -83,8 +84,8 @@ def looked(
     """Build what is trained for the first time, whose errors are the user's to mend. `lock` as for `looking`."""
     with looking(device, front, lock) as (watcher, fitness):
         watcher.update(f"building {reference_of(target)}", 0.0, 0.0)
-        described, launch_bytes = _survey(target, device, seed, budget_s, sandboxes)
-        return Look(described=described, launch_bytes=launch_bytes, fitness=of_device(fitness, described.machine))
+        described, footprint = _survey(target, device, seed, budget_s, sandboxes)
+        return Look(described=described, footprint=footprint, fitness=of_device(fitness, described.machine))
 
 
 def check_names(names: Iterable[str], scenarios: Scenarios, target: Target) -> None:
@@ -127,7 +128,9 @@ def of_device(fitness: Fitness | None, machine: Machine) -> Fitness | None:
 # ------------------------------------------------------------------------------------------------------- two drivers
 
 
-def _survey(target: Target, device: str, seed: int, budget_s: float, sandboxes: Sandboxes) -> tuple[Described, int]:
+def _survey(
+    target: Target, device: str, seed: int, budget_s: float, sandboxes: Sandboxes
+) -> tuple[Described, Footprint]:
     if isinstance(target, str):
         return workloads.survey(target, device, seed, budget_s)
     return scripts.survey(target, device, seed, budget_s, sandboxes)
@@ -135,7 +138,7 @@ def _survey(target: Target, device: str, seed: int, budget_s: float, sandboxes: 
 
 def side_surveyed(
     target: Target, device: str, seed: int, sandboxes: Sandboxes, side: Side, tree: Tree | None
-) -> tuple[Described, int]:
+) -> tuple[Described, Footprint]:
     """One side of a check: its own files, with its own command where the target is a script."""
     if isinstance(target, str):
         return workloads.survey(side.reference, device, seed, tree=tree)
@@ -150,7 +153,7 @@ def opened(
     scenarios: Scenarios,
     *,
     scenario_files: Sequence[Path],
-    launch_bytes: int,
+    footprint: Footprint,
     watcher: Watcher,
     sandboxes: Sandboxes,
 ) -> AbstractContextManager[Lab]:
@@ -158,4 +161,4 @@ def opened(
     open_lab = (
         workloads.open_lab if isinstance(target, str) else partial(scripts.open_lab, script=target, sandboxes=sandboxes)
     )
-    return open_lab(ledger, scenarios, scenario_files=scenario_files, launch_bytes=launch_bytes, watcher=watcher)
+    return open_lab(ledger, scenarios, scenario_files=scenario_files, footprint=footprint, watcher=watcher)

@@ -19,7 +19,7 @@ from perftool.jobs.look import offered
 from perftool.jobs.results import Results
 from perftool.measure.messages import Described
 from perftool.measure.scripted import workload_of
-from perftool.measure.survey import UNTOLD_LAUNCH_BYTES, new_session
+from perftool.measure.survey import new_session
 from perftool.plan import Plan
 from perftool.probes.machine import describe_machine
 from perftool.records import (
@@ -162,8 +162,8 @@ def _session(
     described = Described(
         machine=_machine(facts),
         workload=workload_of(script, facts),
-        peak_host_bytes=found[0].standing.get("peak_host_bytes", UNTOLD_LAUNCH_BYTES),
-        peak_device_reserved_bytes=found[0].standing.get("peak_device_reserved_bytes"),
+        peak_host_bytes=found[0].standing.get("peak_host_bytes"),
+        device_used_bytes=None,
         step_ns=facts.step_ns,
     )
 

@@ -71,7 +71,7 @@ def _measured(job: Job[Made], ready: Ready, results: Results, front: Front, sand
                 ledger,
                 ready.scenarios,
                 scenario_files=job.options.scenario_files,
-                launch_bytes=ready.launch_bytes,
+                footprint=ready.footprint,
                 watcher=watcher,
                 sandboxes=sandboxes,
             )

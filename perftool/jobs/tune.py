@@ -89,7 +89,7 @@ class Resume(Tune):
                     "here, so its measurements do not belong together with new ones; start a new search"
                 )
         going_on = replace(session, interrupted=False, budget_s=session.budget_s + self.more_s)
-        ready = Ready(session=going_on, scenarios=bench.scenarios, context=look.context, launch_bytes=look.launch_bytes)
+        ready = Ready(session=going_on, scenarios=bench.scenarios, context=look.context, footprint=look.footprint)
         return self._checked(ready)
 
 

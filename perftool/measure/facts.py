@@ -66,6 +66,7 @@ def describe_workload(loaded: Loaded, training: Training, batch: Batch) -> Workl
         shuffle=workload.shuffle,
         drop_last=workload.drop_last,
         tensor_dataset=isinstance(dataset, TensorDataset),
+        dataset_on_device=any(part.device.type != "cpu" for part in tensors),
         batch_form=batch_form(batch),
         is_function=loaded.is_function,
         search_path=loaded.search_path,

@@ -76,6 +76,7 @@ class Lab:
         parallel_starts: int = 1,
         live_limit: int = 64,
         even_steps: bool = False,
+        tunes_kernels: Callable[[Settings], bool] = lambda _: False,
         caches: Path,
         watcher: Watcher,
         clock: Callable[[], float] = monotonic,  # the workers' own, CLOCK_MONOTONIC
@@ -85,6 +86,7 @@ class Lab:
 
         even_steps: what a step does depends on its number, as in a script, so the blocks of a round cover the same
             steps of every launch; calls are single steps then.
+        tunes_kernels: whether a launch with these settings times kernels while it starts, to choose among them.
         """
         session = ledger.session
         self.ledger = ledger
@@ -105,6 +107,7 @@ class Lab:
         self.planned_s: float | None = None  # of the budget, where not all of it will be needed; for the time left
         self.start, self.environment, self.scenario_files = start, environment, list(scenario_files)
         self.parallel_starts, self.live_limit, self.even_steps = parallel_starts, max(2, live_limit), even_steps
+        self._tunes_kernels = tunes_kernels
         self.caches = caches
         self.cached: set[int] = set()  # variants whose own compile cache is no longer empty
         self.edits = Edits(session.sides)
@@ -130,6 +133,15 @@ class Lab:
     def variant(self, settings: Settings) -> int:
         """The number of the variant with these settings beyond the baseline's, made known where it is new."""
         return self.ledger.variant(settings)
+
+    def starts_alone(self, variant: int) -> bool:
+        """Whether a launch of it must have the machine to itself while it starts."""
+        return self._tunes_kernels(self.settings_of(variant))
+
+    def settings_of(self, variant: int) -> Settings:
+        """All settings of its launches, the baseline's included."""
+        session = self.session
+        return session.sides[variant].settings if session.sides else {**session.baseline, **session.variants[variant]}
 
     @property
     def is_over(self) -> bool:

@@ -55,7 +55,7 @@ class Described(Record, frozen=True, kw_only=True, tag="described"):
     machine: Machine
     workload: WorkloadFacts
     peak_host_bytes: int | None  # of this process, building and first step included
-    peak_device_reserved_bytes: int | None
+    device_used_bytes: int | None  # of the whole device, at the end of the first steps, as the driver tells it
     step_ns: int | None = None  # of the quickest of the first steps: for plans, not for verdicts
 
 
@@ -173,7 +173,6 @@ class Finished(Record, frozen=True, kw_only=True, tag="finished"):
     last_loss: float | None
     peak_device_allocated_bytes: int | None
     peak_device_reserved_bytes: int | None
-    peak_device_nvml_bytes: int | None
 
 
 class Finish(Ask[Finished], frozen=True, kw_only=True, tag="finish"):

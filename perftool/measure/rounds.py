@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from math import log
 from statistics import median
 
@@ -134,8 +135,8 @@ class _Group:
         self.live.remove(running)
 
     def start(self) -> None:
-        """Build all trainings, a few at a time; start-up is mostly one thread's work. Those that share a process come
-        one by one, once that is there."""
+        """Build all trainings, a few at a time; start-up is mostly one thread's work. What times kernels while it
+        starts has the machine to itself, and those that share a process come one by one, once that is there."""
 
         def start(running: Running) -> LaunchFailed | None:
             try:
@@ -150,9 +151,14 @@ class _Group:
         for running in everyone:
             begun.setdefault(running.process or running, running)
         firsts = tuple(begun.values())
+        together = [one for one in firsts if not self.lab.starts_alone(one.variant)]
+        alone = [one for one in firsts if one not in together]
         with ThreadPoolExecutor(self.lab.parallel_starts) as pool:
             try:
-                for index, (running, failed) in enumerate(zip(firsts, pool.map(start, firsts), strict=True)):
+                started = chain(
+                    zip(together, pool.map(start, together), strict=True), ((one, start(one)) for one in alone)
+                )
+                for index, (running, failed) in enumerate(started):
                     self.lab.tell(f"{self.stage}: started {index + 1} of {total}")
                     if failed is not None:
                         self.lose(running, failed)

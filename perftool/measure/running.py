@@ -187,7 +187,6 @@ class Running:
             warmup_peak_host_bytes=self.warmup_peak_host_bytes,
             peak_device_allocated_bytes=finished.peak_device_allocated_bytes if finished else None,
             peak_device_reserved_bytes=finished.peak_device_reserved_bytes if finished else None,
-            peak_device_nvml_bytes=finished.peak_device_nvml_bytes if finished else None,
             last_loss=finished.last_loss if finished else None,
             is_shared=self.process is not None,
         )
@@ -217,7 +216,7 @@ def spawn(
     session = lab.session
     number = _next_launch(lab)
     side = session.sides[variant] if session.sides else None
-    settings = side.settings if side else {**session.baseline, **session.variants[variant]}
+    settings = lab.settings_of(variant)
     patch = session.patch if session.patch is not None and session.patch.variant == variant else None
     laid = {name: value for name, value in settings.items() if patch is None or name not in patch.in_files}
     spec = messages.LaunchSpec(
@@ -259,7 +258,7 @@ def spawn_shared(lab: Lab, stage: str, variants: Sequence[int]) -> Iterator[Runn
         if process is None:
             process = _shared_process(lab, number, begun)
             processes.append((begun, process))
-        live = process.taken_by(number, {**session.baseline, **session.variants[variant]})
+        live = process.taken_by(number, lab.settings_of(variant))
         yield Running(lab, live, number, variant, stage, lab.next_generation, cold=False, process=process)
 
 

@@ -14,24 +14,19 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from perftool.measure import messages
+from perftool.measure.footprint import Footprint, footprint_of, launches_that_fit
 from perftool.measure.kept import Kept
 from perftool.measure.lab import BaselineFailed, Lab, Watcher
 from perftool.measure.launch import LaunchFailed, LiveLaunch
 from perftool.measure.ledger import Ledger
 from perftool.measure.sandbox import Sandbox
 from perftool.measure.script_launch import ScriptLaunch
-from perftool.measure.survey import (
-    GROWTH,
-    PARALLEL_STARTS_MOST,
-    SHARE_OF_MEMORY,
-    SURVEY_LIMIT_S,
-    UNTOLD_LAUNCH_BYTES,
-    UnusableError,
-)
+from perftool.measure.survey import PARALLEL_STARTS_MOST, SURVEY_LIMIT_S, UnusableError
 from perftool.patch.texts import encoded
+from perftool.probes import nvml
 from perftool.probes.machine import describe_machine
 from perftool.records import Machine, ScriptFacts, WorkloadFacts
-from perftool.scenario import Scenario, Scenarios, environment_of
+from perftool.scenario import Context, Scenario, Scenarios, environment_of, tunes_kernels
 from perftool.target import Script, entry_of, hidden_by, name_of
 from perftool.temporary import temporary_folder
 from perftool.vary import command_with
@@ -73,8 +68,8 @@ class Sandboxes:
 
 def survey(
     script: Script, device: str, seed: int, budget_s: float, sandboxes: Sandboxes
-) -> tuple[messages.Described, int]:
-    """Run the command until its steps are known, then end it: what it trains and on what, and the host memory of it.
+) -> tuple[messages.Described, Footprint]:
+    """Run the command until its steps are known, then end it: what it trains and on what, and the memory it takes.
 
     Raises UnusableError for a command that cannot be started, BaselineFailed for one that cannot be measured.
     """
@@ -89,10 +84,12 @@ def survey(
         launch=0, reference=shlex.join(script.command), scenario_files=[], settings={}, device=device, seed=seed
     )
     sandbox = sandboxes.of(script)
+    used_before_bytes = nvml.used_bytes(nvml.handle_of("auto"))
     launch = start(spec, {}, script, {}, None, sandbox)
     try:
         facts = replace(launch.ask(messages.Look(), max(SURVEY_LIMIT_S, budget_s)), ranks=launch.ranks)
-        launch_bytes = launch.host_bytes() or UNTOLD_LAUNCH_BYTES
+        host_bytes = launch.host_bytes()
+        used_after_bytes = nvml.used_bytes(nvml.handle_of("auto"))
         if launch.kept is not None:
             sandbox.keep_downloads(launch.kept)  # so that they happen once
     except LaunchFailed as failed:
@@ -109,16 +106,17 @@ def survey(
         other_processes=launch.others,
         options={vary.name: vary.kind for vary in script.vary},
     )
-    return (
-        messages.Described(
-            machine=_machine(facts, seed),
-            workload=workload_of(script, facts),
-            peak_host_bytes=launch_bytes,
-            peak_device_reserved_bytes=facts.peak_device_reserved_bytes,
-            step_ns=facts.step_ns,
-        ),
-        launch_bytes,
+    described = messages.Described(
+        machine=_machine(facts, seed),
+        workload=workload_of(script, facts),
+        peak_host_bytes=host_bytes,
+        device_used_bytes=used_after_bytes,
+        step_ns=facts.step_ns,
     )
+    taken = footprint_of(
+        host_bytes, described.machine, used_before_bytes=used_before_bytes, used_after_bytes=used_after_bytes
+    )
+    return described, taken
 
 
 def _machine(facts: ScriptFacts, seed: int) -> Machine:
@@ -217,13 +215,14 @@ def open_lab(
     scenarios: Scenarios,
     *,
     scenario_files: Sequence[Path],
-    launch_bytes: int,
+    footprint: Footprint,
     watcher: Watcher,
     script: Script,
     sandboxes: Sandboxes,
 ) -> Iterator[Lab]:
     """A lab whose launches run the script, in the tree of their side where there are two; see `survey.open_lab`."""
     machine, facts = ledger.session.machine, ledger.session.workload.script
+    context = Context(machine=machine, workload=ledger.session.workload)
 
     def launched(spec: messages.LaunchSpec, environment: dict[str, str]) -> LiveLaunch:
         own = script if spec.tree is None else replace_script(script, folder=spec.tree.folder)
@@ -236,7 +235,8 @@ def open_lab(
             environment=lambda settings: environment_of(settings, scenarios),
             scenario_files=[str(file.resolve()) for file in scenario_files],
             parallel_starts=max(1, min(machine.usable_cores, PARALLEL_STARTS_MOST)),
-            live_limit=int(SHARE_OF_MEMORY * machine.memory_available_bytes / (GROWTH * launch_bytes)),
+            live_limit=launches_that_fit(footprint, ledger),
+            tunes_kernels=lambda settings: tunes_kernels(settings, scenarios, context),
             even_steps=True,
             caches=caches,
             watcher=watcher,

@@ -8,18 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from perftool.measure import messages
+from perftool.measure.footprint import Footprint, footprint_of, launches_that_fit
 from perftool.measure.lab import BaselineFailed, Lab, Watcher
 from perftool.measure.launch import LaunchFailed, ProcessLaunch
 from perftool.measure.ledger import Ledger
+from perftool.probes import nvml
 from perftool.records import Command, Fitness, Goal, Session, Settings
-from perftool.scenario import Context, Scenarios, check_settings, cures_of, environment_of
+from perftool.scenario import Context, Scenarios, check_settings, cures_of, environment_of, tunes_kernels
 from perftool.temporary import temporary_folder
 from perftool.trees import Tree
 
 SURVEY_LIMIT_S = 60.0  # the least that any start-up may take
-SHARE_OF_MEMORY = 0.8  # that all live launches together may take
-GROWTH = 1.5  # a launch may come to need this much more than the survey's first step did
-UNTOLD_LAUNCH_BYTES = 2**30  # where the system does not tell
 PARALLEL_STARTS_MOST = 8
 
 
@@ -29,8 +28,8 @@ class UnusableError(ValueError):
 
 def survey(
     reference: str, device: str, seed: int, budget_s: float = SURVEY_LIMIT_S, tree: Tree | None = None
-) -> tuple[messages.Described, int]:
-    """Build the workload once, do a step, and describe it and the machine; with the host memory that took, in bytes.
+) -> tuple[messages.Described, Footprint]:
+    """Build the workload once, do a step, and describe it and the machine; with the memory that took.
 
     tree: where its modules come from. What the workload prints appears on stderr here, and nowhere else. Raises
     UnusableError for a reference or a device that leads nowhere, BaselineFailed for a workload that cannot do a step.
@@ -38,10 +37,17 @@ def survey(
     spec = messages.LaunchSpec(
         launch=0, reference=reference, scenario_files=[], settings={}, device=device, seed=seed, tree=tree
     )
+    used_bytes = nvml.used_bytes(nvml.handle_of(device))
     launch = ProcessLaunch(spec, {}, show_output=True)
     try:
         described = launch.ask(messages.Describe(), max(SURVEY_LIMIT_S, budget_s))
-        return described, described.peak_host_bytes or UNTOLD_LAUNCH_BYTES
+        taken = footprint_of(
+            described.peak_host_bytes,
+            described.machine,
+            used_before_bytes=used_bytes,
+            used_after_bytes=described.device_used_bytes,
+        )
+        return described, taken
     except LaunchFailed as failed:
         if failed.kind in ("reference", "device", "setting", "tree"):
             raise UnusableError(failed.reason) from failed
@@ -103,11 +109,12 @@ def open_lab(
     scenarios: Scenarios,
     *,
     scenario_files: Sequence[Path],
-    launch_bytes: int,
+    footprint: Footprint,
     watcher: Watcher,
 ) -> Iterator[Lab]:
     """A lab for a session whose launches are real processes, as many at a time as the memory allows."""
     machine = ledger.session.machine
+    context = Context(machine=machine, workload=ledger.session.workload)
     with temporary_folder() as caches:
         yield Lab(
             ledger,
@@ -115,7 +122,8 @@ def open_lab(
             environment=lambda settings: environment_of(settings, scenarios),
             scenario_files=[str(file.resolve()) for file in scenario_files],
             parallel_starts=max(1, min(machine.usable_cores, PARALLEL_STARTS_MOST)),
-            live_limit=int(SHARE_OF_MEMORY * machine.memory_available_bytes / (GROWTH * launch_bytes)),
+            live_limit=launches_that_fit(footprint, ledger),
+            tunes_kernels=lambda settings: tunes_kernels(settings, scenarios, context),
             caches=caches,
             watcher=watcher,
         )

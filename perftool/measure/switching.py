@@ -21,7 +21,6 @@ UNKNOWN = messages.Finished(
     last_loss=None,
     peak_device_allocated_bytes=None,
     peak_device_reserved_bytes=None,
-    peak_device_nvml_bytes=None,
 )
 """What a launch in a process of others can say of itself at its end."""
 

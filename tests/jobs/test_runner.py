@@ -25,6 +25,7 @@ from perftool.jobs.options import Options
 from perftool.jobs.profile import Profile
 from perftool.jobs.runner import run
 from perftool.jobs.tune import Tune, resumed
+from perftool.measure.footprint import Footprint
 from perftool.measure.lab import Lab
 from perftool.measure.launch import LaunchFailed
 from perftool.measure.ledger import Ledger
@@ -73,11 +74,13 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
             clock=lambda: script.now_s,
         )
 
-    def surveyed(target: Target, *_: object) -> tuple[Described, int]:
+    def surveyed(target: Target, *_: object) -> tuple[Described, Footprint]:
         facts = changed(WORKLOAD, reference=reference_of(target))
         if not isinstance(target, str):
             facts = changed(facts, driver="script")
-        return Described(machine=MACHINE, workload=facts, peak_host_bytes=1, peak_device_reserved_bytes=None), 1
+        return Described(machine=MACHINE, workload=facts, peak_host_bytes=1, device_used_bytes=None), Footprint(
+            host_bytes=1
+        )
 
     monkeypatch.setattr(look, "_survey", surveyed)
     monkeypatch.setattr("perftool.jobs.runner.opened", opened)

@@ -18,6 +18,7 @@ import numpy as np
 from perftool.analysis.pairs import Samples, pair_effects
 from perftool.analysis.search import Standing
 from perftool.analysis.stats import launch_effects
+from perftool.measure.footprint import Footprint
 from perftool.measure.lab import Lab
 from perftool.measure.ledger import Ledger
 from perftool.measure.rounds import generation
@@ -99,10 +100,10 @@ class Judged:
 
 def run(quick: bool) -> Table:
     reference = QUICK_REFERENCE if quick else REFERENCE
-    session, launch_bytes = _session(reference)
+    session, footprint = _session(reference)
     space = _space(session, quick)
     combinations = combinations_of(space, session.defaults)
-    found = _truth(session, launch_bytes, space, combinations, quick)
+    found = _truth(session, footprint, space, combinations, quick)
     only = [word for name in space for word in ("--only", name)]
     budget = str(BUDGET_S / 4 if quick else BUDGET_S)
     runs = []
@@ -112,8 +113,8 @@ def run(quick: bool) -> Table:
     return _table(space, combinations, found, runs)
 
 
-def _session(reference: str) -> tuple[Session, int]:
-    described, launch_bytes = survey(reference, "cpu", seed=0)
+def _session(reference: str) -> tuple[Session, Footprint]:
+    described, footprint = survey(reference, "cpu", seed=0)
     session = new_session(
         described,
         discover(),
@@ -123,7 +124,7 @@ def _session(reference: str) -> tuple[Session, int]:
         seed=64,
         budget_s=TRUTH_WALL_S,
     )
-    return session, launch_bytes
+    return session, footprint
 
 
 def _space(session: Session, quick: bool) -> dict[str, list[str]]:
@@ -142,7 +143,11 @@ def _with_units(machine: Machine) -> Sequence[str]:
 
 
 def _truth(
-    session: Session, launch_bytes: int, space: Mapping[str, Sequence[str]], combinations: list[Settings], quick: bool
+    session: Session,
+    footprint: Footprint,
+    space: Mapping[str, Sequence[str]],
+    combinations: list[Settings],
+    quick: bool,
 ) -> Cached:
     """From the cache where this machine has measured the same within a day."""
     path = cache_path(session.machine, session.workload.reference, space)
@@ -151,21 +156,21 @@ def _truth(
         return kept
     began_s = time.monotonic()
     with measuring_lock(print):
-        measured = _exhaust(session, launch_bytes, combinations, 60.0 if quick else TRUTH_WALL_S)
+        measured = _exhaust(session, footprint, combinations, 60.0 if quick else TRUTH_WALL_S)
     found = Cached(time.time(), time.monotonic() - began_s, truths_of(measured))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.encode(found))
     return found
 
 
-def _exhaust(session: Session, launch_bytes: int, combinations: Sequence[Settings], wall_s: float) -> Session:
+def _exhaust(session: Session, footprint: Footprint, combinations: Sequence[Settings], wall_s: float) -> Session:
     """Every combination and the baseline take turns, in as many generations as fit into their share of the time; then
     those near the best go on, in fresh launches with more rounds."""
     opened = open_lab(
         Ledger(session, lambda record: None),
         discover(),
         scenario_files=[],
-        launch_bytes=launch_bytes,
+        footprint=footprint,
         watcher=_Told(),
     )
     with opened as lab:
