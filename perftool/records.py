@@ -284,6 +284,7 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     shuffle: bool = True
     drop_last: bool = False
     tensor_dataset: bool = False  # in-memory tensors come in a TensorDataset, not in a tuple
+    dataset_on_device: bool = False  # they are on the GPU already
     batch_form: BatchForm = "nested"  # a tensor, a plain list, tuple or dict of nothing but tensors, or anything else
     is_function: bool = False  # the reference names a function that returns the workload
     search_path: str | None = None  # the folder to look in for what the reference names; None: it is installed
@@ -375,7 +376,6 @@ class Launch(Record, frozen=True, kw_only=True, tag="launch"):
     warmup_peak_host_bytes: int | None = None
     peak_device_allocated_bytes: int | None = None
     peak_device_reserved_bytes: int | None = None
-    peak_device_nvml_bytes: int | None = None
     last_loss: float | None = None
     is_shared: bool = False  # in a process that others had in turn: start-up, warm-up and memory are not its own
 
@@ -713,7 +713,6 @@ class VariantSummary(Record, frozen=True, kw_only=True):
     warmup_peak_host_bytes: int | None
     peak_device_allocated_bytes: int | None
     peak_device_reserved_bytes: int | None
-    peak_device_nvml_bytes: int | None
     data_wait_fraction: float | None
     cold_start_ns: int | None
     warm_start_ns: int | None

@@ -357,6 +357,14 @@ def check_settings(settings: Settings, scenarios: Scenarios, context: Context) -
         raise ScenarioError(clash)
 
 
+def tunes_kernels(settings: Settings, scenarios: Scenarios, context: Context) -> bool:
+    """Whether code is made for a GPU, whose kernels the compiler chooses by timing them."""
+    return context.on_cuda and any(
+        scenarios[name].compiles(context) and value != scenarios[name].default(context)
+        for name, value in settings.items()
+    )
+
+
 def clashes(settings: Settings, scenarios: Scenarios, driver: Driver = "workload") -> str | None:
     """Why these settings cannot be had together: 'NAME=VALUE: reason', from the first that says so, or None.
 

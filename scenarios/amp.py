@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from perftool.scenario import NO_BF16_UNITS, Code, Context, Scenario, refuse_unlisted
 from perftool.words import BARE_STEP, FULL_PRECISION, SLOW_TYPE, Engaged, Proving, Settings
@@ -48,8 +48,11 @@ def refusal(value: str, context: Context) -> str | None:
 
 
 def discouraged(value: str, context: Context) -> str | None:
-    if context.on_cuda or value == default(context):
+    if value == default(context):
         return None
+    if context.on_cuda:
+        has_bf16 = (context.machine.device_capability or [0])[0] >= 8
+        return "bf16 is as fast on this GPU, and needs no scaled loss" if value == "fp16" and has_bf16 else None
     if value == "bf16" and not context.has_bf16_units:
         return f"{NO_BF16_UNITS}, so it is emulated: many times slower than float32"
     if value == "fp16" and not context.machine.cpu_fp16_matrix:
@@ -89,18 +92,19 @@ def apply(plan: Plan, value: str) -> Plan:
 
 
 def scaled_update(device_type: str) -> Update:
-    """Backward of the scaled loss, and an optimizer step that is skipped where gradients overflowed."""
-
-    @cache
-    def scaler() -> torch.amp.GradScaler:
-        import torch
-
-        return torch.amp.GradScaler(device_type)
+    """Backward of the scaled loss, and an optimizer step that is skipped where gradients overflowed. Each training
+    finds a scale of its own."""
+    scalers: WeakKeyDictionary[torch.optim.Optimizer, torch.amp.GradScaler] = WeakKeyDictionary()
 
     def update(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-        scaler().scale(loss).backward()  # type: ignore[no-untyped-call]
-        scaler().step(optimizer)
-        scaler().update()
+        scaler = scalers.get(optimizer)
+        if scaler is None:
+            import torch
+
+            scaler = scalers[optimizer] = torch.amp.GradScaler(device_type)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimizer)
+        scaler.update()
 
     return update
 

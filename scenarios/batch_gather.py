@@ -87,7 +87,7 @@ class Gather:
         import torch
 
         index = torch.tensor(rows)
-        return [tensor.index_select(0, index) for tensor in self.tensors]
+        return [tensor.index_select(0, index.to(tensor.device)) for tensor in self.tensors]
 
 
 class Batches:
@@ -100,7 +100,7 @@ class Batches:
         for rows in self.order.permutation().split(self.size):
             if self.drop_last and len(rows) < self.size:
                 return
-            batch = [tensor.index_select(0, rows) for tensor in self.tensors]
+            batch = [tensor.index_select(0, rows.to(tensor.device)) for tensor in self.tensors]
             yield [part.pin_memory() for part in batch] if self.pin else batch
 
 
@@ -172,17 +172,19 @@ def code(value: str, context: Context) -> Code:
         imports=f"from torch.utils.data import BatchSampler, Dataset, {sampler}",
         dataset=_DATASET.format(tensors=tensors),
         sampling=f"sampler=BatchSampler({sampler}(dataset), batch_size, drop_last={facts.drop_last}), batch_size=None",
-        batches=(_FULL_BATCHES if facts.drop_last else _BATCHES).format(order=order, tensors=tensors),
+        batches=(_FULL_BATCHES if facts.drop_last else _BATCHES).format(
+            order=order, tensors=tensors, moved=f".to({tensors}[0].device)" if facts.dataset_on_device else ""
+        ),
     )
 
 
 _BATCHES = """\
 def batches():
-    for rows in torch.{order}(len({tensors}[0])).split(batch_size):
+    for rows in torch.{order}(len({tensors}[0])){moved}.split(batch_size):
         yield [tensor.index_select(0, rows) for tensor in {tensors}]"""
 _FULL_BATCHES = """\
 def batches():
-    for rows in torch.{order}(len({tensors}[0])).split(batch_size):
+    for rows in torch.{order}(len({tensors}[0])){moved}.split(batch_size):
         if len(rows) == batch_size:
             yield [tensor.index_select(0, rows) for tensor in {tensors}]"""
 _DATASET = '''\

@@ -475,6 +475,7 @@ for group in groups:
     for part in group["params"]:
         optimizer.state[part].update({state})
 options = [{{key: option for key, option in group.items() if key != "params"}} for group in groups]
+rates = [torch.tensor(0.0, dtype=torch.float64) for group in groups]  # a number would be compiled in as it is at first
 parameters = [[part.detach() for part in group["params"]] for group in groups]
 states = [[optimizer.state[part] for part in group["params"]] for group in groups]
 differentiated = grad_and_value(lambda parts, batch: functional_call(lossy, dict(zip(order, parts)), (batch,)))
@@ -486,14 +487,20 @@ def update(parts, grads, state, option):
 
 
 @torch.compile(fullgraph=True, dynamic=False)
-def compiled(parameters, states, several):  # batches of one shape: drop_last=True
+def compiled(parameters, states, rates, several):  # batches of one shape: drop_last=True
     for batch in several:
         grads, loss = differentiated([part for parts in parameters for part in parts], batch)
         grads = list(grads)
-        for parts, state, option in zip(parameters, states, options):
-            update(parts, grads[: len(parts)], state, option)
+        for parts, state, option, rate in zip(parameters, states, options, rates):
+            update(parts, grads[: len(parts)], state, {{**option, "lr": rate}})
             grads = grads[len(parts) :]
     return loss
+
+
+def trained(several):
+    for rate, group in zip(rates, groups):  # as a scheduler has them now
+        rate.fill_(group["lr"])
+    return compiled(parameters, states, rates, several)
 
 
 """
@@ -527,7 +534,7 @@ _SGD_UPDATE = """\
         part.sub_(option["lr"] * grad)"""
 _ONE = """\
 def step(batch):
-    return compiled(parameters, states, [batch])"""
+    return trained([batch])"""
 _SEVERAL = """\
 waiting, last_loss = [], torch.zeros(())
 
@@ -537,7 +544,7 @@ def step(batch):
     global last_loss
     waiting.append(batch)
     if len(waiting) == {steps}:
-        last_loss = compiled(parameters, states, waiting)
+        last_loss = trained(waiting)
         waiting.clear()
     return last_loss"""
 

@@ -58,8 +58,7 @@ def apply(plan: Plan, value: str) -> Plan:
 
 
 def graphed(training: Looped, step: Step) -> Step:
-    """The step as a graph, captured after WARM_STEPS that train as any other. Raises SettingError for what cannot be
-    captured."""
+    """The step as a graph. Raises SettingError for what cannot be captured."""
     from perftool.plan import SettingError, backward_and_step
     from perftool.training import configure
 
@@ -67,31 +66,52 @@ def graphed(training: Looped, step: Step) -> Step:
         raise SettingError("a scaled loss makes the step wait for the GPU, which no graph can hold; use amp=bf16")
     if "capturable" in training.optimizer.defaults:
         configure(training.optimizer, {"capturable": True})
-    captured: Captured | None = None
-    warm_steps = 0
-
-    def replay(batch: Batch) -> torch.Tensor:
-        nonlocal captured, warm_steps
-        if warm_steps < WARM_STEPS:
-            warm_steps += 1
-            return on_side_stream(step, batch)
-        if captured is None:
-            captured = Captured(step, batch)
-        return captured.replay(batch) if captured.fits(batch) else step(batch)
-
-    return replay
+    return Graphed(step)
 
 
-def on_side_stream(step: Step, batch: Batch) -> torch.Tensor:
-    """One step as it is, on another stream, before and after which this one waits."""
-    import torch
+class Graphed:
+    """A step as a graph of the first batch's shapes, captured after WARM_STEPS with them that train as any other. A
+    batch of other shapes runs without."""
 
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        loss = step(batch)
-    torch.cuda.current_stream().wait_stream(side)
-    return loss
+    replays = 0  # in this process, for the proof
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._warm_steps = 0
+        self._shapes: list[torch.Size] = []
+        self._side: torch.cuda.Stream | None = None  # one for all: each would have a pool of memory of its own
+        self._captured: Captured | None = None
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        import torch
+
+        if self._side is None:
+            self._shapes, self._side = shapes_of(batch), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        if shapes_of(batch) != self._shapes:
+            return self._step(batch)
+        if self._warm_steps < WARM_STEPS:
+            self._warm_steps += 1
+            return self._on_side_stream(self._side, batch)
+        if self._captured is None:
+            self._captured = Captured(self._step, batch)
+        Graphed.replays += 1
+        return self._captured.replay(batch)
+
+    def _on_side_stream(self, side: torch.cuda.Stream, batch: Batch) -> torch.Tensor:
+        """One step as it is, on another stream, before and after which this one waits."""
+        import torch
+
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            loss = self._step(batch)
+        torch.cuda.current_stream().wait_stream(side)
+        return loss
+
+
+def shapes_of(batch: Batch) -> list[torch.Size]:
+    from perftool.training import tensors_of
+
+    return [part.shape for part in tensors_of(batch)]
 
 
 class Captured:
@@ -113,12 +133,6 @@ class Captured:
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._loss = step(self._batch)
 
-    def fits(self, batch: Batch) -> bool:
-        """Whether the batch has the shapes that were captured; its types are those of every batch."""
-        from perftool.training import tensors_of
-
-        return [part.shape for part in tensors_of(batch)] == [part.shape for part in tensors_of(self._batch)]
-
     def replay(self, batch: Batch) -> torch.Tensor:
         """One step on this batch. The loss is overwritten by the next."""
         from perftool.training import tensors_of
@@ -130,14 +144,13 @@ class Captured:
 
 
 def proof(training: Live, value: str) -> Proving:
-    """A profile of one full-sized step shows a graph launch."""
-    from torch.profiler import profile, supported_activities
-
-    with profile(activities=supported_activities()) as profiled:  # type: ignore[no-untyped-call]
-        for _ in range(2):  # one of them may be the last of an epoch, of another shape
-            yield STEP
-    launches = sum(event.count for event in profiled.key_averages() if "GraphLaunch" in event.key)
-    return Engaged(ok=bool(launches) == (value == "on"), evidence=f"two steps launched {launches} graphs")
+    """The step's graph is replayed. Counted here: a profile of the device would slow down all that comes after it in
+    the process (https://github.com/pytorch/pytorch/issues/144455)."""
+    before = Graphed.replays
+    for _ in range(2):  # one of them may be the last of an epoch, of another shape
+        yield STEP
+    replays = Graphed.replays - before
+    return Engaged(ok=bool(replays) == (value == "on"), evidence=f"two steps replayed {replays} graphs")
 
 
 def code(value: str, context: Context) -> Code:
@@ -145,12 +158,26 @@ def code(value: str, context: Context) -> Code:
         return Code()
     facts = context.workload
     helpers = _TENSORS_OF if facts.batch_form == "nested" else ""
+    capturable = "capturable" in facts.optimizer_options
+    # A graph keeps a number that was in it when it was captured.
+    rates = dict.fromkeys(_RATES, "") if capturable else _RATES
     return Code(
-        optimizer_arguments="capturable=True" if "capturable" in facts.optimizer_options else "",
-        around_step=helpers + _AROUND_STEP.format(**_FORMS[facts.batch_form], warm_steps=WARM_STEPS),
+        optimizer_arguments="capturable=True" if capturable else "",
+        optimizer=_TENSOR_RATE if capturable else "",
+        around_step=helpers + _AROUND_STEP.format(**_FORMS[facts.batch_form], **rates, warm_steps=WARM_STEPS),
     )
 
 
+_TENSOR_RATE = """\
+for group in optimizer.param_groups:  # a scheduler writes into the tensor; a graph would keep the number
+    group["lr"] = torch.tensor(float(group["lr"]), device=device)"""
+_RATES = {  # parts of lines that capture again where a number has changed
+    "rates": " rates =",
+    "nonlocal_rates": ", rates",
+    "present_rates": '\n        present_rates = [group["lr"] for group in optimizer.param_groups]',
+    "or_rates": " or rates != present_rates",
+    "keep_rates": "\n            rates = present_rates",
+}
 _FORMS = {
     "tensor": {"clone": "batch.clone()", "static_tensors": "[static_batch]", "tensors": "[batch]"},
     "list": {"clone": "[part.clone() for part in batch]", "static_tensors": "static_batch", "tensors": "batch"},
@@ -176,28 +203,29 @@ def tensors_of(batch):
 """
 _AROUND_STEP = '''\
 def graphed(step):
-    """The step as a CUDA graph, after a few without. A batch of other shapes than the captured one's runs without."""
-    graph = torch.cuda.CUDAGraph()
-    static_batch = static_loss = None
+    """The step as a CUDA graph, after a few without. A batch of other shapes than the first one's runs without."""
+    graph = side = shapes = static_batch = static_loss ={rates} None
     warm_steps = 0
 
     def replay(batch):  # the loss that it returns is overwritten by the next step
-        nonlocal static_batch, static_loss, warm_steps
+        nonlocal graph, side, shapes, static_batch, static_loss, warm_steps{nonlocal_rates}
+        present_shapes = [part.shape for part in {tensors}]
+        if side is None:
+            side, shapes = torch.cuda.Stream(), present_shapes
+        if present_shapes != shapes:
+            return step(batch)
         if warm_steps < {warm_steps}:
             warm_steps += 1
-            side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 loss = step(batch)
             torch.cuda.current_stream().wait_stream(side)
-            return loss
-        if static_batch is None:
-            static_batch = {clone}
+            return loss{present_rates}
+        if graph is None{or_rates}:
+            graph, static_batch = torch.cuda.CUDAGraph(), {clone}{keep_rates}
             # Other threads, such as one that pins batches, may use CUDA meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 static_loss = step(static_batch)
-        if [part.shape for part in {tensors}] != [part.shape for part in {static_tensors}]:
-            return step(batch)
         for static, part in zip({static_tensors}, {tensors}):
             static.copy_(part, non_blocking=True)
         graph.replay()

@@ -49,6 +49,8 @@ def refusal(value: str, context: Context) -> str | None:
         return NO_LOADER
     if int(value) and context.workload.batch_size is None:
         return "the tensors are fed whole, with no loader"
+    if int(value) and context.workload.dataset_on_device:
+        return "the dataset is on the GPU, which worker processes cannot read it from"
     facts = context.workload
     # One that already loads with workers has a dataset that shares its samples out among them.
     shares_out = facts.settings.get("dataloader_workers", default(context)) != "0"

@@ -38,6 +38,8 @@ def refusal(value: str, context: Context) -> str | None:
         return "there is no accelerator to copy to: the training runs on the CPU"
     if value == "on" and context.workload.batch_size is None:
         return "the tensors are fed whole, with no loader to pin them"
+    if value == "on" and context.workload.dataset_on_device:
+        return "the dataset is on the GPU already, so no batch is copied to it"
     return refuse_unlisted(value, VALUES)
 
 

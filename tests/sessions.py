@@ -212,7 +212,6 @@ def make_variant(
         "warmup_peak_host_bytes": 512_000_000,
         "peak_device_allocated_bytes": None,
         "peak_device_reserved_bytes": None,
-        "peak_device_nvml_bytes": None,
         "data_wait_fraction": 0.113,
         "cold_start_ns": 4_200_000_000,
         "warm_start_ns": 3_100_000_000,

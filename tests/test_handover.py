@@ -24,7 +24,7 @@ from perftool.records import Settings
 from perftool.scenario import Context, discover, plan_of
 from perftool.training import Counted, SettingError, Training, draws, tensors_of
 from perftool.workload import load
-from scenarios.cuda_graphs import WARM_STEPS
+from scenarios.cuda_graphs import WARM_STEPS, Graphed
 from tests.measure.fakes import MACHINE
 from tests.proofs import proved
 
@@ -268,27 +268,70 @@ class FakeContext:
         pass
 
 
-@pytest.mark.parametrize("name", ["ordered", "dicts", "named", "single", "whole"])
-def test_a_graphed_script_replays_full_batches_and_runs_ragged_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script for a GPU, with a scripted one: its batches of any form are copied into the captured ones."""
-    graphs: list[FakeGraph] = []
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[FakeGraph]:
+    """Those that are captured on a scripted GPU, where a capture runs what it captures, and a replay nothing."""
+    found: list[FakeGraph] = []
 
     def make_graph() -> FakeGraph:
-        graphs.append(FakeGraph())
-        return graphs[-1]
+        found.append(FakeGraph())
+        return found[-1]
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", make_graph)
     monkeypatch.setattr(FakeContext, "modes", [])
     for fake in ("graph", "Stream", "stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, fake, FakeContext)
+    return found
+
+
+def graphed(name: str) -> str:
+    """The script for a GPU, as the CPU can run it."""
     text = written({"amp": "bf16", "cuda_graphs": "on"}, context(name, gpu=True))
     text = text.replace('device = "cuda:0"', 'device = "cpu"').replace("capturable=True", "capturable=False")
-    ran = run(text.replace('torch.autocast("cuda"', 'torch.autocast("cpu"'))
+    return text.replace('torch.autocast("cuda"', 'torch.autocast("cpu"')
+
+
+def test_what_is_captured_has_the_shapes_of_the_first_batch(graphs: list[FakeGraph]) -> None:
+    """Also where the batch that comes first after the warm-up is ragged."""
+    seen: list[int] = []
+
+    def step(batch: torch.Tensor) -> torch.Tensor:
+        seen.append(len(batch))
+        return batch.sum()
+
+    replaying = Graphed(step)
+    for rows in (*[4] * WARM_STEPS, 2, 4, 4, 2, 4):
+        replaying(torch.ones(rows))
+    assert seen == [*[4] * WARM_STEPS, 2, 4, 2], "the ragged ones, and what was captured"
+    assert [graph.replays for graph in graphs] == [3]
+
+
+def test_a_graph_never_keeps_an_old_learning_rate(graphs: list[FakeGraph]) -> None:
+    """Adam reads it from a tensor, which a scheduler writes into; for SGD, which cannot, it is captured again."""
+    ran = run(graphed("ordered"))
+    rate = ran.places["optimizer"].param_groups[0]["lr"]
+    schedule = torch.optim.lr_scheduler.StepLR(ran.places["optimizer"], 1, gamma=0.5)
+    ran.places["optimizer"].step()  # it asks for one before
+    schedule.step()
+    assert ran.places["optimizer"].param_groups[0]["lr"] is rate
+    assert rate.item() == pytest.approx(0.005)
+
+    graphs.clear()
+    ran = run(graphed("sgd"))
+    assert len(graphs) == 1
+    ran.places["optimizer"].param_groups[0]["lr"] = 0.01
+    for _ in range(2):
+        ran.places["step"](ran.batches[0])
+    assert [graph.replays for graph in graphs[1:]] == [2]
+
+
+@pytest.mark.parametrize("name", ["ordered", "dicts", "named", "single", "whole"])
+def test_a_graphed_script_replays_full_batches_and_runs_ragged_ones(name: str, graphs: list[FakeGraph]) -> None:
+    """Its batches of any form are copied into the captured ones."""
+    ran = run(graphed(name))
     full = sum(shapes == ran.shapes[0] for shapes in ran.shapes)
     assert full == (STEPS if name == "whole" else STEPS - 1)
-    # The first few run without; a ragged one among them does so anyway.
-    without = sum(shapes == ran.shapes[0] for shapes in ran.shapes[:WARM_STEPS])
-    assert [graph.replays for graph in graphs] == [full - without]
+    assert [graph.replays for graph in graphs] == [full - WARM_STEPS]
     assert FakeContext.modes == ["thread_local"]
     replay = ran.places["step"]
     inside = dict(zip(replay.__code__.co_freevars, replay.__closure__, strict=True))

@@ -87,6 +87,7 @@ def test_all_built_in_scenarios_are_found_without_torch() -> None:
         "cuda_allocator",
         "cuda_graphs",
         "dataloader_workers",
+        "device_resident_data",
         "flush_denormal",
         "gc_policy",
         "learning_rate",

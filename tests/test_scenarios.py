@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,9 +28,11 @@ from perftool.plan import Plan
 from perftool.probes.machine import describe_machine
 from perftool.records import DATA_WAIT, FULL_PRECISION, SLOW_TYPE, DatasetKind, Engaged, Settings, WorkloadFacts
 from perftool.scenario import DOCUMENTED, Context, check_settings, clashes, cures_of, discover, environment_of, plan_of
-from perftool.training import SettingError, Training, configure
+from perftool.training import SettingError, Training, configure, loader_feed
 from perftool.words import FETCH, Proving, Wanted
 from perftool.workload import Loaded, Workload, load, load_workload
+from scenarios.amp import scaled_update
+from scenarios.device_resident_data import resident
 from tests.measure.fakes import MACHINE, WORKLOAD
 from tests.proofs import proved
 
@@ -114,7 +116,12 @@ def test_the_default_can_be_had_and_what_cannot_has_a_reason(name: str, referenc
 
 
 def test_what_needs_a_gpu_says_so_and_is_there_with_one() -> None:
-    for name, value in (("cuda_graphs", "on"), ("pinned_memory", "on"), ("cuda_allocator", "expandable_segments")):
+    for name, value in (
+        ("cuda_graphs", "on"),
+        ("device_resident_data", "on"),
+        ("pinned_memory", "on"),
+        ("cuda_allocator", "expandable_segments"),
+    ):
         assert "CPU" in (SCENARIOS[name].refusal(value, context()) or "")
         assert SCENARIOS[name].refusal(value, context(gpu=True)) is None
     assert SCENARIOS["torch_compile"].available(context(gpu=True)) == [
@@ -123,8 +130,9 @@ def test_what_needs_a_gpu_says_so_and_is_there_with_one() -> None:
         "reduce-overhead",
         "max-autotune",
     ]
-    assert SCENARIOS["amp"].available(context(gpu=True)) == ["off", "bf16", "fp16"]
+    assert SCENARIOS["amp"].available(context(gpu=True)) == ["off", "bf16"]
     old = Context(machine=replace(ON_GPU, device_capability=[7, 0]), workload=context().workload)
+    assert SCENARIOS["amp"].available(old) == ["off", "fp16"]
     assert "8.0" in (SCENARIOS["amp"].refusal("bf16", old) or "")
     assert "8.0" in (SCENARIOS["matmul_precision"].refusal("high", old) or "")
 
@@ -140,6 +148,9 @@ def test_other_circumstances_have_their_reasons() -> None:
     configured = Context(
         machine=replace(ON_GPU, environment={"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}), workload=mine
     )
+    on_device = Context(machine=ON_GPU, workload=replace(here.workload, dataset_on_device=True))
+    large = Context(machine=ON_GPU, workload=replace(here.workload, dataset_bytes=2**36))
+    collating_on_gpu = Context(machine=ON_GPU, workload=collating.workload)
     preloaded = Context(
         machine=replace(here.machine, environment={"LD_PRELOAD": "/usr/lib/libjemalloc.so.2"}), workload=here.workload
     )
@@ -159,6 +170,11 @@ def test_other_circumstances_have_their_reasons() -> None:
         ("thp", "on", Context(machine=replace(here.machine, huge_pages="never"), workload=mine), "set to 'never'"),
         ("thp", "on", Context(machine=replace(here.machine, huge_pages=None), workload=mine), "does not offer them"),
         ("flush_denormal", "on", context(gpu=True), "mode of the CPU"),
+        ("device_resident_data", "on", collating_on_gpu, "collate_fn"),
+        ("device_resident_data", "on", large, "half of the GPU's memory"),
+        ("device_resident_data", "on", on_device, "on the GPU already"),
+        ("pinned_memory", "on", on_device, "on the GPU already"),
+        ("dataloader_workers", "1", on_device, "worker processes cannot read"),
         ("cuda_allocator", "expandable_segments", configured, "PYTORCH_ALLOC_CONF is set"),
     ):
         assert words in (SCENARIOS[name].refusal(value, facts) or ""), (name, value)
@@ -600,6 +616,38 @@ def test_a_scripts_workers_stay_its_own() -> None:
     assert [len(batch[0]) for batch in first] == [4, 4, 3]
 
 
+def test_batches_taken_on_the_device_are_those_of_the_loader() -> None:
+    plan = plan_of(load_workload(REFERENCE), {}, SCENARIOS, device="cpu", seed=0)
+    dataset = Training(plan).dataset
+    size = plan.batch_size
+    assert size is not None
+    epoch = -(-len(dataset[0]) // size)
+    pairs = zip(loader_feed(plan, dataset), resident(plan, dataset), strict=True)
+    for ours, theirs in islice(pairs, 2 * epoch):
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("other", [("batch_gather", "on"), ("dataloader_workers", "2"), ("pinned_memory", "on")])
+def test_what_loads_on_the_host_has_nothing_left_to_do_beside_data_on_the_device(other: tuple[str, str]) -> None:
+    assert f"{other[0]} would do nothing" in (clashes({"device_resident_data": "on", **dict([other])}, SCENARIOS) or "")
+    assert (
+        clashes({"device_resident_data": "on", other[0]: "0" if other[0] == "dataloader_workers" else "off"}, SCENARIOS)
+        is None
+    )
+
+
+def test_each_training_finds_a_scale_of_its_own() -> None:
+    """Those of several seeds have the same plan."""
+    update, scales = scaled_update("cpu"), []
+    for factor in (float("inf"), 1.0):
+        parameter = nn.Parameter(torch.ones(1))
+        parameter.register_hook(lambda gradient: scales.append(gradient.item()))  # type: ignore[no-untyped-call]
+        optimizer = torch.optim.SGD([parameter], lr=0.1)
+        for _ in range(2):
+            update((parameter * factor).sum(), optimizer)
+    assert scales[2:] == [65536.0] * 2, "whatever the first one has come to"
+
+
 def test_kernels_of_the_optimizer_train_alike() -> None:
     losses = []
     for value in ("for-loop", "foreach", "fused"):
@@ -625,8 +673,10 @@ def on_gpu(settings: Settings, steps: int) -> tuple[Training, list[float]]:
     [
         (name, value)
         for name, one in SCENARIOS.items()
-        for value in one.available(context(gpu=True))
-        if name not in (*OF_THE_PROCESS, "cuda_allocator", "dataloader_workers") and value != "max-autotune"
+        for value in one.values(context(gpu=True))
+        if one.refusal(value, context(gpu=True)) is None
+        and name not in (*OF_THE_PROCESS, "cuda_allocator", "dataloader_workers")
+        and (name, value) not in (("torch_compile", "max-autotune"), ("compiled_step", "10"))  # see its own tests
     ],
 )
 def test_a_value_trains_and_proves_itself_on_a_gpu(name: str, value: str) -> None:

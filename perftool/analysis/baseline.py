@@ -36,7 +36,7 @@ def figures(session: Session, stages: set[str] | None = None) -> dict[str, list[
         for name, values in (
             ("throughput", [float(d) for d in matrix.d[0] if not np.isnan(d)]),
             ("peak_host", _logs(one.peak_host_bytes for one in launches)),
-            ("peak_device", _logs(one.peak_device_allocated_bytes for one in launches)),
+            ("peak_device", _logs(one.peak_device_reserved_bytes for one in launches)),
         )
         if values
     }

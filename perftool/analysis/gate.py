@@ -312,7 +312,7 @@ def _figures(session: Session, variant: int) -> dict[str, float]:
     found: dict[str, float | None] = {
         "throughput": samples_per_second(session, blocks),
         "peak_host": _median(one.peak_host_bytes for one in launches),
-        "peak_device": _median(one.peak_device_allocated_bytes for one in launches),
+        "peak_device": _median(one.peak_device_reserved_bytes for one in launches),
         "start_up": _median(one.start_up_ns for one in launches),
     }
     if step_ns:

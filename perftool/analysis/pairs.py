@@ -236,7 +236,7 @@ _CELLS: dict[str, Callable[[Launch, Launch, Samples], Cell]] = {
     "jitter": _by_pool(lambda pooled: pooled.tails_ns[0.95] / pooled.tails_ns[0.5]),
     "stall_share": _by_pool(lambda pooled: pooled.stall_share, least=2),
     "peak_host": _of_launch(lambda launch: launch.peak_host_bytes),
-    "peak_device": _of_launch(lambda launch: launch.peak_device_allocated_bytes),
+    "peak_device": _of_launch(lambda launch: launch.peak_device_reserved_bytes),
     "start_up": _of_launch(lambda launch: launch.start_up_ns, START_UP_SD),
     "peak_memory": _of_launch(lambda launch: launch.peak_device_reserved_bytes or launch.peak_host_bytes),
 }

@@ -107,7 +107,6 @@ class Summaries:
             warmup_peak_host_bytes=_most(one.warmup_peak_host_bytes for one in ended),
             peak_device_allocated_bytes=_most(one.peak_device_allocated_bytes for one in ended),
             peak_device_reserved_bytes=_most(one.peak_device_reserved_bytes for one in ended),
-            peak_device_nvml_bytes=_most(one.peak_device_nvml_bytes for one in ended),
             data_wait_fraction=_data_wait(session, blocks),
             cold_start_ns=cold,
             warm_start_ns=round(median(warm)) if warm else None,

@@ -60,8 +60,7 @@ def figure_lines(variant: VariantSummary, unit: str) -> Pairs:
             (
                 "peak device memory",
                 f"{units.size(variant.peak_device_allocated_bytes)} allocated, "
-                f"{units.size(variant.peak_device_reserved_bytes)} reserved, "
-                f"{units.size(variant.peak_device_nvml_bytes)} in use on the device",
+                f"{units.size(variant.peak_device_reserved_bytes)} reserved",
             )
         )
     starts = ((variant.cold_start_ns, "cold"), (variant.warm_start_ns, "warm"))

@@ -254,7 +254,6 @@ class ScriptedLaunch:
                     last_loss=0.5,
                     peak_device_allocated_bytes=None,
                     peak_device_reserved_bytes=None,
-                    peak_device_nvml_bytes=None,
                 )
         raise LaunchFailed("died", "not scripted")
 
