@@ -253,7 +253,6 @@ class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     denormal_values: int | None  # None: nobody looked
     python_objects: int
     frameworks: list[str]
-    peak_device_reserved_bytes: int | None = None
     seeded: bool = False  # it sets a seed
     says_samples: bool = False  # of a step: by a DataLoader, or by perftool.step(samples)
     ranks: int = 1

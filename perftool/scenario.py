@@ -358,11 +358,10 @@ def check_settings(settings: Settings, scenarios: Scenarios, context: Context) -
 
 
 def tunes_kernels(settings: Settings, scenarios: Scenarios, context: Context) -> bool:
-    """Whether code is made for a GPU, whose kernels the compiler chooses by timing them."""
-    return context.on_cuda and any(
-        scenarios[name].compiles(context) and value != scenarios[name].default(context)
-        for name, value in settings.items()
-    )
+    """Whether code is made for a GPU, whose kernels the compiler chooses by timing them. What is only captured is taken
+    for such, too."""
+    made = (name for name, value in settings.items() if value != scenarios[name].default(context))
+    return context.on_cuda and (context.workload.compiled or any(scenarios[name].compiles(context) for name in made))
 
 
 def clashes(settings: Settings, scenarios: Scenarios, driver: Driver = "workload") -> str | None:

@@ -230,11 +230,13 @@ def _search(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
         slow = _slow_ones(lab.session, offer)
         patience_s = max(SLOW_MOST * lab.session.budget_s, SLOW_TIMES * lab.start_s({}))
         lab.patience_s.update({change: patience_s for one in slow for change in one.items()})
-        wanted = _that_fit(lab, belief, offer, deadline_s)
-        if _is_settled(lab.session, belief) and not any(one in wanted for one in slow):
+        is_settled = _is_settled(lab.session, belief)
+        before = 0 if is_settled or number > 1 or offer.is_slow_first else BEFORE_SLOW
+        wanted = _that_fit(lab, belief, offer, deadline_s, before)
+        if is_settled and not any(one in wanted for one in slow):
             break
         if not wanted and number == 1:  # rather a little late than without any combination
-            late = _that_fit(lab, belief, offer, deadline_s, GRACE * lab.session.budget_s)
+            late = _that_fit(lab, belief, offer, deadline_s, before, GRACE * lab.session.budget_s)
             wanted = [one for one in late if one not in slow][:GRACE_MOST]
         if not wanted:
             break
@@ -294,11 +296,13 @@ def _slow_ones(session: Session, offer: Offer) -> list[Settings]:
     return [settings for settings in slow if settings not in known]
 
 
-def _that_fit(lab: Lab, belief: Belief, offer: Offer, deadline_s: float, grace_s: float = 0.0) -> list[Settings]:
+def _that_fit(
+    lab: Lab, belief: Belief, offer: Offer, deadline_s: float, before: int, grace_s: float = 0.0
+) -> list[Settings]:
     """The likeliest combinations, as many as may be started and raced, each of which could be confirmed if it won.
 
-    What starts slowly is in none as long as nothing is known of it: it comes by itself, after the very likeliest.
-    grace_s: that the search may take beyond its time.
+    What starts slowly is in none as long as nothing is known of it: it comes by itself, after so many of the likeliest
+    as `before` says, and leaves room for. grace_s: that the search may take beyond its time.
     """
     unknown = _slow_ones(lab.session, offer)
     blocks_s = min(SHARE_TOGETHER * lab.session.budget_s, lab.left_s - SHARE_CONFIRM * lab.session.budget_s)
@@ -313,7 +317,7 @@ def _that_fit(lab: Lab, belief: Belief, offer: Offer, deadline_s: float, grace_s
         return _affordable(lab, settings, deadline_s) and not any(one.items() <= settings.items() for one in unknown)
 
     likeliest = belief.proposals(TOGETHER_MOST, may_be)
-    first = 0 if offer.is_slow_first else BEFORE_SLOW
+    first = max(0, min(before, races - len(slow)))
     fitting: list[Settings] = []
     for settings in [*likeliest[:first], *slow, *likeliest[first:]]:
         if len(fitting) < races and lab.switched_s([*fitting, settings]) <= left_s:
@@ -404,10 +408,12 @@ def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
     variant = lab.variant(winner)
     patched = _patched(lab, winner)
     always = {} if patched is None else {patched: PATCHED}
-    aside = {number: LEAVE_ONE_OUT for one in leave_outs(winner).values() if (number := lab.variant(one))}
+    lacking = [number for one in leave_outs(winner).values() if (number := lab.variant(one))]
+    room = max(0, lab.live_limit - 2 - len(always))  # beside the baseline and the winner, which they must meet
+    aside = dict.fromkeys(lacking[:room], LEAVE_ONE_OUT)
 
     def decided() -> bool:
-        return is_decided(lab.session, winner) or deadline_s < lab.elapsed_s
+        return is_decided(lab.session, winner, aside) or deadline_s < lab.elapsed_s
 
     if lab.elapsed_s > deadline_s and is_better(lab.session, winner):
         return  # a winner less a setting, which was measured beside it
@@ -442,7 +448,7 @@ def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
         drift_limit_s=CONFIRM_DRIFT_LIMIT_S,
         planned=planned,
     )
-    enough = None if is_decided(lab.session, winner) else missing(lab.session, winner)
+    enough = None if is_decided(lab.session, winner, aside) else missing(lab.session, winner)
     if enough is None or enough <= done:
         return
     # What a little more time would decide is not left open.
@@ -454,8 +460,8 @@ def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
             lab,
             CONFIRM,
             [variant],
-            budget_s=lab.left_s,
-            decided=lambda: is_decided(lab.session, winner),
+            budget_s=(enough - done) * blocks_s,
+            decided=lambda: is_decided(lab.session, winner, aside),
             guests=lambda _: always,
             first_look=enough,
             counted=FRESH,

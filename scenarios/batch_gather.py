@@ -97,10 +97,10 @@ class Batches:
         self.tensors, self.order, self.size, self.drop_last, self.pin = tensors, order, size, drop_last, pin
 
     def __iter__(self) -> Iterator[list[torch.Tensor]]:
-        for rows in self.order.permutation().split(self.size):
+        for rows in self.order.permutation().to(self.tensors[0].device).split(self.size):
             if self.drop_last and len(rows) < self.size:
                 return
-            batch = [tensor.index_select(0, rows.to(tensor.device)) for tensor in self.tensors]
+            batch = [tensor.index_select(0, rows) for tensor in self.tensors]
             yield [part.pin_memory() for part in batch] if self.pin else batch
 
 
@@ -199,7 +199,7 @@ class RowsByTheBatch(Dataset):
 
     def __getitem__(self, rows):
         index = torch.tensor(rows)
-        return [tensor.index_select(0, index) for tensor in self.tensors]
+        return [tensor.index_select(0, index.to(tensor.device)) for tensor in self.tensors]
 
 
 dataset = RowsByTheBatch({tensors})'''

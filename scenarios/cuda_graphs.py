@@ -5,7 +5,8 @@ What it changes: copy-in, forward, backward and optimizer are recorded once and 
     graph.
 When it helps: when the GPU waits for Python to launch many small kernels.
 When it hurts: the captured step keeps its memory for itself; Python in the step runs only once, so logging,
-    data-dependent branches and hooks in it are frozen. The first three steps run without the graph.
+    data-dependent branches and hooks in it are frozen. The first three steps run without the graph. With optimizers
+    other than Adam and AdamW the lines to paste capture it again whenever the learning rate changes.
 Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from perftool.workload import Batch
 
 VALUES = ("off", "on")
+TAKE_TENSOR_RATES = ("Adam", "AdamW")  # others wait for the device to read one, which no graph can hold
 WARM_STEPS = 3  # before a capture, on a side stream, as the documentation asks
 GRAPHED_COMPILATION = ("reduce-overhead", "max-autotune")  # modes of torch_compile with graphs of their own
 
@@ -158,23 +160,37 @@ def code(value: str, context: Context) -> Code:
         return Code()
     facts = context.workload
     helpers = _TENSORS_OF if facts.batch_form == "nested" else ""
-    capturable = "capturable" in facts.optimizer_options
-    # A graph keeps a number that was in it when it was captured.
-    rates = dict.fromkeys(_RATES, "") if capturable else _RATES
+    takes_tensor = facts.optimizer_step in TAKE_TENSOR_RATES
     return Code(
-        optimizer_arguments="capturable=True" if capturable else "",
-        optimizer=_TENSOR_RATE if capturable else "",
-        around_step=helpers + _AROUND_STEP.format(**_FORMS[facts.batch_form], **rates, warm_steps=WARM_STEPS),
+        optimizer_arguments="capturable=True" if "capturable" in facts.optimizer_options else "",
+        optimizer=_TENSOR_RATES if takes_tensor else "",
+        around_step=helpers
+        + _AROUND_STEP.format(
+            **_FORMS[facts.batch_form],
+            **(_RATES_WRITTEN if takes_tensor else _RATES_CAPTURED),
+            warm_steps=WARM_STEPS,
+        ),
     )
 
 
-_TENSOR_RATE = """\
-for group in optimizer.param_groups:  # a scheduler writes into the tensor; a graph would keep the number
-    group["lr"] = torch.tensor(float(group["lr"]), device=device)"""
-_RATES = {  # parts of lines that capture again where a number has changed
+# A graph keeps a number that was in it when it was captured, so a learning rate is a tensor, or captured again.
+_TENSOR_RATES = """\
+rates = [torch.tensor(float(group["lr"]), device=device) for group in optimizer.param_groups]"""
+_RATES_WRITTEN = {
+    "rates": "",
+    "nonlocal_rates": "",
+    "follow_rates": """
+        for rate, group in zip(rates, optimizer.param_groups):
+            if group["lr"] is not rate:  # a graph would keep the number
+                rate.fill_(group["lr"])
+                group["lr"] = rate""",
+    "or_rates": "",
+    "keep_rates": "",
+}
+_RATES_CAPTURED = {
     "rates": " rates =",
     "nonlocal_rates": ", rates",
-    "present_rates": '\n        present_rates = [group["lr"] for group in optimizer.param_groups]',
+    "follow_rates": '\n        present_rates = [group["lr"] for group in optimizer.param_groups]',
     "or_rates": " or rates != present_rates",
     "keep_rates": "\n            rates = present_rates",
 }
@@ -208,7 +224,7 @@ def graphed(step):
     warm_steps = 0
 
     def replay(batch):  # the loss that it returns is overwritten by the next step
-        nonlocal graph, side, shapes, static_batch, static_loss, warm_steps{nonlocal_rates}
+        nonlocal graph, side, shapes, static_batch, static_loss, warm_steps{nonlocal_rates}{follow_rates}
         present_shapes = [part.shape for part in {tensors}]
         if side is None:
             side, shapes = torch.cuda.Stream(), present_shapes
@@ -220,7 +236,7 @@ def graphed(step):
             with torch.cuda.stream(side):
                 loss = step(batch)
             torch.cuda.current_stream().wait_stream(side)
-            return loss{present_rates}
+            return loss
         if graph is None{or_rates}:
             graph, static_batch = torch.cuda.CUDAGraph(), {clone}{keep_rates}
             # Other threads, such as one that pins batches, may use CUDA meanwhile.

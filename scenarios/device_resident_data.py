@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from perftool.workload import Batch
 
 VALUES = ("off", "on")
-MEMORY_SHARE = 0.5  # of the device's, that the dataset may take
+MEMORY_SHARE = 1 / 16  # of the device's, that the dataset may take: several launches that have it live at a time
 OF_THE_HOST = {"batch_gather": "off", "dataloader_workers": "0", "pinned_memory": "off"}
 """Ways of loading that have nothing left to do, by the value that leaves them out."""
 
@@ -53,7 +53,7 @@ def refusal(value: str, context: Context) -> str | None:
     if facts.dataset_on_device:
         return "the dataset is on the GPU already; batch_gather=on takes its batches there"
     if facts.dataset_bytes and device_bytes and facts.dataset_bytes > MEMORY_SHARE * device_bytes:
-        return "the dataset would take more than half of the GPU's memory"
+        return "the dataset would take a large part of the GPU's memory"
     return None
 
 
@@ -77,7 +77,24 @@ def resident(plan: Plan, dataset: Any) -> Iterator[Batch]:
     assert workload is not None, "a script has loaders of its own"
     assert plan.batch_size is not None, "whole tensors are no batches"
     order = EpochOrder(len(tensors[0]), shuffle=workload.shuffle, seed=plan.seed)
-    return epochs(Resident([one.to(plan.device) for one in tensors], order, plan.batch_size, workload.drop_last))
+    return epochs(Resident([held(one, plan.device) for one in tensors], order, plan.batch_size, workload.drop_last))
+
+
+def held(tensor: torch.Tensor, device: str) -> torch.Tensor:
+    """The tensor on the device, once for all trainings of the process."""
+    import torch
+    from torch.utils.weak import WeakTensorKeyDictionary
+
+    if tensor.device.type == torch.device(device).type:
+        return tensor
+    copies = _COPIES.setdefault(device, WeakTensorKeyDictionary())
+    if tensor not in copies:
+        copies[tensor] = tensor.to(device)
+    return copies[tensor]  # type: ignore[no-any-return]
+
+
+_COPIES: dict[str, Any] = {}
+"""Device to a tensor of the host to its copy there, as long as the former is in use."""
 
 
 class Resident:

@@ -2,7 +2,8 @@
 
 What it changes: the DataLoader puts each batch into page-locked memory, and the copy to the device returns at
     once.
-When it helps: when the copy of a batch takes a share of the step; it then runs beside the GPU's work.
+When it helps: when the host waits for the copy of a batch: pinned memory is copied faster, and the host goes on
+    meanwhile. On the GPU the copy still comes between two steps, since it is on their stream.
 When it hurts: small batches, where the pinning thread competes with the training's Python; host memory that
     is short, since pinned pages cannot be swapped.
 Source: https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html

@@ -18,7 +18,7 @@ from perftool.workload import load
 from tests.as_written import Make, adam
 from tests.test_handover import context, run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "fresh_compiler")
 
 FILE = Path(__file__).parent / "as_written.py"
 SCENARIOS = discover()
@@ -69,6 +69,13 @@ def check_losses(found: list[float], name: str, scenario: str) -> None:
         assert found == pytest.approx(plain(name), rel=1e-3, abs=1e-4)
 
 
+def handed_over(name: str, scenario: str, value: str) -> list[float]:
+    """The losses of the script that has the setting."""
+    facts = context(name, file=FILE)
+    codes = {scenario: {value: SCENARIOS[scenario].lines(value, facts)}}
+    return run(script(codes, {scenario: value}, workload=facts.workload, device="cpu"), STEPS).losses
+
+
 def check_live(name: str, scenario: str, value: str) -> None:
     try:
         found = losses_of(name, {scenario: value})
@@ -89,15 +96,25 @@ def test_what_is_handed_over_trains_the_same(name: str, scenario: str, value: st
         Training(plan_of(load(f"{FILE}:{name}").workload, {scenario: value}, SCENARIOS, device="cpu", seed=0))
     except SettingError:
         return  # never measured, so never handed over
-    facts = context(name, file=FILE)
-    codes = {scenario: {value: SCENARIOS[scenario].lines(value, facts)}}
-    ran = run(script(codes, {scenario: value}, workload=facts.workload, device="cpu"), STEPS)
-    check_losses(ran.losses, name, scenario)
+    check_losses(handed_over(name, scenario, value), name, scenario)
 
 
 @pytest.mark.parametrize(("name", "scenario", "value"), cases(slow=True))
 def test_what_compiles_trains_the_same_or_is_refused(name: str, scenario: str, value: str) -> None:
     check_live(name, scenario, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "scenario", "value"), [case for case in cases(slow=True) if case[0] in ("in_groups", "tied")]
+)
+def test_what_compiles_is_handed_over_as_it_trains(name: str, scenario: str, value: str) -> None:
+    try:
+        losses_of(name, {scenario: value})
+    except SettingError:
+        return  # never measured, so never handed over
+    steps = int(value) if scenario == "compiled_step" else 1  # of a call, which tells the last one's loss
+    found = handed_over(name, scenario, value)[steps - 1 :: steps]
+    assert found == pytest.approx(plain(name)[steps - 1 :: steps], rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize(

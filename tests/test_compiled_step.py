@@ -21,6 +21,8 @@ from perftool.workload import Loaded, Workload, load, load_workload
 from tests.measure.fakes import MACHINE
 from tests.proofs import proved
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+
 SCENARIOS = discover()
 SCENARIO = SCENARIOS["compiled_step"]
 STEPS = 24

@@ -28,7 +28,7 @@ from scenarios.cuda_graphs import WARM_STEPS, Graphed
 from tests.measure.fakes import MACHINE
 from tests.proofs import proved
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "fresh_compiler")
 
 FILE = Path(__file__).parent / "handed_over.py"
 SCENARIOS = discover()

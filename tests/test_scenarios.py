@@ -171,7 +171,7 @@ def test_other_circumstances_have_their_reasons() -> None:
         ("thp", "on", Context(machine=replace(here.machine, huge_pages=None), workload=mine), "does not offer them"),
         ("flush_denormal", "on", context(gpu=True), "mode of the CPU"),
         ("device_resident_data", "on", collating_on_gpu, "collate_fn"),
-        ("device_resident_data", "on", large, "half of the GPU's memory"),
+        ("device_resident_data", "on", large, "a large part of the GPU's memory"),
         ("device_resident_data", "on", on_device, "on the GPU already"),
         ("pinned_memory", "on", on_device, "on the GPU already"),
         ("dataloader_workers", "1", on_device, "worker processes cannot read"),

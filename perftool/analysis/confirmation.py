@@ -37,18 +37,22 @@ def leave_outs(winner: Settings) -> dict[str, Settings]:
     return {name: {key: value for key, value in winner.items() if key != name} for name in winner}
 
 
-def is_decided(session: Session, winner: Settings) -> bool:
+def is_decided(session: Session, winner: Settings, beside: Collection[int] | None = None) -> bool:
     """Whether the throughput of the winner has a verdict, and each of its settings was left out often enough to tell
-    what that costs."""
+    what that costs.
+
+    beside: variants without a setting that can take turns with the winner; all, unless there is no room for them.
+    """
     if _verdict(session, winner) in (None, "undecided"):
         return False
     lost = {one.variant for one in session.launches if one.status != "measured"}
     samples = Samples(session)
-    return all(
-        earned(session, winner, without, "throughput", samples) is not None
-        for without in leave_outs(winner).values()
-        if without not in session.variants or session.variants.index(without) not in lost
-    )
+    for without in leave_outs(winner).values():
+        number = session.variants.index(without) if without in session.variants else None
+        asked = beside is None or number in beside
+        if asked and number not in lost and earned(session, winner, without, "throughput", samples) is None:
+            return False
+    return True
 
 
 def is_better(session: Session, winner: Settings) -> bool:

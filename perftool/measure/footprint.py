@@ -37,8 +37,8 @@ class Footprint:
         """What both fit into."""
         return Footprint(
             host_bytes=max(self.host_bytes, other.host_bytes),
-            device_bytes=max(filter(None, (self.device_bytes, other.device_bytes)), default=None),
-            device_free_bytes=min(filter(None, (self.device_free_bytes, other.device_free_bytes)), default=None),
+            device_bytes=max(_known(self.device_bytes, other.device_bytes), default=None),
+            device_free_bytes=min(_known(self.device_free_bytes, other.device_free_bytes), default=None),
         )
 
 
@@ -65,3 +65,7 @@ def footprint_of(
             "device_free_bytes": max(0, total_bytes - used_before_bytes),
         }
     return Footprint(host_bytes=host_bytes or UNTOLD_BYTES, **of_device)
+
+
+def _known(*figures: int | None) -> list[int]:
+    return [one for one in figures if one is not None]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from statistics import median
 from time import monotonic
@@ -236,9 +236,16 @@ class Lab:
         """
         usual_s = self.start_s({})
         kept = WARM_SHARE if again else 1.0
-        starts = [usual_s + kept * max(0.0, self.start_s(settings) - usual_s) for settings in ({}, *variants)]
+        more = max(0, ceil(len(variants) / (self.live_limit - 1)) - 1)  # groups, each with a launch of the baseline
+        together, alone = [0.0], [0.0]
+        baselines: list[Settings] = [{}] * (1 + more)
+        for settings in (*baselines, *variants):
+            is_alone = self._tunes_kernels({**self._circumstances.baseline, **settings})
+            own = alone if is_alone else together
+            own.append(usual_s + kept * max(0.0, self.start_s(settings) - usual_s))
         warm_s = median(cost.warm_s for cost in self._costs) if self._costs else FIRST_GUESS_WARM_S
-        return max(sum(starts) / self.parallel_starts, *starts) + warm_s * len(starts)
+        starts_s = max(sum(together) / self.parallel_starts, *together) + sum(alone)
+        return starts_s + warm_s * (len(baselines) + len(variants))
 
     def switched_s(self, variants: Sequence[Settings]) -> float:
         """The same where variants share processes as far as they can be switched."""

@@ -84,12 +84,12 @@ def survey(
         launch=0, reference=shlex.join(script.command), scenario_files=[], settings={}, device=device, seed=seed
     )
     sandbox = sandboxes.of(script)
-    used_before_bytes = nvml.used_bytes(nvml.handle_of("auto"))
+    used_before_bytes = nvml.used_by_device()
     launch = start(spec, {}, script, {}, None, sandbox)
     try:
         facts = replace(launch.ask(messages.Look(), max(SURVEY_LIMIT_S, budget_s)), ranks=launch.ranks)
         host_bytes = launch.host_bytes()
-        used_after_bytes = nvml.used_bytes(nvml.handle_of("auto"))
+        used_after_bytes = nvml.used_bytes(nvml.handle_of(facts.device))
         if launch.kept is not None:
             sandbox.keep_downloads(launch.kept)  # so that they happen once
     except LaunchFailed as failed:
@@ -114,7 +114,10 @@ def survey(
         step_ns=facts.step_ns,
     )
     taken = footprint_of(
-        host_bytes, described.machine, used_before_bytes=used_before_bytes, used_after_bytes=used_after_bytes
+        host_bytes,
+        described.machine,
+        used_before_bytes=used_before_bytes.get(facts.device),
+        used_after_bytes=used_after_bytes,
     )
     return described, taken
 

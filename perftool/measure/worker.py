@@ -198,6 +198,7 @@ class Worker:
         training = self._live()
         clock = self._step_clock()
         deadline = perf_counter() + request.limit_s
+        self.events.after_steps(self.calls_done, training.device)
         clock.start()
         for _ in range(request.steps):
             self.last_loss = training.step(training.fetch())

@@ -24,7 +24,7 @@ class Events:
         self._note("compiled", sum(dynamo.counters["frames"].values()) if dynamo else 0, step)
 
     def after_steps(self, step: int, device: torch.device) -> None:
-        """The same once after several, for what is too dear to ask after each."""
+        """The same before and after several, for what is too dear to ask after each."""
         self._note("retried", allocator_retries(device), step)
 
     def steps_since(self, step: int) -> int | None:

@@ -62,6 +62,14 @@ def used_bytes(handle: Any) -> int | None:
     return None if memory is None else int(memory.used)
 
 
+def used_by_device() -> dict[str, int]:
+    """The same of all devices, by the name that torch gives each."""
+    found: dict[str, int] = {}
+    while (used := used_bytes(handle_of(f"cuda:{len(found)}"))) is not None:
+        found[f"cuda:{len(found)}"] = used
+    return found
+
+
 def clock_reasons(handle: Any) -> int | None:
     """Why the clock is where it is, in the bits of nvml.h."""
     # The second name is that of older drivers and bindings.

@@ -124,6 +124,7 @@ class Answers:
         clock = self._clock()
         has_peers = rank_of_process()[1] > 1  # ranks that stop at other steps wait for ever
         deadline_s = monotonic() + request["limit_s"]
+        self._events.after_steps(self.loop.steps, self._place())
         clock.start()
         for _ in range(request["steps"]):
             yield

@@ -48,7 +48,6 @@ def facts_of(loop: Loop, realised: Realised, device: str, *, looks_at_values: bo
         "denormal_values": _denormal(parameters) if looks_at_values else None,
         "python_objects": len(gc.get_objects()),
         "frameworks": sorted({name for module, name in FRAMEWORKS.items() if module in sys.modules}),
-        "peak_device_reserved_bytes": torch.cuda.max_memory_reserved(device) if device.startswith("cuda") else None,
         "seeded": loop.seeded,
         "other_threads": loop.thread.has_others,
         "says_samples": loop.interval.samples is not None,

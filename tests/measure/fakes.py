@@ -300,7 +300,12 @@ class Silent:
 
 
 def make_lab(
-    script: Script, session: Session, *, live_limit: int = 64, even_steps: bool = False
+    script: Script,
+    session: Session,
+    *,
+    live_limit: int = 64,
+    even_steps: bool = False,
+    tunes_kernels: Callable[[Settings], bool] = lambda _: False,
 ) -> tuple[Lab, list[Record]]:
     """A lab on the script, and what it appends to disk."""
     appended: list[Record] = []
@@ -310,6 +315,7 @@ def make_lab(
         environment=lambda settings: {},
         live_limit=live_limit,
         even_steps=even_steps,
+        tunes_kernels=tunes_kernels,
         caches=Path("never-written"),
         watcher=Silent(),
         clock=lambda: script.now_s,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from threading import current_thread, main_thread
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -17,7 +19,7 @@ from perftool.measure.repeat import measure_repeatedly
 from perftool.measure.rounds import generation
 from perftool.records import Launch, Side, WallTime
 from perftool.store import NewVariant
-from tests.measure.fakes import Script, make_lab, make_session
+from tests.measure.fakes import Script, ScriptedLaunch, make_lab, make_session
 
 
 def test_a_generation_keeps_one_block_per_launch_and_round() -> None:
@@ -178,6 +180,23 @@ def test_launches_that_do_not_fit_go_in_groups_each_with_a_baseline() -> None:
     for number in {block.round for block in lab.session.blocks}:
         launches = {block.launch for block in lab.session.blocks if block.round == number}
         assert 0 in {launch.variant for launch in lab.session.launches if launch.launch in launches}
+
+
+def test_what_times_kernels_has_the_machine_to_itself_while_it_starts() -> None:
+    script = Script()
+    lab, _ = make_lab(script, make_session(), tunes_kernels=lambda settings: "torch_compile" in settings)
+    starts: list[tuple[bool, bool]] = []  # whether it times kernels, and whether it started beside others
+
+    class Noting(ScriptedLaunch):
+        def answer(self, request: messages.Ask[Any]) -> Any:
+            if isinstance(request, messages.Start):
+                starts.append(("torch_compile" in self.spec.settings, current_thread() is not main_thread()))
+            return super().answer(request)
+
+    lab.start = lambda spec, _: Noting(script, spec)
+    variants = [lab.variant(one) for one in ({"torch_compile": "default"}, {"amp": "bf16"}, {"torch_compile": "max"})]
+    generation(lab, "alone", variants, budget_s=100, rounds=2)
+    assert starts == [(False, True)] * 2 + [(True, False)] * 2
 
 
 def test_keep_drops_a_variant_for_the_rest_of_the_generation() -> None:

@@ -69,7 +69,9 @@ def table(state: str, quick: bool, *, regret: float, share_wanted: float) -> Tab
         truth = _truth([one.settings for one in runs], JUDGE_BUDGET_S / 8 if quick else JUDGE_BUDGET_S)
     best = max(truth.values(), key=lambda one: one.ratio)
     [fewest, *_] = sorted(len(key) for key, one in truth.items() if one.high >= best.ratio)
-    regrets = [1 - truth[_key(one.settings)].ratio / best.ratio for one in runs]
+    unjudged = Estimate(ratio=1.0, low=1.0, high=1.0)  # where the judge lost it
+    found = [truth.get(_key(one.settings), unjudged) for one in runs]
+    regrets = [1 - one.ratio / best.ratio for one in found]
     allowed = ceil(share_wanted * len(runs))
     sizes = [len(one.settings) for one in runs]
     rows = [
@@ -77,14 +79,14 @@ def table(state: str, quick: bool, *, regret: float, share_wanted: float) -> Tab
             [
                 _text(one.settings) or "nothing",
                 "-" if one.told is None else _ratio(one.told),
-                _ratio(truth[_key(one.settings)]),
+                _ratio(true),
                 f"{100 * lost:.1f} %",
                 str(one.idle),
                 f"{one.wall_s:.0f} s",
             ],
             reached=lost <= regret and not one.idle and one.wall_s <= WALL_LIMIT_S,
         )
-        for one, lost in zip(runs, regrets, strict=True)
+        for one, true, lost in zip(runs, found, regrets, strict=True)
     ]
     near, judged = sum(lost <= regret for lost in regrets), sorted(truth, key=lambda key: -truth[key].ratio)
     rows.append(
@@ -97,7 +99,9 @@ def table(state: str, quick: bool, *, regret: float, share_wanted: float) -> Tab
                 str(sum(one.idle for one in runs)),
                 f"{median(one.wall_s for one in runs):.0f} s",
             ],
-            reached=near >= allowed and abs(median(sizes) - fewest) <= 1 and max(one.wall_s for one in runs) <= 180,
+            reached=near >= allowed
+            and abs(median(sizes) - fewest) <= 1
+            and max(one.wall_s for one in runs) <= WALL_LIMIT_S,
         )
     )
     return Table(

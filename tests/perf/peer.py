@@ -1,4 +1,4 @@
-"""loadtune, the nearest peer: installed while a benchmark runs, used as its users do, its advice as plain code."""
+"""Peers: installed while a benchmark runs, and used as their users do; loadtune's advice as plain code."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class Advice:
 
 
 @contextmanager
-def installed() -> Iterator[Path]:
-    """An environment of loadtune's own on top of this one, so that torch is the same; gives its command.
+def installed(name: str = "loadtune", version: str = VERSION) -> Iterator[Path]:
+    """An environment of the package's own on top of this one, so that torch is the same; gives its command.
 
     Raises UnavailableError where the package cannot be had.
     """
-    with TemporaryDirectory(prefix="loadtune-") as folder:
+    with TemporaryDirectory(prefix=f"{name}-") as folder:
         venv.create(folder, with_pip=True)
         python = Path(folder) / "bin" / "python"
         [packages] = Path(folder).glob("lib/python*/site-packages")
@@ -59,14 +59,14 @@ def installed() -> Iterator[Path]:
         (packages / "beneath.pth").write_text("\n".join(lines) + "\n")
         try:
             subprocess.run(
-                [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"loadtune=={VERSION}"],
+                [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{name}=={version}"],
                 check=True,
                 capture_output=True,
                 timeout=INSTALL_LIMIT_S,
             )
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             raise UnavailableError from error
-        yield python.with_name("loadtune")
+        yield python.with_name(name)
 
 
 def tune(command: Path, reference: str) -> tuple[Advice | None, float]:
