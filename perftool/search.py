@@ -69,6 +69,7 @@ DRIFT_LIMIT_S = 0.3  # of a warm-up in the search: launches differ by more than 
 CONFIRM_DRIFT_LIMIT_S = 1.0
 CONFIRM_GENERATIONS = min(LOOKS)  # for which time is kept, and in which each setting is left out in any case
 CONFIRM_BESIDE = 3  # launches beside a winner's that a usual confirmation has: settings left out, a patched script
+CONFIRM_LEAST_S = 8.0  # of blocks: where start-ups alone take longer than the search may, fewer would tell nothing
 LONGER_WARM_S = CONFIRM_DRIFT_LIMIT_S - DRIFT_LIMIT_S
 MORE_SHARE = 0.5  # of the budget, in wall time, that the search may take beyond it where that is all it needs
 
@@ -429,7 +430,7 @@ def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
 
     usual = [winner] * (1 + len(always) + len(aside))
     in_time_s = deadline_s - lab.elapsed_s - CONFIRM_GENERATIONS * lab.launches_s(usual)
-    blocks_s = min(lab.left_s, max(SHARE_CONFIRM * lab.session.budget_s, in_time_s))
+    blocks_s = min(lab.left_s, max(CONFIRM_LEAST_S, SHARE_CONFIRM * lab.session.budget_s, in_time_s))
     end_s = lab.spent_s + blocks_s
 
     def planned() -> int:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 TITLE = "What makes launches of one program differ"
 
-REFERENCES = ("scenarios.reference:small", "scenarios.reference:medium")
+REFERENCES = ("scenarios.reference:small",)
 GENERATIONS, ROUNDS = 5, 60
 PROGRAMS = ("b", "c", "d", "e")
 NO_RANDOM_ADDRESSES = 0x0040000  # ADDR_NO_RANDOMIZE, personality(2)
