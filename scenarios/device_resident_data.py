@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from perftool.scenario import NO_LOADER, Code, Context, Scenario, refuse_unlisted
 from perftool.words import FETCH, ROW_BY_ROW, SLOW_COPY, Engaged, Proving, Settings
+from scenarios.batch_gather import gathered
 
 if TYPE_CHECKING:
     import torch
@@ -69,15 +70,9 @@ def apply(plan: Plan, value: str) -> Plan:
 
 
 def resident(plan: Plan, dataset: Any) -> Iterator[Batch]:
-    """The batches of `loader_feed`, each taken out of copies on the plan's device."""
-    from perftool.training import EpochOrder, epochs
-
+    """The batches of `loader_feed`, each gathered from copies on the plan's device."""
     tensors = dataset if isinstance(dataset, tuple) else dataset.tensors
-    workload = plan.workload
-    assert workload is not None, "a script has loaders of its own"
-    assert plan.batch_size is not None, "whole tensors are no batches"
-    order = EpochOrder(len(tensors[0]), shuffle=workload.shuffle, seed=plan.seed)
-    return epochs(Resident([held(one, plan.device) for one in tensors], order, plan.batch_size, workload.drop_last))
+    return gathered(plan, tuple(held(one, plan.device) for one in tensors))
 
 
 def held(tensor: torch.Tensor, device: str) -> torch.Tensor:
@@ -97,27 +92,13 @@ _COPIES: dict[str, Any] = {}
 """Device to a tensor of the host to its copy there, as long as the former is in use."""
 
 
-class Resident:
-    """The batches of one epoch at each iteration, on the device of the tensors."""
-
-    def __init__(self, tensors: Sequence[torch.Tensor], order: Any, size: int, drop_last: bool) -> None:
-        self.tensors, self.order, self.size, self.drop_last = tensors, order, size, drop_last
-
-    def __iter__(self) -> Iterator[list[torch.Tensor]]:
-        for rows in self.order.permutation().to(self.tensors[0].device).split(self.size):
-            if self.drop_last and len(rows) < self.size:
-                return
-            yield [tensor.index_select(0, rows) for tensor in self.tensors]
-
-
 def proof(training: Live, value: str) -> Proving:
     """Where the tensors of a fetched batch are."""
     from perftool.training import tensors_of
 
     batch = yield FETCH
     places = {tensor.device.type for tensor in tensors_of(batch)}
-    held = places == {training.device.type} != {"cpu"}
-    ok = held if value == "on" else training.plan.feed is not resident
+    ok = places == {training.device.type} != {"cpu"} if value == "on" else training.plan.feed is not resident
     return Engaged(ok=ok, evidence=f"the tensors of a batch come from {', '.join(sorted(places)) or 'nowhere'}")
 
 

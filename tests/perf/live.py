@@ -68,7 +68,7 @@ def table(state: str, quick: bool, *, regret: float, share_wanted: float) -> Tab
         runs = [_found(seed) for seed in range(2 if quick else RUNS)]
         truth = _truth([one.settings for one in runs], JUDGE_BUDGET_S / 8 if quick else JUDGE_BUDGET_S)
     best = max(truth.values(), key=lambda one: one.ratio)
-    [fewest, *_] = sorted(len(key) for key, one in truth.items() if one.high >= best.ratio)
+    fewest = min(len(key) for key, one in truth.items() if one.high >= best.ratio)
     unjudged = Estimate(ratio=1.0, low=1.0, high=1.0)  # where the judge lost it
     found = [truth.get(_key(one.settings), unjudged) for one in runs]
     regrets = [1 - one.ratio / best.ratio for one in found]
