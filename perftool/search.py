@@ -52,8 +52,8 @@ SHARE_TOGETHER = 0.2  # each pass
 TRIM_LEAST = 0.05  # in blocks, below which nothing would be told of the best combination's settings
 SHARE_CONFIRM = 0.25  # kept back for the end, which also gets what is left
 SHARE_PARITY = 0.1  # of the budget, beside it: wall time of the trainings that compare losses
-WALL_PER_BUDGET = 2.6  # start-ups included; what would end later is cut to its best candidates
-SLOW_START_S = 20.0  # of what compiles or captures, as long as none was seen
+WALL_PER_BUDGET = 2.45  # start-ups included; what would end later is cut to its best candidates
+WALL_MOST = 2.8  # with what is taken beyond it where that decides: three with the command's own start and end
 SLOW_MOST, SLOW_TIMES = 0.5, 3.0  # of the budget, and of a usual start: then the search goes on without it
 GRACE, GRACE_MOST = 0.4, 3  # of the budget, in wall time, for the combinations of a first pass that would be too late
 PASSES_MOST = 12
@@ -127,10 +127,9 @@ def tune(lab: Lab, offer: Offer, switching: Switching = Switching()) -> None:  #
     goes on.
     """
     lab.switching = switching
-    lab.deadline_s = deadline_s = lab.elapsed_s + WALL_PER_BUDGET * lab.left_s
-    for change in offer.changes():
-        if change[0] in offer.slow:
-            lab.expect_start(change, SLOW_START_S)
+    began_s, budget_s = lab.elapsed_s, lab.left_s
+    lab.deadline_s = deadline_s = began_s + WALL_PER_BUDGET * budget_s
+    _await_slow_starts(lab, offer)
     winner = _chosen(lab.session)
     if winner is None:
         if not _measured(lab.session, ALONE):
@@ -139,7 +138,7 @@ def tune(lab: Lab, offer: Offer, switching: Switching = Switching()) -> None:  #
         reason = "best of the search" if winner else "nothing was better than the baseline"
         lab.ledger.enter(Decision(stage=CONFIRM, settings=winner, action="chosen", reason=reason))
     while winner:
-        _confirm(lab, winner, deadline_s)
+        _confirm(lab, winner, deadline_s, began_s + WALL_MOST * budget_s)
         winner = _without_what_earns_nothing(lab, offer, winner)
 
 
@@ -228,9 +227,7 @@ def _search(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
             continue  # before an interruption
         belief = believe(lab.session, offer, seed=lab.session.seed + number)
         lab.show(belief.standings())
-        slow = _slow_ones(lab.session, offer)
-        patience_s = max(SLOW_MOST * lab.session.budget_s, SLOW_TIMES * lab.start_s({}))
-        lab.patience_s.update({change: patience_s for one in slow for change in one.items()})
+        slow = _await_slow_starts(lab, offer)
         is_settled = _is_settled(lab.session, belief)
         before = 0 if is_settled or number > 1 or offer.is_slow_first else BEFORE_SLOW
         wanted = _that_fit(lab, belief, offer, deadline_s, before)
@@ -238,7 +235,7 @@ def _search(lab: Lab, offer: Offer, deadline_s: float) -> Settings:
             break
         if not wanted and number == 1:  # rather a little late than without any combination
             late = _that_fit(lab, belief, offer, deadline_s, before, GRACE * lab.session.budget_s)
-            wanted = [one for one in late if one not in slow][:GRACE_MOST]
+            wanted = late[:GRACE_MOST] if offer.is_slow_first else [one for one in late if one not in slow][:GRACE_MOST]
         if not wanted:
             break
         variants = [lab.variant(one) for one in wanted]
@@ -287,6 +284,17 @@ def _is_settled(session: Session, belief: Belief) -> bool:
     number = session.variants.index(best)
     launches = sum(launch.variant == number and launch.status == "measured" for launch in session.launches)
     return belief.regret(best) <= REGRET and launches >= SEEN_LEAST
+
+
+def _await_slow_starts(lab: Lab, offer: Offer) -> list[Settings]:
+    """The settings that start slowly, as far as nothing is known of them yet. As much time is kept for each as it is
+    waited for."""
+    slow = _slow_ones(lab.session, offer)
+    patience_s = max(SLOW_MOST * lab.session.budget_s, SLOW_TIMES * lab.start_s({}))
+    for change in (change for one in slow for change in one.items()):
+        lab.expect_start(change, patience_s)
+        lab.patience_s[change] = patience_s
+    return slow
 
 
 def _slow_ones(session: Session, offer: Offer) -> list[Settings]:
@@ -401,9 +409,12 @@ def parity_steps(step_s: float, seconds: float) -> int:
 # ------------------------------------------------------------------------------------------------------- confirmation
 
 
-def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
+def _confirm(lab: Lab, winner: Settings, deadline_s: float, last_s: float) -> None:
     """The winner against the baseline, in launches that had no part in choosing it; beside it the patched script, and
-    the winner without each of its settings."""
+    the winner without each of its settings.
+
+    last_s: until when, of the time elapsed, a little more may be measured where that decides.
+    """
     lab.patience_s.clear()
     lab.deadline_s = None  # from here on it is known what is to come
     variant = lab.variant(winner)
@@ -455,7 +466,7 @@ def _confirm(lab: Lab, winner: Settings, deadline_s: float) -> None:
     # What a little more time would decide is not left open.
     blocks_s = generation_s(lab.session, winner)
     more_s = (enough - done) * (lab.launches_s([winner] * (1 + len(always)), again=True) + blocks_s)
-    if more_s <= MORE_SHARE * lab.session.budget_s:
+    if more_s <= min(MORE_SHARE * lab.session.budget_s, last_s - lab.elapsed_s):
         lab.extend((enough - done) * blocks_s)
         measure_repeatedly(
             lab,

@@ -276,7 +276,7 @@ def _shared_process(lab: Lab, number: int, variant: Settings) -> SharedProcess:
         switched=tuple(sorted(lab.switching.live)),
     )
     environment = lab.environment(settings) | {"TORCHINDUCTOR_CACHE_DIR": str(lab.caches / SHARED_CACHE)}
-    return SharedProcess(lambda: lab.start(spec, environment))
+    return SharedProcess(lambda: lab.start(spec, environment), lab.clock)
 
 
 def _next_launch(lab: Lab) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import monotonic_ns
+from time import monotonic
 from typing import Any, TypeVar
 
 from perftool.measure import messages
@@ -55,9 +55,12 @@ class SharedProcess:
     """A process that launches have in turn. Where it is lost by a setting of one of them, or its script is over, it is
     started again for the others."""
 
-    def __init__(self, start: Callable[[], LiveLaunch]) -> None:
-        """Start it. To be called in the main thread, as all that asks it but the first question."""
-        self._start = start
+    def __init__(self, start: Callable[[], LiveLaunch], clock: Callable[[], float] = monotonic) -> None:
+        """Start it. To be called in the main thread, as all that asks it but the first question.
+
+        clock: seconds, by which its launches tell when they have started.
+        """
+        self._start, self._clock = start, clock
         self._process: LiveLaunch | None = start()
         self.start_up_ns: int | None = None  # until the end of its first step
         self._present: int | None = None  # the launch that has it
@@ -94,7 +97,7 @@ class SharedProcess:
         if self._process is None:
             self._process = self._start()
         if self._present != launch:
-            began_ns, is_first = monotonic_ns(), self._present is None
+            began_ns, is_first = round(self._clock() * 1e9), self._present is None
             started = self._process.ask(messages.Switch(launch=launch, settings=settings), limit_s)
             is_new = launch not in self._known
             self._present = launch
