@@ -48,7 +48,7 @@ from perftool.words import DATA_WAIT, ROW_BY_ROW
 
 WAIT_MOST = 0.95  # of a step, that better loading is taken to spare
 SHARE_ALONE = 0.25  # of the budget, in blocks
-SHARE_TOGETHER = 0.2  # each pass
+SHARE_TOGETHER = 0.15  # each pass
 TRIM_LEAST = 0.05  # in blocks, below which nothing would be told of the best combination's settings
 SHARE_CONFIRM = 0.25  # kept back for the end, which also gets what is left
 SHARE_PARITY = 0.1  # of the budget, beside it: wall time of the trainings that compare losses

@@ -344,7 +344,7 @@ def test_parity_steps_fit_the_time_and_its_bounds() -> None:
 def test_slow_starts_leave_time_for_one_pass_of_combinations() -> None:
     speed = ("batch_gather", "malloc_retention", "optimizer_kernel")
     offer = Offer(values={name: OFFER.values[name] for name in speed}, defaults=OFFER.defaults)
-    script = Script(step_s=step_s, start_s=7.0)
+    script = Script(step_s=step_s, start_s=6.0)
     session = searched(script, budget_s=60, offer=offer)
     assert "together 1" in {launch.stage for launch in session.launches}
     assert chosen(session) == {"malloc_retention": "on", "optimizer_kernel": "fused"}
