@@ -75,10 +75,13 @@ class Plan:
         whole.
     epoch: of a script's own loaders: the batches of one epoch of a DataLoader, in place of its own iterator.
     non_blocking: of the copy of a batch to the device.
+    copy_aside: the copy is on a stream of its own, so that the device computes the step before meanwhile.
     optimizer: options set on every parameter group of the user's optimizer ({"fused": True}).
     optimizer_changes: done to the optimizer in turn, once it has its options (learning rates); get the plan, too.
+    module: done to the user's own module in turn, in place, as soon as it is there (memory format, checkpointing).
     model: applied to the built model in turn (compilation).
     loss: wrapped around the workload's loss in turn (autocast).
+    micro_batches: parts that a batch is cut into, whose gradients add up before the one update.
     update: what follows the loss; replaced where gradients are scaled.
     step: wrapped around the whole step in turn (CUDA graphs); gets the training and the step.
     steps_per_call: batches that one fetch returns, as a tuple where there are several. Whoever raises it wraps `step`
@@ -96,10 +99,13 @@ class Plan:
     feed: Feed | None = None
     epoch: Epoch | None = None
     non_blocking: bool = False
+    copy_aside: bool = False
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     optimizer_changes: tuple[Callable[[Plan, torch.optim.Optimizer], None], ...] = ()
+    module: tuple[Callable[[nn.Module], None], ...] = ()
     model: tuple[Callable[[nn.Module], nn.Module], ...] = ()
     loss: tuple[Callable[[Loss], Loss], ...] = ()
+    micro_batches: int = 1
     update: Update = backward_and_step
     step: tuple[Callable[[Looped, Step], Step], ...] = ()
     steps_per_call: int = 1
@@ -114,6 +120,10 @@ def needs_own_loop(before: Plan, after: Plan) -> str | None:
         return "it replaces the whole step, and the script has a loop of its own; write a Workload"
     if "update" in parts:
         return "it replaces backward and update, and the script does them itself; write a Workload"
+    if "micro_batches" in parts:
+        return "it cuts each batch into parts within the step, and the script has a loop of its own; write a Workload"
+    if "copy_aside" in parts:
+        return "it copies batches on a stream of its own, and the script copies them itself; write a Workload"
     if "batch_size" in parts:
         return "the script chooses its batches; vary its own option with --vary '--batch-size=32|64'"
     if "feed" in parts and "epoch" not in parts:

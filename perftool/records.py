@@ -15,7 +15,7 @@ import msgspec
 from perftool.words import *  # noqa: F403 (by their old names: scenarios of users' own import them from here)
 from perftool.words import Engaged, Settings
 
-SCHEMA_VERSION = "1.8"
+SCHEMA_VERSION = "1.9"
 # History of the schema, newest last. A new optional field raises the minor number, anything else the major one.
 # 1.0  first version
 # 1.1  goals of a search, losses of training runs, time to loss, unsteady comparisons, how batches are drawn and where
@@ -34,6 +34,7 @@ SCHEMA_VERSION = "1.8"
 #      which are options of the command, and for which device and loaders they are
 # 1.7  the price of a setting, what seems better and is not sure, and what is needed for a limit; sparse gradients
 # 1.8  launches that shared a process; what measuring took, and what of; how much of a first step waits for its batch
+# 1.9  of a workload: what its modules are; of a block: the clock of the device; seconds on end, and their energy
 
 Command = Literal["tune", "compare", "profile", "trace", "check", "run"]
 Driver = Literal["workload", "script"]
@@ -101,6 +102,7 @@ class Machine(Record, frozen=True, kw_only=True):
     cuda_version: str | None = None
     driver_version: str | None = None
     triton: bool = False  # torch.compile needs it for CUDA
+    torchao: bool = False  # float8 needs it
     cpu_fp16_matrix: bool = False  # fp16 on this CPU runs on matrix units rather than by emulation
     huge_pages: str | None = None  # "always", "madvise" or "never"; None where the kernel has none
     environment: dict[str, str] = {}  # OMP_*, MKL_*, MALLOC_*, TORCH*, PYTORCH_*, CUDA_*, THP_* found set
@@ -226,6 +228,17 @@ class ScriptModel(Record, frozen=True, kw_only=True):
     compiled: bool
 
 
+class ModuleFacts(Record, frozen=True, kw_only=True):
+    """What scenarios need to know of the modules that are trained."""
+
+    convolution_dims: list[int] = []  # over how many dimensions its convolutions go, each number once
+    channels_last: bool = False  # the weights of all convolutions lie so by themselves
+    block_lists: list[str] = []  # names of the outermost lists of alike blocks, of a single model
+    chains: dict[str, int] = {}  # of the outermost sequences, where there are no blocks, with their lengths
+    attends: bool = False  # its steps compute attention
+    large_linears: int = 0  # linear layers large enough for float8
+
+
 class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     """A training that a command of the user's makes, as seen in one launch that was thrown away."""
 
@@ -245,6 +258,8 @@ class ScriptFacts(Record, frozen=True, kw_only=True, tag="facts"):
     loader_kinds: list[list[bool]] = []  # by the place that makes them: whether each one made there trains
     models: list[ScriptModel]
     sites: list[Site] = []
+    modules: ModuleFacts = ModuleFacts()
+    changes_buffers: bool = False  # the forward pass does, as BatchNorm its running statistics
     autocast: Literal["bf16", "fp16"] | None  # that the script itself uses
     parameter_count: int
     parameter_bytes: int
@@ -288,6 +303,7 @@ class WorkloadFacts(Record, frozen=True, kw_only=True):
     is_function: bool = False  # the reference names a function that returns the workload
     search_path: str | None = None  # the folder to look in for what the reference names; None: it is installed
     optimizer_step: str | None = None  # class of torch.optim whose step it runs; None where the step is its own
+    modules: ModuleFacts = ModuleFacts()
     changes_buffers: bool = False  # the forward pass does, as BatchNorm its running statistics
     wait_share: float | None = None  # of the quickest of the first steps, that it waited for its batch: for plans
     python_objects: int | None = None  # that the garbage collector looks at, after the first step
@@ -332,6 +348,8 @@ class BlockLabels(Record, frozen=True, kw_only=True):
     major_faults: int | None = None
     system_cpu_ns: int | None = None
     steal_ticks: int | None = None  # machine-wide, 1/100 s
+    device_clock_mhz: int | None = None  # at its end
+    device_held_down_by: list[str] = []  # what held that clock down then
 
 
 class Block(Record, frozen=True, kw_only=True, tag="block"):
@@ -377,6 +395,19 @@ class Launch(Record, frozen=True, kw_only=True, tag="launch"):
     peak_device_reserved_bytes: int | None = None
     last_loss: float | None = None
     is_shared: bool = False  # in a process that others had in turn: start-up, warm-up and memory are not its own
+
+
+class Stretch(Record, frozen=True, kw_only=True, tag="stretch"):
+    """Steps of one launch for some seconds on end, as a training makes them: a GPU reaches its limits of heat and of
+    power by then, which blocks in turns do not show."""
+
+    launch: int
+    wall_ns: int  # synchronised at both ends
+    steps: int
+    samples: int
+    energy_mj: int | None  # that the device took; None where it does not tell
+    device_clock_mhz: int | None = None  # at its end
+    device_held_down_by: list[str] = []  # what held that clock down then
 
 
 class WallTime(Record, frozen=True, kw_only=True, tag="wall"):
@@ -586,6 +617,12 @@ class Goal(Record, frozen=True, kw_only=True):
     only: list[str] = []  # no others are tried
     price: float = 0.01  # of a change to make and to keep: a setting must bring as much to be advised
 
+    @property
+    def is_about_memory(self) -> bool:
+        """Memory is what is to be had, or it is limited."""
+        limits = (self.max_host_bytes, self.max_device_bytes)
+        return self.objective == "memory" or any(limit is not None for limit in limits)
+
 
 class StoredMetric(Record, frozen=True, kw_only=True):
     """One metric of a stored baseline."""
@@ -643,6 +680,7 @@ class Session(Record, frozen=True, kw_only=True):
     memory_parts: MemoryParts | None = None
     batch_fit: BatchFit | None = None
     wall: WallTime | None = None  # until the last generation ended
+    stretches: list[Stretch] = []  # of the launches that confirm, on a GPU
     interrupted: bool = False
     warnings: list[str] = []
 
@@ -718,6 +756,9 @@ class VariantSummary(Record, frozen=True, kw_only=True):
     break_even_steps: float | None  # steps after which a slower start has paid back; 0 when it starts no slower
     warmup_class: WarmupClass | None
     versus_baseline: dict[str, Comparison]
+    sample_mj: float | None = None  # energy of the device per sample, over seconds on end
+    sustained_ratio: float | None = None  # of samples per second to the baseline's, over seconds on end
+    held_down_by: list[str] = []  # what held the device's clock down at the end of those
 
 
 class Finding(Record, frozen=True, kw_only=True):

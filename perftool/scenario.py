@@ -81,6 +81,7 @@ class Code:
     optimizer: after the optimizer is made.
     optimizer_arguments: further keyword arguments of the optimizer ("fused=True").
     copy_arguments: further keyword arguments of the copy to the device.
+    copy_stream: makes a stream `copies` on which batches are copied to the device, and for which each step waits.
     loss_context: a context manager around the computation of the loss.
     update: in place of `loss.backward()` and `optimizer.step()`.
     step: a function `step(batch)`, of a batch on the device, in place of the whole step; it may call
@@ -102,6 +103,7 @@ class Code:
     optimizer: str = ""
     optimizer_arguments: str = ""
     copy_arguments: str = ""
+    copy_stream: str = ""
     loss_context: str = ""
     update: str = ""
     step: str = ""
@@ -151,6 +153,7 @@ class Scenario:
     changes: "numerics" (other rounding than the default's), "optimisation" (another training) or just "speed".
     cures: finding to the values that may cure it where the default is in force, the first that can be had here; or a
         function that says so of the value in force.
+    for_memory: it saves memory at the price of time, so a search tries it only where memory is wanted or limited.
     typical_gain: ratio of throughput that it brings where it helps, from the literature; decides only what is tried
         first when time is short.
     """
@@ -170,6 +173,7 @@ class Scenario:
     clash: Callable[[str, Settings], str | None] = field(kw_only=True, default=_no_clash)
     changes: Changes = field(kw_only=True, default="speed")
     cures: Cures | Callable[[str, Context], Cures] = field(kw_only=True, default_factory=dict)
+    for_memory: bool = field(kw_only=True, default=False)
     typical_gain: float = field(kw_only=True, default=1.0)
     label: str | None = field(kw_only=True, default=None)
 

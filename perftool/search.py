@@ -70,16 +70,19 @@ CONFIRM_DRIFT_LIMIT_S = 1.0
 CONFIRM_GENERATIONS = min(LOOKS)  # for which time is kept, and in which each setting is left out in any case
 CONFIRM_BESIDE = 3  # launches beside a winner's that a usual confirmation has: settings left out, a patched script
 CONFIRM_LEAST_S = 8.0  # of blocks: where start-ups alone take longer than the search may, fewer would tell nothing
+STRETCH_S = 3.0  # on end, of each launch that confirms on a GPU: until its clock and its power are what they stay
 LONGER_WARM_S = CONFIRM_DRIFT_LIMIT_S - DRIFT_LIMIT_S
 MORE_SHARE = 0.5  # of the budget, in wall time, that the search may take beyond it where that is all it needs
 
 
 def offer_of(scenarios: Scenarios, context: Context, baseline: Settings, goal: Goal) -> Offer:
-    """What may be tried here. What changes the optimisation itself is tried only where it is allowed by name."""
+    """What may be tried here. What changes the optimisation itself is tried only where it is allowed by name, and what
+    saves memory at the price of time only where memory is the objective or limited, or where it is named."""
     tried = {
         name: scenario
         for name, scenario in scenarios.items()
         if (scenario.changes != "optimisation" or name in goal.allow)
+        and (not scenario.for_memory or goal.is_about_memory or name in goal.only)
         and name not in goal.keep
         and (not goal.only or name in goal.only)
     }
@@ -458,6 +461,7 @@ def _confirm(lab: Lab, winner: Settings, deadline_s: float, last_s: float) -> No
         guests=guests,
         counted=FRESH,
         drift_limit_s=CONFIRM_DRIFT_LIMIT_S,
+        stretch_s=STRETCH_S if lab.session.machine.device.startswith("cuda") else 0.0,
         planned=planned,
     )
     enough = None if is_decided(lab.session, winner, aside) else missing(lab.session, winner)

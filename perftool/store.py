@@ -36,6 +36,7 @@ from perftool.records import (
     Settings,
     StoredBaseline,
     StoredMetric,
+    Stretch,
     TrainingRun,
     WallTime,
     WatchedBlock,
@@ -72,6 +73,7 @@ _Entry = (
     | BatchFit
     | Patch
     | WallTime
+    | Stretch
     | Launch
     | Counters
     | TrainingRun
@@ -331,6 +333,8 @@ def _from_journal(content: bytes) -> Session:
                 session = replace(session, patch=entry)
             case WallTime():
                 session = replace(session, wall=entry)
+            case Stretch():
+                session.stretches.append(entry)
             case Launch():
                 launches[entry.launch] = entry  # one may be written when it starts, and again when it ends
             case Counters():

@@ -10,7 +10,8 @@ import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from itertools import repeat
-from typing import Any
+from math import ceil
+from typing import Any, TypeGuard
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
@@ -49,6 +50,8 @@ class Training:
         self.dataset = checked_dataset(workload.dataset())
         self.module = workload.model().to(self.device)  # as the user wrote it
         self.module.train()
+        for change_module in plan.module:
+            change_module(self.module)
         self.optimizer = checked_optimizer(workload.optimizer(self.module.parameters()))
         configure(self.optimizer, plan.optimizer)
         for change in plan.optimizer_changes:
@@ -63,6 +66,8 @@ class Training:
         self.loss: Loss = workload.loss  # with all that the plan wraps around it
         for wrap in plan.loss:
             self.loss = wrap(self.loss)
+        if plan.micro_batches > 1:
+            self.loss = in_parts(self.loss, plan.micro_batches)
         bare = self._bare()
         self._bare_step = self._copying(bare)
         step = bare
@@ -113,6 +118,8 @@ class Training:
         if self.device.type == "cpu":
             return step
         device, non_blocking = self.device, self.plan.non_blocking
+        if self.plan.copy_aside:
+            return copying_aside(step, device)
 
         def copy_and_step(batch: Batch) -> torch.Tensor:
             return step(copied(batch, device, non_blocking=non_blocking))
@@ -242,6 +249,61 @@ def _place_counts(optimizer: torch.optim.Optimizer, *, is_fused: bool) -> None:
                 optimizer.state[parameter]["step"] = count.to(parameter.device, torch.float32)
             elif not group.get("capturable"):
                 optimizer.state[parameter]["step"] = count.cpu()
+
+
+def match_layouts(optimizer: torch.optim.Optimizer) -> None:
+    """Have gradients and state lie in memory as their parameters do, where those have changed: fused kernels take that
+    for granted."""
+
+    def like(parameter: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(parameter, dtype=kept.dtype).copy_(kept)
+
+    def lies_otherwise(parameter: torch.Tensor, kept: Any) -> TypeGuard[torch.Tensor]:
+        if not isinstance(kept, torch.Tensor) or kept.layout != torch.strided or kept.shape != parameter.shape:
+            return False
+        return kept.stride() != parameter.stride()
+
+    with torch.no_grad():
+        for parameter in (part for group in optimizer.param_groups for part in group["params"]):
+            state = optimizer.state.get(parameter, {})
+            state.update({key: like(parameter, kept) for key, kept in state.items() if lies_otherwise(parameter, kept)})
+            gradient = parameter.grad
+            if lies_otherwise(parameter, gradient):
+                parameter.grad = like(parameter, gradient)
+
+
+# ------------------------------------------------------------------------------------------------------ micro-batches
+
+
+def in_parts(loss: Loss, count: int) -> Loss:
+    """The loss of a batch that is cut into parts, whose gradients add up to those of the batch where it is a mean over
+    samples. Each part but the last has its backward pass at once; that of the last is the caller's."""
+
+    def of_parts(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        *first, (last, last_share) = parts_of(batch, count)
+        told = torch.zeros(())
+        for part, share in first:
+            value = loss(model, part) * share
+            value.backward()  # type: ignore[no-untyped-call]
+            told = told.to(value.device) + value.detach()
+        value = loss(model, last) * last_share
+        return value + told.to(value.device)
+
+    return of_parts
+
+
+def parts_of(batch: Batch, count: int) -> list[tuple[Batch, float]]:
+    """The parts of a batch along its first dimension, each with its share of the samples. Raises SettingError where its
+    tensors have none in common."""
+    rows = {len(part) if part.ndim else None for part in tensors_of(batch)}
+    (common,) = rows if len(rows) == 1 else (None,)
+    if not common:
+        raise SettingError("the tensors of a batch have no first dimension in common, along which it could be cut")
+    size = ceil(common / count)
+    return [
+        (map_tensors(lambda part, at=at: part[at : at + size], batch), (min(common, at + size) - at) / common)  # type: ignore[misc]
+        for at in range(0, common, size)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------ feeds
@@ -394,6 +456,27 @@ def copied(batch: Batch, device: torch.device, *, non_blocking: bool) -> Batch:
         return part.to(device) if moves_itself(part) else part
 
     return map_leaves(move, batch, whole=moves_itself)
+
+
+def copying_aside(step: Step, device: torch.device, cuda: Any = torch.cuda) -> Step:
+    """The step on batches of the host in pinned memory, each copied on a stream of its own: while the host runs ahead,
+    the device still computes the step before.
+
+    cuda: torch.cuda, unless a test has its own. Source: torch.Tensor.record_stream, without which the memory of a batch
+    could be given to another copy before the step has read it.
+    """
+    side = cuda.Stream(device)
+
+    def copy_and_step(batch: Batch) -> torch.Tensor:
+        with cuda.stream(side):
+            moved = copied(batch, device, non_blocking=True)
+        stream = cuda.current_stream(device)
+        stream.wait_stream(side)
+        for part in tensors_of(moved):
+            part.record_stream(stream)
+        return step(moved)
+
+    return copy_and_step
 
 
 def leaves_of(batch: Batch) -> list[Any]:

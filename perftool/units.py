@@ -15,6 +15,7 @@ _SECOND_NS = 10**9
 _TIMES_NS = ((1.0, "ns"), (1e3, "µs"), (1e6, "ms"), (1e9, "s"))
 _PREFIXES = ((1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T"))
 _FLOPS = ((1.0, "FLOP"), (1e3, "kFLOP"), (1e6, "MFLOP"), (1e9, "GFLOP"), (1e12, "TFLOP"), (1e15, "PFLOP"))
+_ENERGIES_UJ = ((1.0, "µJ"), (1e3, "mJ"), (1e6, "J"), (1e9, "kJ"))
 _BYTES = ((1.0, "B"), (1e3, "kB"), (1e6, "MB"), (1e9, "GB"), (1e12, "TB"))
 
 
@@ -53,6 +54,13 @@ def bandwidth(bytes_per_second: float | None) -> str:
     """Bytes per second as "12.1 GB/s"."""
     text = size(bytes_per_second)
     return text if text == UNKNOWN else f"{text}/s"
+
+
+def energy(millijoules: float | None) -> str:
+    """Energy as "12.5 mJ" or "1.2 J"."""
+    if millijoules is None or not isfinite(millijoules):
+        return UNKNOWN
+    return _scaled(1000 * millijoules, _ENERGIES_UJ)
 
 
 def temperature(celsius: float | None) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 from perftool.words import LAUNCH_BOUND, STEP, Engaged, Proving, Settings
+from scenarios.compiled_step import hooks_of
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +67,9 @@ def graphed(training: Looped, step: Step) -> Step:
 
     if training.plan.update is not backward_and_step:
         raise SettingError("a scaled loss makes the step wait for the GPU, which no graph can hold; use amp=bf16")
+    hung = hooks_of(training.optimizer, training.module)
+    if hung is not None:
+        raise SettingError(f"{hung}, which a graph would run once")
     if "capturable" in training.optimizer.defaults:
         configure(training.optimizer, {"capturable": True})
     return Graphed(step)

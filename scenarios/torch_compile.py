@@ -2,12 +2,12 @@
 
 What it changes: the forward pass and its backward are traced once and run as generated kernels;
     `reduce-overhead` also replays them as CUDA graphs, `max-autotune` times several kernels for each matmul
-    first.
+    first and does both, `max-autotune-no-cudagraphs` that alone. `dynamic` makes code for batches of any size at once.
 When it helps: many small elementwise operations, or a GPU that waits for Python. The gain has to pay for the
     first step, which takes seconds to minutes: see the break-even steps.
 When it hurts: models that are one large matmul after another, short trainings, batches of changing shape
-    (each new shape is compiled again). On a CPU it needs a C++ compiler, and `reduce-overhead` does nothing
-    there.
+    (each new shape is compiled again, unless `dynamic`). On a CPU it needs a C++ compiler, and `reduce-overhead` does
+    nothing there.
 Source: https://docs.pytorch.org/docs/stable/generated/torch.compile.html
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from perftool.plan import Live, Plan
 
-VALUES = ("off", "default", "reduce-overhead", "max-autotune")
+VALUES = ("off", "default", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune", "dynamic")
 STEPS_PAST_LIMIT = 20
 
 
@@ -34,7 +34,7 @@ def default(context: Context) -> str:
 
 
 def values(context: Context) -> Sequence[str]:
-    return VALUES if context.on_cuda else ("off", "default")
+    return VALUES if context.on_cuda else ("off", "default", "dynamic")
 
 
 def refusal(value: str, context: Context) -> str | None:
@@ -53,6 +53,12 @@ def refusal(value: str, context: Context) -> str | None:
     return None
 
 
+def discouraged(value: str, _: Context) -> str | None:
+    if value == "dynamic":
+        return "torch takes a size for dynamic by itself once it has changed; ask for it where each batch has its own"
+    return None
+
+
 def apply(plan: Plan, value: str) -> Plan:
     if value == "off":
         return plan
@@ -60,7 +66,7 @@ def apply(plan: Plan, value: str) -> Plan:
     def compiled(model: nn.Module) -> nn.Module:
         import torch
 
-        return torch.compile(model, mode=None if value == "default" else value)  # type: ignore[return-value]
+        return torch.compile(model, **arguments_of(value))  # type: ignore[return-value]
 
     return replace(plan, model=(*plan.model, compiled))
 
@@ -100,6 +106,11 @@ def proof(training: Live, value: str) -> Proving:
     )
 
 
+def arguments_of(value: str) -> dict[str, Any]:
+    """Of torch.compile, beside the model."""
+    return {"default": {}, "dynamic": {"dynamic": True}}.get(value, {"mode": value})
+
+
 def regions_in(profiled: Any) -> list[str]:
     """The kinds of compiled region that ran while it was profiled."""
     names = {event.key for event in profiled.key_averages()}
@@ -116,8 +127,8 @@ def is_past_limit(counters: Mapping[str, Mapping[str, int]]) -> bool:
 def code(value: str, _: Context) -> Code:
     if value == "off":
         return Code()
-    mode = "" if value == "default" else f', mode="{value}"'
-    return Code(model=f"model = torch.compile(model{mode})")
+    written = {name: f'"{one}"' if isinstance(one, str) else one for name, one in arguments_of(value).items()}
+    return Code(model=f"model = torch.compile(model{''.join(f', {name}={one}' for name, one in written.items())})")
 
 
 scenario = Scenario(
@@ -129,5 +140,6 @@ scenario = Scenario(
     apply=apply,
     proof=proof,
     code=code,
+    discouraged=discouraged,
     typical_gain=1.3,
 )

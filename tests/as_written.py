@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from perftool.workload import Workload
 ROWS, BATCH, WIDTH, WORDS = 44, 4, 8, 6
 INPUTS = torch.linspace(-1, 1, WIDTH * ROWS).reshape(ROWS, WIDTH).sin()
 TARGETS = torch.linspace(0, 1, ROWS).reshape(ROWS, 1)
+PICTURES = torch.linspace(-1, 1, ROWS * 3 * 8 * 8).reshape(ROWS, 3, 8, 8).sin()
 TOKENS = torch.arange(3 * ROWS).reshape(ROWS, 3) % WORDS
 
 Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -140,6 +142,51 @@ class Normed(nn.Module):
         return found
 
 
+class Pictures(nn.Module):
+    """Convolutions over two dimensions, and a chain of modules that is long enough to be computed again in parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, 4, 3)
+        )
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.body(pictures).mean(dim=(2, 3)))
+        return found
+
+
+class Block(nn.Module):
+    """Attention, and where it is asked for dropout, which draws random numbers."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.mixed, self.out, self.norm = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.mixed(self.norm(tokens)).unsqueeze(1).chunk(3, dim=-1)
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True).squeeze(1)
+        found: torch.Tensor = tokens + self.dropout(self.out(attended))
+        return found
+
+
+class Sentences(nn.Module):
+    """A list of alike blocks."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(WORDS, WIDTH), nn.Linear(WIDTH, 1)
+        self.blocks = nn.ModuleList(Block(dropout) for _ in range(3))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        found = self.words(tokens)
+        for block in self.blocks:
+            found = block(found)
+        return self.head(found.mean(dim=1))  # type: ignore[no-any-return]
+
+
 clipping = _workload(_clipping)
 averaging = _workload(_averaging)
 scheduled = _workload(_scheduled)
@@ -148,4 +195,8 @@ gradient_hooks = _workload(_with_gradient_hooks)
 frozen = _workload(model=_frozen)
 tied = _workload(model=Tied)
 sparse = _workload(lambda parameters: torch.optim.SGD(parameters, lr=0.2), Words, TOKENS)
+pictures = _workload(lambda parameters: torch.optim.Adam(parameters, lr=0.002), Pictures, PICTURES)
+sentences = _workload(model=Sentences, inputs=TOKENS)
+forgetful = _workload(model=lambda: Sentences(dropout=0.2), inputs=TOKENS)
+summed = replace(pictures, loss=lambda model, batch: squared(model, batch) * len(batch[0]))
 normed = _workload(lambda parameters: torch.optim.Adam(parameters, lr=0.002), Normed)

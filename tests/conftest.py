@@ -86,10 +86,12 @@ def fresh_compiler() -> Iterator[None]:
 
 @pytest.fixture
 def torch_as_before() -> Iterator[None]:
-    """For tests whose settings are those of a whole process: threads and the precision of matmuls."""
+    """For tests whose settings hold for a whole process: threads, the precision of matmuls, kernels of attention."""
     import torch
 
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("highest")
+    for enable in ("enable_flash_sdp", "enable_mem_efficient_sdp", "enable_cudnn_sdp"):
+        getattr(torch.backends.cuda, enable)(True)

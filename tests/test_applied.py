@@ -42,7 +42,7 @@ def test_what_the_workload_does_already_stays_unless_it_is_undone() -> None:
     ("settings", "device", "words"),
     [
         ({"amp": "bf8"}, "cpu", "amp=bf8: it takes off, bf16 or fp16"),
-        ({"ampere": "on"}, "cpu", "there is no scenario 'ampere'; there are amp"),
+        ({"ampere": "on"}, "cpu", "there is no scenario 'ampere'; there are accumulation"),
         ({"cuda_graphs": "on"}, "cpu", "there is no CUDA device"),
         ({}, "tpu", "a device is auto, cpu, cuda or cuda:N, not 'tpu'"),
         ("missing.json", "cpu", "missing.json: .*give the path of a recommended.json"),

@@ -16,6 +16,7 @@ from perftool.scenario import discover, plan_of
 from perftool.training import SettingError, Training
 from perftool.workload import load
 from tests.as_written import Make, adam
+from tests.proofs import proved
 from tests.test_handover import context, run
 
 pytestmark = pytest.mark.usefixtures("one_thread", "fresh_compiler")
@@ -24,12 +25,25 @@ FILE = Path(__file__).parent / "as_written.py"
 SCENARIOS = discover()
 NAMES = (
     "clipping", "averaging", "scheduled", "in_groups", "gradient_hooks", "frozen", "tied", "sparse", "normed",
+    "pictures", "sentences",
 )  # fmt: skip
 STEPS = 50
 OTHER_TRAINING = ("batch_size", "learning_rate")  # by design
-OF_A_PROCESS = ("malloc_retention", "matmul_precision", "flush_denormal", "threads")  # what they set holds for all
+OF_A_PROCESS = (
+    "malloc_retention",
+    "matmul_precision",
+    "flush_denormal",
+    "sdpa_backend",
+    "threads",
+)  # what they set holds for all
 SLOW = ("torch_compile", "compiled_step")
-ONE_OF_MANY = {"dataloader_workers": ["1"], "compiled_step": ["1", "10"]}
+ONE_OF_MANY = {
+    "accumulation": ["2", "8"],
+    "dataloader_workers": ["1"],
+    "compiled_step": ["1", "10"],
+    "torch_compile": ["default"],
+}
+LARGE = ("pictures", "sentences")  # too large to be compiled in time as a whole step
 NOT_HERE = (("amp", "fp16"),)  # its scaler leaves the first steps out, until the scale fits
 ROUNDED = ("amp",)  # of which only the mean of the losses is the same, and that nearly
 
@@ -59,7 +73,12 @@ def settings_of(name: str, *, slow: bool) -> list[tuple[str, str]]:
 
 
 def cases(*, slow: bool) -> list[tuple[str, str, str]]:
-    return [(name, scenario, value) for name in NAMES for scenario, value in settings_of(name, slow=slow)]
+    return [
+        (name, scenario, value)
+        for name in NAMES
+        for scenario, value in settings_of(name, slow=slow)
+        if name not in LARGE or scenario != "compiled_step"
+    ]
 
 
 def check_losses(found: list[float], name: str, scenario: str) -> None:
@@ -132,3 +151,30 @@ def test_leaving_out_what_is_written_would_show(name: str, optimizer: Make) -> N
     without = Training(plan_of(workload, {}, SCENARIOS, device="cpu", seed=0))
     found = [without.step(without.fetch()).item() for _ in range(STEPS)]
     assert found != pytest.approx(plain(name), rel=0.01)
+
+
+def test_what_is_computed_again_draws_the_same_numbers() -> None:
+    found = losses_of("forgetful", {"activation_checkpointing": "on"})
+    assert found == pytest.approx(plain("forgetful"), rel=1e-4)
+    assert plain("forgetful") != pytest.approx(plain("sentences"), rel=1e-2), "numbers are drawn"
+
+
+def test_parts_of_a_loss_that_is_no_mean_are_found() -> None:
+    training = Training(
+        plan_of(load(f"{FILE}:summed").workload, {"accumulation": "2"}, SCENARIOS, device="cpu", seed=0)
+    )
+    before = [part.clone() for part in training.module.parameters()]
+    found = proved(SCENARIOS["accumulation"], training, "2")
+    assert not found.ok
+    assert "no mean" in found.evidence
+    assert all(torch.equal(one, other) for one, other in zip(before, training.module.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "dropped"), [("pictures", "channels_last"), ("sentences", "activation_checkpointing")]
+)
+def test_what_changes_the_module_itself_is_proved(name: str, dropped: str) -> None:
+    for settings in ({}, {dropped: "on"}):
+        training = Training(plan_of(load(f"{FILE}:{name}").workload, settings, SCENARIOS, device="cpu", seed=0))
+        assert proved(SCENARIOS[dropped], training, "on").ok == bool(settings)
+        assert proved(SCENARIOS[dropped], training, "off").ok != bool(settings)

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from perftool.analysis.handover import lines_to_change, script, to_paste
 from perftool.measure.facts import describe_workload
+from perftool.probes.modules import calls_seen
 from perftool.records import Settings
 from perftool.scenario import Context, discover, plan_of
 from perftool.training import Counted, SettingError, Training, draws, tensors_of
@@ -51,10 +52,15 @@ def context(name: str, *, file: Path = FILE, gpu: bool = False) -> Context:
     """What scenarios are told of one of the workloads, here or on a scripted GPU."""
     loaded = load(f"{file}:{name}")
     training = Training(plan_of(loaded.workload, {}, SCENARIOS, device="cpu", seed=0))
-    here = replace(MACHINE, torch_threads=1)
-    return Context(
-        machine=ON_GPU if gpu else here, workload=describe_workload(loaded, training, training.fetch())
-    )  # fmt: skip
+    here, batch = replace(MACHINE, torch_threads=1), training.fetch()
+    versions = [buffer._version for buffer in training.module.buffers()]
+    with calls_seen([training.module]) as seen:
+        training.step(batch)
+    facts = replace(
+        describe_workload(loaded, training, batch, attends=seen.attention),
+        changes_buffers=versions != [buffer._version for buffer in training.module.buffers()],
+    )
+    return Context(machine=ON_GPU if gpu else here, workload=facts)
 
 
 def changes(name: str, *, gpu: bool = False, but: tuple[str, ...] = ()) -> list[tuple[str, str]]:

@@ -80,14 +80,19 @@ def test_all_built_in_scenarios_are_found_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
+        "accumulation",
+        "activation_checkpointing",
         "amp",
         "batch_gather",
         "batch_size",
+        "channels_last",
         "compiled_step",
         "cuda_allocator",
         "cuda_graphs",
+        "cudnn_benchmark",
         "dataloader_workers",
         "device_resident_data",
+        "float8",
         "flush_denormal",
         "gc_policy",
         "learning_rate",
@@ -95,6 +100,7 @@ def test_all_built_in_scenarios_are_found_without_torch() -> None:
         "matmul_precision",
         "optimizer_kernel",
         "pinned_memory",
+        "sdpa_backend",
         "thp",
         "threads",
         "torch_compile",
@@ -150,7 +156,7 @@ def test_values_become_text() -> None:
 
 def test_refused_settings_name_the_remedy() -> None:
     found = discover()
-    with pytest.raises(ScenarioError, match="there is no scenario 'nonsense'; there are amp, batch_gather"):
+    with pytest.raises(ScenarioError, match="there is no scenario 'nonsense'; there are accumulation, activation_"):
         check_settings({"nonsense": "on"}, found, CONTEXT)
     with pytest.raises(ScenarioError, match="amp=maybe: it takes off, bf16 or fp16, not 'maybe'"):
         check_settings({"amp": "maybe"}, found, CONTEXT)

@@ -11,10 +11,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from itertools import combinations, islice
 from pathlib import Path
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -26,9 +28,20 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 from perftool.measure.facts import describe_workload
 from perftool.plan import Plan
 from perftool.probes.machine import describe_machine
-from perftool.records import DATA_WAIT, FULL_PRECISION, SLOW_TYPE, DatasetKind, Engaged, Settings, WorkloadFacts
+from perftool.records import (
+    DATA_WAIT,
+    FULL_PRECISION,
+    SLOW_TYPE,
+    DatasetKind,
+    Engaged,
+    Goal,
+    ModuleFacts,
+    Settings,
+    WorkloadFacts,
+)
 from perftool.scenario import DOCUMENTED, Context, check_settings, clashes, cures_of, discover, environment_of, plan_of
-from perftool.training import SettingError, Training, configure, loader_feed
+from perftool.search import offer_of
+from perftool.training import SettingError, Training, configure, copying_aside, loader_feed
 from perftool.words import FETCH, Proving, Wanted
 from perftool.workload import Loaded, Workload, load, load_workload
 from scenarios.amp import scaled_update
@@ -40,6 +53,7 @@ SCENARIOS = discover()
 REFERENCE = f"{Path(__file__).parent / 'measure' / 'workloads.py'}:rows"
 WHOLE = "scenarios.reference:seed"
 OF_THE_PROCESS = (  # set for a whole process
+    "sdpa_backend",
     "flush_denormal",
     "gc_policy",
     "malloc_retention",
@@ -51,6 +65,15 @@ SLOW = ("compiled_step", "torch_compile")
 ON_GPU = replace(
     MACHINE, device="cuda:0", device_name="scripted", device_capability=[9, 0], device_memory_bytes=2**36, triton=True
 )
+
+
+CONVOLVED, LAYERED = ModuleFacts(convolution_dims=[2]), ModuleFacts(block_lists=["layers"])
+
+
+def modelled(modules: ModuleFacts = ModuleFacts(), *, gpu: bool = False, **changes: Any) -> Context:  # noqa: B008
+    """What a scenario is told of a workload with a model of such a kind."""
+    machine = replace(ON_GPU, torchao=True) if gpu else context().machine
+    return Context(machine=machine, workload=replace(context().workload, modules=modules, **changes))
 
 
 def described(workload: Workload) -> WorkloadFacts:
@@ -128,6 +151,7 @@ def test_what_needs_a_gpu_says_so_and_is_there_with_one() -> None:
         "off",
         "default",
         "reduce-overhead",
+        "max-autotune-no-cudagraphs",
         "max-autotune",
     ]
     assert SCENARIOS["amp"].available(context(gpu=True)) == ["off", "bf16"]
@@ -176,8 +200,134 @@ def test_other_circumstances_have_their_reasons() -> None:
         ("pinned_memory", "on", on_device, "on the GPU already"),
         ("dataloader_workers", "1", on_device, "worker processes cannot read"),
         ("cuda_allocator", "expandable_segments", configured, "PYTORCH_ALLOC_CONF is set"),
+        ("pinned_memory", "prefetch", here, "runs on the CPU"),
+        ("accumulation", "0", here, "at least 1"),
+        ("accumulation", "2", modelled(changes_buffers=True), "running statistics"),
+        ("accumulation", "2", modelled(batch_form="nested"), "no plain list"),
+        ("activation_checkpointing", "on", here, "no list of blocks"),
+        ("activation_checkpointing", "on", modelled(LAYERED, changes_buffers=True), "changed twice"),
+        ("activation_checkpointing", "on", modelled(LAYERED, compiled=True), "compiles its model itself"),
+        ("channels_last", "on", here, "no convolution"),
+        ("channels_last", "on", modelled(ModuleFacts(convolution_dims=[1])), "no convolution"),
+        ("channels_last", "on", modelled(ModuleFacts(convolution_dims=[2, 3])), "no one layout"),
+        ("channels_last", "off", modelled(replace(CONVOLVED, channels_last=True)), "itself"),
+        ("cudnn_benchmark", "on", here, "on the CPU"),
+        ("cudnn_benchmark", "on", context(gpu=True), "no convolution"),
+        ("float8", "on", here, "CPUs"),
+        ("float8", "on", Context(machine=replace(ON_GPU, device_capability=[8, 0]), workload=mine), "8.9"),
+        ("float8", "on", context(gpu=True), "pip install torchao"),
+        ("float8", "on", Context(machine=replace(ON_GPU, torchao=True), workload=mine), "no linear layer"),
+        ("sdpa_backend", "math", here, "was not seen to call"),
+        ("sdpa_backend", "flash", modelled(ModuleFacts(attends=True)), "a CPU has one fused kernel"),
+        ("torch_compile", "max", here, "it takes"),
     ):
         assert words in (SCENARIOS[name].refusal(value, facts) or ""), (name, value)
+
+
+def test_models_of_other_kinds_have_what_is_for_them() -> None:
+    eight = ModuleFacts(attends=True, large_linears=4)
+    for name, value, facts in (
+        ("activation_checkpointing", "on", modelled(LAYERED)),
+        ("activation_checkpointing", "on", modelled(ModuleFacts(chains={"body": 6}))),
+        ("channels_last", "on", modelled(CONVOLVED)),
+        ("channels_last", "on", modelled(ModuleFacts(convolution_dims=[1, 3]))),
+        ("cudnn_benchmark", "on", modelled(CONVOLVED, gpu=True)),
+        ("sdpa_backend", "math", modelled(eight)),
+        ("sdpa_backend", "cudnn", modelled(eight, gpu=True)),
+        ("float8", "on", modelled(eight, gpu=True)),
+    ):
+        assert value in SCENARIOS[name].available(facts), (name, value)
+    own = modelled(replace(CONVOLVED, channels_last=True))
+    assert SCENARIOS["channels_last"].default(own) == "on"
+    assert not SCENARIOS["channels_last"].code("on", own).filled()
+
+
+@pytest.mark.parametrize("name", ["accumulation", "activation_checkpointing"])
+def test_what_costs_time_for_memory_is_searched_where_memory_is_wanted(name: str) -> None:
+    facts = modelled(LAYERED)
+    for goal, is_tried in (
+        (Goal(), False),
+        (Goal(max_p99_ns=1e6), False),
+        (Goal(only=[name]), True),
+        (Goal(objective="memory"), True),
+        (Goal(max_host_bytes=2**30), True),
+        (Goal(max_device_bytes=2**30), True),
+        (Goal(max_device_bytes=2**30, keep=[name]), False),
+    ):
+        assert bool(offer_of(SCENARIOS, facts, {}, goal).values.get(name)) == is_tried, goal
+
+
+@pytest.mark.usefixtures("torch_as_before")
+def test_the_kernels_of_attention_are_chosen_and_seen() -> None:
+    workload = load(f"{Path(__file__).with_name('as_written.py')}:sentences").workload
+    scenario = SCENARIOS["sdpa_backend"]
+    assert scenario.present is not None
+    for value in ("math", "auto"):
+        training = Training(plan_of(workload, {"sdpa_backend": value}, SCENARIOS, device="cpu", seed=0))
+        found = {one: proved(scenario, training, one) for one in ("math", "auto", "flash")}
+        assert found[value].ok
+        assert found["auto"].ok, "it leaves the choice"
+        assert found["flash"].ok == (value == "auto")
+        assert ("math" if value == "math" else "flash") in found[value].evidence
+        assert scenario.present() == value
+    plan_of(None, {"sdpa_backend": "flash+cudnn"}, SCENARIOS, device="cpu", seed=0).process[0]()
+    assert scenario.present() == "flash+cudnn", "what a script has chosen itself can be set again"
+
+
+def test_code_of_a_compilation_has_its_arguments() -> None:
+    for value, line in (
+        ("default", "model = torch.compile(model)"),
+        ("dynamic", "model = torch.compile(model, dynamic=True)"),
+        ("max-autotune-no-cudagraphs", 'model = torch.compile(model, mode="max-autotune-no-cudagraphs")'),
+    ):
+        assert SCENARIOS["torch_compile"].code(value, context()).model == line
+
+
+class FakeStreams:
+    """Of torch.cuda what a copy beside the steps asks for; notes it."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def Stream(self, _: torch.device) -> str:
+        return "side"
+
+    @contextmanager
+    def stream(self, name: str) -> Iterator[None]:
+        self.told.append(f"on {name}")
+        yield
+        self.told.append(f"off {name}")
+
+    def current_stream(self, _: torch.device) -> Any:
+        return SimpleNamespace(wait_stream=lambda other: self.told.append(f"wait for {other}"))
+
+
+class FakeTensor(torch.Tensor):
+    """Notes by which streams it is used."""
+
+    streams: ClassVar[list[Any]] = []
+
+    def record_stream(self, stream: Any) -> None:
+        self.streams.append(stream)
+
+
+def test_a_copy_beside_the_steps_is_waited_for_and_its_memory_kept() -> None:
+    fake = FakeStreams()
+    FakeTensor.streams.clear()
+
+    def step(batch: Any) -> torch.Tensor:
+        fake.told.append("step")
+        return torch.zeros(())
+
+    copying_aside(step, torch.device("cpu"), fake)([FakeTensor([1.0]), FakeTensor([2.0])])
+    assert fake.told == ["on side", "off side", "wait for side", "step"]
+    assert len(FakeTensor.streams) == 2
+
+
+def test_a_graph_refuses_what_hangs_on_the_optimizer() -> None:
+    workload = load(f"{Path(__file__).with_name('as_written.py')}:clipping").workload
+    with pytest.raises(SettingError, match=r"hooks are registered .*, which a graph would run once"):
+        Training(plan_of(workload, {"cuda_graphs": "on"}, SCENARIOS, device="cpu", seed=0))
 
 
 @pytest.mark.parametrize("own", ["bf16", "fp16"])

@@ -37,6 +37,7 @@ TITLES = {
     "optimizer": "after the optimizer is made",
     "batch_calls": "on each tensor of a batch, before its copy to the device",
     "copy_arguments": "in the copy of a batch to the device",
+    "copy_stream": "once, and each copy of a batch under `with torch.cuda.stream(copies):`, then as the script shows",
     "loss_context": "around the computation of the loss",
     "update": "in place of loss.backward() and optimizer.step()",
     "step": "in place of the whole step",
@@ -202,7 +203,8 @@ def _program(codes: Codes, settings: Settings, facts: WorkloadFacts, device: str
         _loader(one),
         _model(one),
         _optimizer(one),
-        MAP_TENSORS if facts.batch_form == "nested" and not one.on_cpu else "",
+        MAP_TENSORS if (facts.batch_form == "nested" or "copy_stream" in at) and not one.on_cpu else "",
+        at.get("copy_stream", ""),
         *_steps(one),
         at.get("around_step", ""),
         _train(one),
@@ -373,10 +375,18 @@ def _train(one: _Script) -> str:
     if not one.on_cpu:
         arguments = f", {at['copy_arguments']}" if "copy_arguments" in at else ""
         calls = f"{at.get('batch_calls', '')}.to(device{arguments})"
-        lines.append("    " + COPIES[one.facts.batch_form].format(calls=calls))
+        copy = COPIES[one.facts.batch_form].format(calls=calls)
+        lines.append(_indented(_ON_COPY_STREAM.format(copy=copy) if "copy_stream" in at else copy, 4))
     lines.append("    yield step(batch)")
     body = "\n".join(lines)
     return f"def train(steps):\n{_indented(body, 4)}"
+
+
+_ON_COPY_STREAM = """\
+with torch.cuda.stream(copies):
+    {copy}
+torch.cuda.current_stream().wait_stream(copies)
+map_tensors(lambda part: part.record_stream(torch.cuda.current_stream()), batch)"""
 
 
 def _indented(lines: str, spaces: int) -> str:

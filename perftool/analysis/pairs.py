@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from perftool.analysis.jitter import STALL_FROM
 from perftool.analysis.stats import Resampled, median_half_width
 from perftool.records import Block, Launch, Session
+from perftool.words import DEVICE_HEAT, HARDWARE_SLOWDOWN, POWER_BRAKE
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 START_UP_SD = 0.1  # of the ratio of two starts of one program at the same time: disk and processor are shared
+OF_THE_HARDWARE = {HARDWARE_SLOWDOWN, DEVICE_HEAT, POWER_BRAKE}  # that hold a device's clock down
 QUANTILES = (0.5, 0.95, 0.99)  # of the steps, that are compared
 
 
@@ -88,6 +90,14 @@ class _Blocks:
         self.blocks = sorted(blocks, key=lambda block: block.round)
         self.rounds = np.array([block.round for block in self.blocks], dtype=int)
         self._pooled: dict[bytes, Pooled] = {}
+
+    @cached_property
+    def slowed(self) -> NDArray[np.bool_]:
+        """Whether the device's clock was held down in each block, by what has nothing to do with the variant: drawing
+        as much power as is allowed is its own."""
+        return np.array(
+            [bool(OF_THE_HARDWARE & set(one.labels.device_held_down_by)) for one in self.blocks], dtype=bool
+        )
 
     @cached_property
     def sample_ns(self) -> Floats:
@@ -174,9 +184,10 @@ def pair_effects(
 
 
 def _paired(ours: _Blocks, theirs: _Blocks) -> tuple[Indices, Indices]:
-    """Where each has the blocks of the rounds that both have."""
+    """Where each has the blocks of the rounds that both have, unless the hardware slowed down for one of the two."""
     _, mine, others = np.intersect1d(ours.rounds, theirs.rounds, return_indices=True)
-    return mine, others
+    alike = ours.slowed[mine] == theirs.slowed[others]
+    return mine[alike], others[alike]
 
 
 def _by_median(value: Callable[[_Blocks], Floats]) -> Callable[[Launch, Launch, Samples], Cell]:

@@ -17,6 +17,7 @@ from perftool.analysis.memory import memory_report
 from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects, samples_per_second
 from perftool.analysis.roofline import distance
 from perftool.analysis.stats import Effect, launch_effects
+from perftool.analysis.stretches import held_down_by, of_variant, sample_mj, sustained_ratio
 from perftool.analysis.tradeoffs import pareto, smallest_batch
 from perftool.analysis.verdict import FULL_LOOK, comparison
 from perftool.records import (
@@ -94,6 +95,7 @@ class Summaries:
         cold = next((one.start_up_ns for one in ended if one.cold and one.start_up_ns is not None), None)
         own = [one for one in ended if not one.cold and not one.is_shared]
         warm = [one.start_up_ns for one in own if one.start_up_ns is not None]
+        on_end = of_variant(session, variant)
         return VariantSummary(
             settings=settings,
             status=status,
@@ -113,6 +115,9 @@ class Summaries:
             break_even_steps=break_even_steps(session, cold, blocks, versus.get("throughput")) if variant else None,
             warmup_class=next((one.warmup_class for one in _own_first(ended) if one.warmup_class), None),
             versus_baseline=versus,
+            sample_mj=sample_mj(on_end),
+            sustained_ratio=sustained_ratio(session, variant) if variant else None,
+            held_down_by=held_down_by(on_end),
         )
 
 

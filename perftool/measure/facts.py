@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from perftool.records import BatchForm, WorkloadFacts
+from msgspec import convert
+
+from perftool.records import BatchForm, ModuleFacts, WorkloadFacts
 
 if TYPE_CHECKING:
     import torch
@@ -27,11 +29,15 @@ def batch_form(batch: Batch) -> BatchForm:
     return form if all(isinstance(part, torch.Tensor) for part in parts) else "nested"
 
 
-def describe_workload(loaded: Loaded, training: Training, batch: Batch) -> WorkloadFacts:
-    """The facts of a training that has been built, and of one of its batches; not those that only a step shows."""
+def describe_workload(loaded: Loaded, training: Training, batch: Batch, *, attends: bool = False) -> WorkloadFacts:
+    """The facts of a training that has been built, and of one of its batches; not those that only a step shows.
+
+    attends: whether one has shown attention.
+    """
     import torch
     from torch.utils.data import IterableDataset, TensorDataset
 
+    from perftool.probes.modules import describe_modules
     from perftool.scenario import normalised
     from perftool.training import has_sparse_gradients
 
@@ -71,6 +77,7 @@ def describe_workload(loaded: Loaded, training: Training, batch: Batch) -> Workl
         is_function=loaded.is_function,
         search_path=loaded.search_path,
         optimizer_step=_torch_class_of_step(training.optimizer),
+        modules=convert(describe_modules([training.module], attends=attends), ModuleFacts),
     )
 
 

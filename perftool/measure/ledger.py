@@ -19,6 +19,7 @@ from perftool.records import (
     Record,
     Session,
     Settings,
+    Stretch,
     TrainingRun,
     WallTime,
     WatchedBlock,
@@ -33,6 +34,7 @@ _LISTS: dict[type[Record], str] = {
     Counters: "counters",
     TrainingRun: "training_runs",
     Decision: "decisions",
+    Stretch: "stretches",
 }
 _FACTS: dict[type[Record], str] = {
     Limits: "limits",

@@ -23,6 +23,7 @@ from perftool.records import (
     Record,
     ScriptFacts,
     Settings,
+    Stretch,
     WatchedBlock,
     WorkloadFacts,
 )
@@ -114,6 +115,12 @@ class Run(Ask[Block], frozen=True, kw_only=True, tag="run"):
     steps: int  # calls, each of `steps_per_call` steps
 
 
+class Sustain(Ask[Stretch], frozen=True, kw_only=True, tag="sustain"):
+    """Make some calls on end, and say what energy they took."""
+
+    calls: int
+
+
 class Watch(Ask[WatchedBlock], frozen=True, kw_only=True, tag="watch"):
     """Drop some calls, then watch what the next ones are made of."""
 
@@ -189,7 +196,23 @@ class Failed(Record, frozen=True, kw_only=True, tag="failed"):
     reason: str
 
 
-Request = Describe | Start | Switch | Warm | Prove | Run | Watch | Count | Train | Limit | Weigh | Fit | Trace | Finish
+Request = (
+    Describe
+    | Start
+    | Switch
+    | Warm
+    | Prove
+    | Run
+    | Sustain
+    | Watch
+    | Count
+    | Train
+    | Limit
+    | Weigh
+    | Fit
+    | Trace
+    | Finish
+)
 
 Reply = (
     Described
@@ -197,6 +220,7 @@ Reply = (
     | Warmed
     | Proved
     | Block
+    | Stretch
     | WatchedBlock
     | Counters
     | Trained

@@ -30,6 +30,7 @@ def measure_repeatedly(
     first_look: int = min(LOOKS),
     counted: Collection[str] = (),
     drift_limit_s: float = GIVE_UP_S,
+    stretch_s: float = 0.0,
     planned: Callable[[], int] | None = None,
 ) -> int:
     """Measure the variants and the baseline in fresh launches. Returns the number of generations.
@@ -41,7 +42,7 @@ def measure_repeatedly(
     guests: further variants of the generation after so many, with the stage that they are there for.
     first_look: one of LOOKS; the earlier ones are left out.
     counted: stages whose generations count beside those of `stage`.
-    drift_limit_s: as of `generation`.
+    drift_limit_s, stretch_s: as of `generation`.
     planned: how many the budget is spread over, asked before each; by default FULL_LOOK, or the first look if that is
         later.
     """
@@ -68,6 +69,7 @@ def measure_repeatedly(
                 noisy_rounds=NOISY_ROUNDS,
                 guests=beside,
                 drift_limit_s=drift_limit_s,
+                stretch_s=stretch_s,
             )
             done += 1
             if lab.is_over:

@@ -39,6 +39,7 @@ def generation(
     guests: Mapping[int, str] | None = None,
     keep: Keep | None = None,
     shared: bool = False,
+    stretch_s: float = 0.0,
     afterwards: Callable[[Running], None] | None = None,
 ) -> None:
     """One fresh launch of the baseline and of each variant, then up to `rounds` rounds within `budget_s`.
@@ -52,6 +53,7 @@ def generation(
     guests: further variants, with the stage that their launches are for.
     keep: called with each variant's time per sample (ns) in a round, returns the variants to go on with.
     shared: launches share processes as far as they can be switched, which is for a search and not for verdicts.
+    stretch_s: for which the baseline and each variant but guests steps on end after its rounds.
     afterwards: what else is asked of each launch after its blocks. Its phases are named in traces then. One whose
         script is over before is not asked.
     Where memory does not allow all launches at a time they go in groups, each with a baseline of its own.
@@ -89,6 +91,9 @@ def generation(
             most = (rounds, max(rounds, noisy_rounds))
             with lab.timing("turns_s"):
                 group.rounds(end_s, most, keep, even_time=even_time and (shared or not lab.even_steps))
+            if stretch_s:
+                for running in [one for one in group.live if one.variant not in beside]:
+                    group.attempt(running, lambda one: one.sustain(stretch_s))
             if afterwards is not None:
                 group.each(afterwards)
             group.each(group.finish)

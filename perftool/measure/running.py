@@ -128,6 +128,13 @@ class Running:
             self.live.host_bytes()
         return block
 
+    def sustain(self, seconds: float) -> None:
+        """Step on end for about so long, and write down what that took."""
+        lab = self.lab
+        lab.tell(f"{self.stage}: {seconds:.0f} s on end")
+        calls = max(1, round(seconds / self.call_s))
+        lab.ledger.enter(self.live.ask(messages.Sustain(calls=calls), max(lab.start_limit_s, 20 * seconds)))
+
     # -------------------------------------------------------------------------------------------------------- its end
 
     def finish(self) -> None:

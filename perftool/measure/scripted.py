@@ -154,6 +154,8 @@ def workload_of(script: Script, facts: ScriptFacts) -> WorkloadFacts:
         if optimizer
         else {},
         optimizer_step=optimizer.step_class if optimizer else None,
+        modules=facts.modules,
+        changes_buffers=facts.changes_buffers,
         settings={},
         shuffle=loader.shuffle if loader else False,
         drop_last=loader.drop_last if loader else False,

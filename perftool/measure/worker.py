@@ -36,6 +36,7 @@ from perftool.records import (
     Limits,
     MemoryParts,
     Settings,
+    Stretch,
     WatchedBlock,
     known,
 )
@@ -93,6 +94,8 @@ class Worker:
                 return self.prove()
             case messages.Run():
                 return self.run(request)
+            case messages.Sustain():
+                return self.sustain(request)
             case messages.Watch():
                 return self.watch(request)
             case messages.Count():
@@ -131,6 +134,7 @@ class Worker:
         from perftool.probes.device import read_use
         from perftool.probes.machine import describe_machine
         from perftool.probes.memory import high_water_bytes
+        from perftool.probes.modules import calls_seen
         from perftool.training import Training, tensors_of
 
         threads = torch.get_num_threads()
@@ -138,12 +142,13 @@ class Worker:
         training = Training(plan)
         versions = [buffer._version for buffer in training.module.buffers()]
         batch = training.fetch()
-        training.step(batch)
+        with calls_seen([training.module]) as seen:
+            training.step(batch)
         assert self.loaded is not None
         step_ns, wait_ns = self._quickest_ns(training)
         self._own_modules()
         facts = replace_fields(
-            describe_workload(self.loaded, training, batch),
+            describe_workload(self.loaded, training, batch, attends=seen.attention),
             changes_buffers=versions != [buffer._version for buffer in training.module.buffers()],
             wait_share=wait_ns / step_ns,
             python_objects=len(gc.get_objects()),
@@ -238,6 +243,7 @@ class Worker:
 
     def run(self, request: messages.Run) -> Block:
         from perftool.probes.causes import labels, read_counters
+        from perftool.probes.device import clock_labels
 
         training = self._live()
         single = training.steps_per_call == 1
@@ -257,6 +263,7 @@ class Worker:
             samples += training.drawn
             loss = step(batch)
             mark()
+        of_clock = clock_labels(training.device)  # before the device has nothing left to do
         wall_ns, step_ns = clock.finish()
         after = read_counters()
         self.last_loss = loss
@@ -273,7 +280,33 @@ class Worker:
             step_ns=step_ns if single else [],
             wait_ns=wait_ns if single else [],
             waited_ns=sum(wait_ns),
-            labels=BlockLabels(**labels(before, after)),
+            labels=BlockLabels(**{**labels(before, after), **of_clock}),
+        )
+
+    def sustain(self, request: messages.Sustain) -> Stretch:
+        from perftool.probes.device import clock_labels, energy_mj
+
+        training = self._live()
+        samples, loss = 0, self.last_loss
+        self._synchronise()
+        before_mj, began_ns = energy_mj(training.device), monotonic_ns()
+        for _ in range(request.calls):
+            batch = training.fetch()
+            samples += training.drawn
+            loss = training.step(batch)
+        of_clock = clock_labels(training.device)  # before the device has nothing left to do
+        self._synchronise()
+        wall_ns, after_mj = monotonic_ns() - began_ns, energy_mj(training.device)
+        self.last_loss = loss
+        self.calls_done += request.calls
+        self._check_loss()
+        return Stretch(
+            launch=self.spec.launch,
+            wall_ns=wall_ns,
+            steps=request.calls * training.steps_per_call,
+            samples=samples,
+            energy_mj=None if before_mj is None or after_mj is None else after_mj - before_mj,
+            **of_clock,
         )
 
     def watch(self, request: messages.Watch) -> WatchedBlock:
@@ -418,11 +451,9 @@ class Worker:
         self.calls_done += count
 
     def _synchronise(self, training: Training | None = None) -> None:
-        import torch
+        from perftool.probes.device import synchronise
 
-        device = (training or self._live()).device
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronise((training or self._live()).device)
 
     def _step_clock(self) -> StepClock:
         from perftool.probes.clock import step_clock

@@ -28,6 +28,14 @@ class DeviceUse(NamedTuple):
     inactive_split_bytes: int | None  # free, but in pieces of blocks that are in use
 
 
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
 def drop_cache(device: torch.device) -> None:
     """Give back what the allocator holds without need: what the training does not take again is none of its own."""
     if device.type == "cuda":
@@ -123,6 +131,23 @@ def is_throttled(device: torch.device) -> bool | None:
         return None
     reasons = nvml.clock_reasons(_handle(device))
     return None if reasons is None else bool(nvml.held_down_by(reasons))
+
+
+def clock_labels(device: torch.device) -> dict[str, Any]:
+    """Of BlockLabels those of a device's clock, while it is at work; none on a CPU."""
+    if device.type != "cuda":
+        return {}
+    handle = _handle(device)
+    reasons = nvml.clock_reasons(handle)
+    return {
+        "device_clock_mhz": nvml.clock_mhz(handle),
+        "device_held_down_by": [] if reasons is None else nvml.held_down_by(reasons),
+    }
+
+
+def energy_mj(device: torch.device) -> int | None:
+    """A running total of what the device has taken. None on a CPU, and where NVML does not tell."""
+    return None if device.type != "cuda" else nvml.energy_mj(_handle(device))
 
 
 def _nvml(device: torch.device) -> int | None:

@@ -62,6 +62,7 @@ def describe_machine(device: str, threads_before: int | None = None) -> Machine:
         libc=" ".join(platform.libc_ver()).strip(),
         compiler=_compiler(),
         triton=find_spec("triton") is not None,
+        torchao=find_spec("torchao") is not None,
         cpu_fp16_matrix="amx_fp16" in flags,
         huge_pages=_huge_pages(),
         device=device,

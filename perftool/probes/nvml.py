@@ -77,6 +77,20 @@ def clock_reasons(handle: Any) -> int | None:
     return None if handle is None else _ask(names, handle)
 
 
+def clock_mhz(handle: Any) -> int | None:
+    """Of the streaming multiprocessors, just now."""
+    if handle is None:
+        return None
+    import pynvml
+
+    return _ask(("nvmlDeviceGetClockInfo",), handle, pynvml.NVML_CLOCK_SM)  # type: ignore[no-any-return]
+
+
+def energy_mj(handle: Any) -> int | None:
+    """That the device has taken since its driver was loaded; some tens of ms behind."""
+    return None if handle is None else _ask(("nvmlDeviceGetTotalEnergyConsumption",), handle)
+
+
 def read_fitness(handle: Any, reasons: int | None) -> DeviceFitness | None:
     """What the device does just now.
 

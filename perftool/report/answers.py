@@ -172,6 +172,12 @@ def costs(summary: Summary, advice: Recommendation) -> Pairs:
     if advice.metric != "throughput":
         speed = f"{estimate_text(advice.speedup)} the {goal_name('throughput', summary.sample_unit)}"
         lines.insert(0, ("speed", speed))
+    if advised is not None and advised.sustained_ratio is not None:
+        lines.append(("on end", _on_end(advised)))
+    if advised is not None and advised.sample_mj is not None and summary.baseline.sample_mj:
+        less = advised.sample_mj / summary.baseline.sample_mj - 1
+        told = f"{units.energy(advised.sample_mj)} a sample, {units.percent(less)}"
+        lines.append(("energy", f"{told}, of the GPU alone"))
     lines.append(("numerics", _numerics(advice)))
     if advice.time_to_loss is not None:
         lines.append(("time to loss", time_to_loss(advice.time_to_loss)))
@@ -189,6 +195,13 @@ def _cost(ratio: float | None, comparison: Comparison | None) -> str:
     if comparison is None:
         return f"{units.percent(ratio - 1)} ({units.ratio(ratio)})"
     return f"{units.percent(ratio - 1)}, {comparison_text(comparison)}, {comparison.verdict}"
+
+
+def _on_end(advised: VariantSummary) -> str:
+    """Whether the gain lasts for seconds on end."""
+    assert advised.sustained_ratio is not None
+    held = f", with the clock held down by: {', '.join(advised.held_down_by)}" if advised.held_down_by else ""
+    return f"{units.ratio(advised.sustained_ratio)} the samples/s where each steps on for seconds{held}"
 
 
 def _numerics(advice: Recommendation) -> str:

@@ -14,12 +14,12 @@ from time import monotonic, monotonic_ns
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from perftool.probes.device import drop_cache, read_peaks, reset_peaks
+from perftool.probes.device import clock_labels, drop_cache, energy_mj, read_peaks, reset_peaks, synchronise
 from perftool.probes.events import Events
 from perftool.scenario import plan_of
 from perftool.script import explain
 from perftool.script.boot import rank_of_process
-from perftool.script.facts import device_of, facts_of
+from perftool.script.facts import device_of, facts_of, versions_of_buffers
 from perftool.script.loop import Interval, Loop
 from perftool.script.realise import Realised
 from perftool.trees import Tree, modules_of
@@ -64,6 +64,7 @@ class Answers:
             "warm": self._warm,
             "prove": self._prove,
             "run": self._run,
+            "sustain": self._sustain,
             "train": self._train,
             "finish": self._finish,
             "watch": self._watch,
@@ -90,8 +91,27 @@ class Answers:
             taken.append((step_ns, min(step_ns, loop.interval.wait_ns)))
         # The quickest: one alone may have waited for whatever else the machine does.
         step_ns, wait_ns = min(taken)
-        facts = facts_of(loop, self.realised, self.device)
+        versions = versions_of_buffers(self.realised)
+        attends = yield from self._attends()
+        facts = facts_of(
+            loop,
+            self.realised,
+            self.device,
+            attends=attends,
+            changes_buffers=versions_of_buffers(self.realised) != versions,
+        )
         return {"type": "facts", **facts, "step_ns": step_ns, "wait_ns": wait_ns}
+
+    def _attends(self) -> Generator[None, None, bool]:
+        """One more step; whether it computes attention."""
+        if "torch" not in sys.modules:
+            yield
+            return False
+        from perftool.probes.modules import calls_seen
+
+        with calls_seen(self.realised.roots) as seen:
+            yield
+        return seen.attention
 
     def _start(self, _: Mapping[str, Any]) -> Answer:
         started_ns = monotonic_ns()
@@ -189,8 +209,9 @@ class Answers:
             yield
             clock.mark()
             intervals.append(self.loop.interval)
+        of_clock = clock_labels(self._place())  # before the device has nothing left to do
         _, step_ns = clock.finish()
-        counted = labels(before, read_counters())
+        counted = labels(before, read_counters()) | of_clock
         self._check_loss()
         return {
             "type": "steps",
@@ -204,6 +225,27 @@ class Answers:
             "samples": [one.samples or 1 for one in intervals],
             "asides": [one.aside for one in intervals],
             "labels": counted,
+        }
+
+    def _sustain(self, request: Mapping[str, Any]) -> Answer:
+        place, samples = self._place(), 0
+        synchronise(place)
+        before_mj, began_ns = energy_mj(place), monotonic_ns()
+        for _ in range(request["calls"]):
+            yield
+            samples += self.loop.interval.samples or 1
+        of_clock = clock_labels(place)
+        synchronise(place)
+        wall_ns, after_mj = monotonic_ns() - began_ns, energy_mj(place)
+        self._check_loss()
+        return {
+            "type": "stretch",
+            "launch": self.spec["launch"],
+            "wall_ns": wall_ns,
+            "steps": request["calls"],
+            "samples": samples,
+            "energy_mj": None if before_mj is None or after_mj is None else after_mj - before_mj,
+            **of_clock,
         }
 
     def _train(self, request: Mapping[str, Any]) -> Answer:

@@ -20,9 +20,18 @@ if TYPE_CHECKING:
 OPTIONS = ("foreach", "fused", "capturable", "differentiable")
 
 
-def facts_of(loop: Loop, realised: Realised, device: str, *, looks_at_values: bool = True) -> dict[str, Any]:
+def facts_of(
+    loop: Loop,
+    realised: Realised,
+    device: str,
+    *,
+    attends: bool = False,
+    changes_buffers: bool = False,
+    looks_at_values: bool = True,
+) -> dict[str, Any]:
     """Everything as plain values: `perftool.measure.scripted` makes records of it.
 
+    attends, changes_buffers: whether a step was seen to.
     looks_at_values: of the parameters, which takes as much memory again as the largest of them.
     """
     torch: Any = sys.modules.get("torch")
@@ -38,8 +47,10 @@ def facts_of(loop: Loop, realised: Realised, device: str, *, looks_at_values: bo
         "optimizers": [_optimizer(one) for one in loop.optimizers],
         "loaders": realised.loaders.facts(),
         "loader_kinds": realised.loaders.kinds(),
-        "models": [{"name": type(root).__name__, "compiled": _is_compiled(root)} for root in realised.roots],
+        "models": _models(realised),
         "sites": sites_of(loop, realised),
+        "modules": _modules(realised, attends=attends),
+        "changes_buffers": changes_buffers,
         "autocast": realised.autocast,
         "parameter_count": sum(part.numel() for part in parameters),
         "parameter_bytes": sum(part.numel() * part.element_size() for part in parameters),
@@ -96,16 +107,33 @@ def _optimizer(optimizer: Any) -> dict[str, Any]:
     }
 
 
+def _models(realised: Realised) -> list[dict[str, Any]]:
+    if "torch" not in sys.modules:
+        return []
+    from perftool.probes.modules import is_compiled
+
+    return [{"name": type(root).__name__, "compiled": is_compiled(root)} for root in realised.roots]
+
+
+def _modules(realised: Realised, *, attends: bool) -> dict[str, Any]:
+    if "torch" not in sys.modules:
+        return {}
+    from perftool.probes.modules import describe_modules
+
+    return describe_modules(realised.roots, attends=attends)
+
+
+def versions_of_buffers(realised: Realised) -> list[int]:
+    """Of all that the models have; they grow where a step changes one."""
+    return [buffer._version for root in realised.roots for buffer in root.buffers()]
+
+
 def _has_sparse_gradients(realised: Realised) -> bool:
     if "torch" not in sys.modules:
         return False
     from perftool.training import has_sparse_gradients
 
     return has_sparse_gradients(realised.roots)
-
-
-def _is_compiled(module: Any) -> bool:
-    return type(module).__name__ == "OptimizedModule"
 
 
 def _denormal(tensors: Sequence[torch.Tensor]) -> int:

@@ -1,8 +1,9 @@
 """The second realisation of a Plan: laid over what a script builds, while it builds it.
 
 `process` before the script starts, `loader` on each training DataLoader before its first epoch, `epoch` where one
-begins, `optimizer` before an optimizer's first step, `model` and `loss` around the outermost call of each module with
-parameters while gradients are enabled: reduced precision inside, float32 outside, as accelerate has it.
+begins, `optimizer` before an optimizer's first step, `module` before the first outermost call of each module with
+parameters while gradients are enabled, `model` and `loss` around each such call: reduced precision inside, float32
+outside, as accelerate has it.
 """
 
 from __future__ import annotations
@@ -245,12 +246,25 @@ class Realised:
         if self.autocast is None:
             self.autocast = _autocast_in_force()
         try:
+            self._change(module)
             root.inner = self._transformed(module, module.__dict__.get(CALLED))
             self._lay_call(module, root)
             self.laid |= {"model", "loss"}
         except (AttributeError, TypeError):
             pass  # no ordinary module: left as it is, which the proofs then say
         return True
+
+    def _change(self, module: Any) -> None:
+        """What the Plan does to a module itself."""
+        if not self.plan.module:
+            return
+        from perftool.training import match_layouts
+
+        for change in self.plan.module:
+            change(module)
+        for optimizer in self.loop.optimizers:
+            match_layouts(optimizer)
+        self.laid.add("module")
 
     def _lay_call(self, module: Any, root: Root) -> None:
         """What the Plan wraps around the calls of a root."""

@@ -6,9 +6,11 @@ from math import log
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from perftool.analysis.pairs import blocks_by_launch, launches_of, pair_effects
 from perftool.records import METRICS, Session
+from perftool.words import DEVICE_HEAT, HARDWARE_SLOWDOWN, POWER_BRAKE, POWER_LIMIT
 from tests.measure.fakes import make_session
 from tests.sessions import make_block, make_launch, timed_session
 
@@ -97,3 +99,19 @@ def test_tails_and_stalls_are_of_all_paired_steps() -> None:
 def test_blocks_are_found_by_launch() -> None:
     session = two_launches({0: 1, 1: 2}, {0: 3})
     assert [len(blocks_by_launch(session)[launch]) for launch in (0, 1)] == [1, 2]
+
+
+def test_pairs_of_which_the_hardware_slowed_one_block_down_are_left_out() -> None:
+    session = two_launches({0: 90, 1: 90, 2: 200, 3: 180}, {0: 100, 1: 100, 2: 100, 3: 200})
+
+    def held_down(at: int, *by: str) -> None:
+        block = session.blocks[at]
+        session.blocks[at] = replace(block, labels=replace(block.labels, device_held_down_by=list(by)))
+
+    held_down(6, DEVICE_HEAT)  # ours in round 2
+    held_down(3, POWER_BRAKE)  # both in round 3
+    held_down(7, HARDWARE_SLOWDOWN)
+    held_down(4, POWER_LIMIT)  # ours in round 0: what it draws is its own
+    matrix = pair_effects(session, "throughput", [1])
+    assert matrix.pairs.tolist() == [[3]]
+    assert matrix.d[0, 0] == pytest.approx(log(0.9))

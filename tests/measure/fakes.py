@@ -28,6 +28,7 @@ from perftool.records import (
     Session,
     Settings,
     StepWork,
+    Stretch,
     WatchedBlock,
     WorkloadFacts,
 )
@@ -125,6 +126,7 @@ class Script:
     losses: Callable[[Settings, int, int], list[float]] | None = None  # of every step, in place of `loss`
     samples_per_step: Callable[[Settings], int] = lambda settings: 10
     host_bytes: Callable[[Settings], int] = lambda settings: 100_000_000
+    sample_mj: Callable[[Settings], float] = lambda settings: 2.0  # energy of a sample on end
     operations: Callable[[Settings], int] = lambda settings: 50
     modules: Sequence[str] = ()
     start_s: float = 1.0
@@ -212,6 +214,16 @@ class ScriptedLaunch:
                     samples=script.samples_per_step(spec.settings) * request.steps,
                     step_ns=[round(step_s * 1e9)] * request.steps,
                     wait_ns=[0] * request.steps,
+                )
+            case messages.Sustain(calls=calls):
+                script.now_s += calls * step_s
+                samples = script.samples_per_step(spec.settings) * calls
+                return Stretch(
+                    launch=spec.launch,
+                    wall_ns=round(calls * step_s * 1e9),
+                    steps=calls,
+                    samples=samples,
+                    energy_mj=round(script.sample_mj(spec.settings) * samples),
                 )
             case messages.Watch():
                 script.now_s += (request.drop + request.steps) * step_s

@@ -29,6 +29,7 @@ def raising(*_: object) -> None:
 def driver(monkeypatch: pytest.MonkeyPatch, uuids: dict[str, str], **functions: Callable[..., object]) -> ModuleType:
     """A module `pynvml` whose driver has these devices, by UUID with their names, and answers these functions alone."""
     module: Any = ModuleType("pynvml")
+    module.NVML_CLOCK_SM = 1
     module.NVMLError, module.NVML_TEMPERATURE_GPU, module.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN = FakeError, 0, 1
     module.nvmlInit = lambda: None
     module.nvmlDeviceGetCount = lambda: len(uuids)
@@ -149,6 +150,23 @@ def test_a_watched_block_is_throttled_by_the_newer_and_by_the_older_function(
     assert device_probe.is_throttled(torch.device("cuda:0")) is None
     monkeypatch.setattr(device_probe, "_handle", lambda _: None)
     assert device_probe.is_throttled(torch.device("cuda:0")) is None
+
+
+def test_a_block_is_labelled_with_the_clock_of_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    gpu = torch.device("cuda:0")
+    monkeypatch.setattr(device_probe, "_handle", lambda _: A)
+    driver(
+        monkeypatch,
+        {A: "H100"},
+        nvmlDeviceGetClockInfo=lambda _, kind: {1: 1755}[kind],
+        nvmlDeviceGetCurrentClocksEventReasons=lambda _: HEAT | IDLE,
+    )
+    assert device_probe.clock_labels(gpu) == {"device_clock_mhz": 1755, "device_held_down_by": [DEVICE_HEAT]}
+    driver(monkeypatch, {A: "H100"}, nvmlDeviceGetClockInfo=raising)
+    assert device_probe.clock_labels(gpu) == {"device_clock_mhz": None, "device_held_down_by": []}
+    assert device_probe.clock_labels(torch.device("cpu")) == {}
 
 
 def test_a_device_is_found_by_what_torch_knows_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
