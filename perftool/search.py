@@ -141,7 +141,7 @@ def tune(lab: Lab, offer: Offer, switching: Switching = Switching()) -> None:  #
         reason = "best of the search" if winner else "nothing was better than the baseline"
         lab.ledger.enter(Decision(stage=CONFIRM, settings=winner, action="chosen", reason=reason))
     while winner:
-        _confirm(lab, winner, deadline_s, began_s + WALL_MOST * budget_s)
+        _confirm(lab, offer, winner, deadline_s, began_s + WALL_MOST * budget_s)
         winner = _without_what_earns_nothing(lab, offer, winner)
 
 
@@ -412,7 +412,7 @@ def parity_steps(step_s: float, seconds: float) -> int:
 # ------------------------------------------------------------------------------------------------------- confirmation
 
 
-def _confirm(lab: Lab, winner: Settings, deadline_s: float, last_s: float) -> None:
+def _confirm(lab: Lab, offer: Offer, winner: Settings, deadline_s: float, last_s: float) -> None:
     """The winner against the baseline, in launches that had no part in choosing it; beside it the patched script, and
     the winner without each of its settings.
 
@@ -423,9 +423,7 @@ def _confirm(lab: Lab, winner: Settings, deadline_s: float, last_s: float) -> No
     variant = lab.variant(winner)
     patched = _patched(lab, winner)
     always = {} if patched is None else {patched: PATCHED}
-    lacking = [number for one in leave_outs(winner).values() if (number := lab.variant(one))]
-    room = max(0, lab.live_limit - 2 - len(always))  # beside the baseline and the winner, which they must meet
-    aside = dict.fromkeys(lacking[:room], LEAVE_ONE_OUT)
+    aside = dict.fromkeys(_to_leave_out(lab, offer, winner, last_s, len(always)), LEAVE_ONE_OUT)
 
     def decided() -> bool:
         return is_decided(lab.session, winner, aside) or deadline_s < lab.elapsed_s
@@ -483,6 +481,25 @@ def _confirm(lab: Lab, winner: Settings, deadline_s: float, last_s: float) -> No
             counted=FRESH,
             drift_limit_s=CONFIRM_DRIFT_LIMIT_S,
         )
+
+
+def _to_leave_out(lab: Lab, offer: Offer, winner: Settings, last_s: float, others: int) -> list[int]:
+    """The winner's variants without a setting that take turns with it: what is missed least first, as many as may live
+    and start in time.
+
+    others: further launches that a generation has beside them.
+    """
+    belief = believe(lab.session, offer)
+    lacking = sorted(leave_outs(winner).values(), key=lambda one: belief.gain_over(winner, one))
+    room = max(0, lab.live_limit - 2 - others)  # beside the baseline and the winner, which they must meet
+    left_s = last_s - lab.elapsed_s - max(CONFIRM_LEAST_S, SHARE_CONFIRM * lab.session.budget_s)
+    fits = 0
+    while fits < min(room, len(lacking)):
+        launches: list[Settings] = [winner] * (1 + others + fits + 1)
+        if fits and CONFIRM_GENERATIONS * (lab.launches_s(launches) + len(launches) * LONGER_WARM_S) > left_s:
+            break
+        fits += 1
+    return [number for one in lacking[:fits] if (number := lab.variant(one))]
 
 
 def _without_what_earns_nothing(lab: Lab, offer: Offer, winner: Settings) -> Settings:

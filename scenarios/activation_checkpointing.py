@@ -3,7 +3,8 @@
 What it changes: each block of the model (or each part of a long sequence of modules) keeps only its input; what lies
     within is computed a second time when its backward needs it. The training is the same.
 When it helps: activations that do not fit, or a limit on memory: a larger batch or model fits then.
-When it hurts: a step takes about a third longer. It is tried only where memory is what is wanted, or limited.
+When it hurts: a step takes about a third longer. On a CPU what is freed in between may stay in glibc's heap, so that
+    nothing is saved. It is tried only where memory is what is wanted, or limited.
 Source: https://docs.pytorch.org/docs/stable/checkpoint.html
 """
 

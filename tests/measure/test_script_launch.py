@@ -16,7 +16,7 @@ from perftool.measure.launch import LaunchFailed
 from perftool.measure.sandbox import Sandbox
 from perftool.measure.script_launch import ScriptLaunch
 from perftool.measure.survey import UnusableError
-from perftool.records import ScriptFacts, Settings, StepRule
+from perftool.records import ModuleFacts, ScriptFacts, Settings, StepRule
 from perftool.scenario import discover
 from perftool.target import Script
 
@@ -110,6 +110,35 @@ def test_a_script_is_looked_at_and_takes_its_turns(launches: Launches) -> None:
     assert len(block.step_ns) == len(block.wait_ns) == 7
     assert sum(block.step_ns) == block.wall_ns
     assert launch.host_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("pictures.py", {"channels_last": "on", "optimizer_kernel": "fused"}),
+        ("attention.py", {"activation_checkpointing": "on", "sdpa_backend": "math"}),
+    ],
+)
+def test_a_scripts_modules_are_described_and_changed_in_place(
+    launches: Launches, name: str, settings: dict[str, str]
+) -> None:
+    facts = launches.look(script(name))
+    is_attention = name == "attention.py"
+    assert facts.modules == ModuleFacts(
+        convolution_dims=[] if is_attention else [2],
+        block_lists=["blocks"] if is_attention else [],
+        chains={} if is_attention else {"": 5},
+        attends=is_attention,
+    )
+    assert facts.changes_buffers != is_attention
+    launch = launches.start(script(name), settings=settings, facts=facts)
+    launch.ask(messages.Start(), LIMIT_S)
+    engaged = launch.ask(messages.Prove(), LIMIT_S).engaged
+    assert engaged.ok, engaged.evidence
+    stretch = launch.ask(messages.Sustain(calls=7), LIMIT_S)
+    assert (stretch.steps, stretch.samples) == (7, 56 if is_attention else 112)
+    assert stretch.wall_ns > 0
+    assert stretch.energy_mj is None, "a CPU does not tell"
 
 
 def test_what_its_processes_are_told_is_gone_with_all_else_that_is_temporary(launches: Launches) -> None:
