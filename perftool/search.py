@@ -348,8 +348,7 @@ def _search_left_s(lab: Lab, offer: Offer, deadline_s: float) -> float:
     """Wall time that the search may still take; a usual confirmation, and a comparison of losses where there is a
     change that asks for one, are left out."""
     session = lab.session
-    usual: list[Settings] = [{}] * (1 + CONFIRM_BESIDE)
-    confirming_s = CONFIRM_GENERATIONS * (lab.launches_s(usual) + (1 + len(usual)) * LONGER_WARM_S)
+    confirming_s = CONFIRM_GENERATIONS * _generation_s(lab, 1 + CONFIRM_BESIDE)
     out = excluded(session, offer).changes
     left = dict(change for change in offer.changes() if change not in out)
     compares = bool(settings_that(session, ["numerics", "optimisation"], left))
@@ -445,10 +444,12 @@ def _confirm(lab: Lab, offer: Offer, winner: Settings, deadline_s: float, last_s
     blocks_s = min(lab.left_s, max(CONFIRM_LEAST_S, SHARE_CONFIRM * lab.session.budget_s, in_time_s))
     end_s = lab.spent_s + blocks_s
 
-    def planned() -> int:
+    def planned(done: int) -> int:
         """As many generations as there is time for: where launches take long to start, few with many rounds."""
-        left_s = deadline_s - lab.elapsed_s - (end_s - lab.spent_s)
-        return max(min(LOOKS), min(FULL_LOOK, int(left_s / lab.launches_s(usual))))
+        whole = max(0, CONFIRM_GENERATIONS - done)
+        left_s = last_s - lab.elapsed_s - (end_s - lab.spent_s) - whole * lab.launches_s(usual)
+        bare = int(max(0.0, left_s) / lab.launches_s([winner] * (1 + len(always))))
+        return max(min(LOOKS), min(FULL_LOOK, done + whole + bare))
 
     done = measure_repeatedly(
         lab,
@@ -493,13 +494,16 @@ def _to_leave_out(lab: Lab, offer: Offer, winner: Settings, last_s: float, other
     lacking = sorted(leave_outs(winner).values(), key=lambda one: belief.gain_over(winner, one))
     room = max(0, lab.live_limit - 2 - others)  # beside the baseline and the winner, which they must meet
     left_s = last_s - lab.elapsed_s - max(CONFIRM_LEAST_S, SHARE_CONFIRM * lab.session.budget_s)
-    fits = 0
-    while fits < min(room, len(lacking)):
-        launches: list[Settings] = [winner] * (1 + others + fits + 1)
-        if fits and CONFIRM_GENERATIONS * (lab.launches_s(launches) + len(launches) * LONGER_WARM_S) > left_s:
-            break
+    left_s -= (FULL_LOOK - CONFIRM_GENERATIONS) * _generation_s(lab, 1 + others)
+    fits = 1
+    while fits < len(lacking) and CONFIRM_GENERATIONS * _generation_s(lab, 2 + others + fits) <= left_s:
         fits += 1
-    return [number for one in lacking[:fits] if (number := lab.variant(one))]
+    return [number for one in lacking[: min(fits, room)] if (number := lab.variant(one))]
+
+
+def _generation_s(lab: Lab, launches: int) -> float:
+    """Wall time of a usual one of the confirmation with so many launches beside the baseline's, without its blocks."""
+    return lab.launches_s([{}] * launches) + (1 + launches) * LONGER_WARM_S
 
 
 def _without_what_earns_nothing(lab: Lab, offer: Offer, winner: Settings) -> Settings:

@@ -39,7 +39,8 @@ def default(context: Context) -> str:
 def values(context: Context) -> Sequence[str]:
     cores = min(context.machine.usable_cores, MOST)
     own = int(default(context))
-    return [str(number) for number in sorted({0, 1, 2, cores // 2, cores, own}) if number <= max(1, cores, own)]
+    tried = {0, 2, cores // 2, own} if context.on_cuda else {0, 1, 2, cores // 2, cores, own}
+    return [str(number) for number in sorted(tried) if number <= max(1, cores, own)]
 
 
 def refusal(value: str, context: Context) -> str | None:

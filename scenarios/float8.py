@@ -57,7 +57,7 @@ def apply(plan: Plan, value: str) -> Plan:
 
 def convert(module: nn.Module) -> None:
     """A module's large linear layers, in place; their parameters stay the same objects."""
-    from torchao.float8 import convert_to_float8_training  # type: ignore[import-not-found]
+    from torchao.float8 import convert_to_float8_training
 
     from perftool.probes.modules import is_large_linear
 

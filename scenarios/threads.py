@@ -26,6 +26,8 @@ def default(context: Context) -> str:
 
 def values(context: Context) -> Sequence[str]:
     cores = context.machine.usable_cores
+    if context.on_cuda:  # what is computed on the host is little, and each value costs its turn
+        return [str(number) for number in sorted({1, context.machine.torch_threads})]
     powers = [2**exponent for exponent in range(cores.bit_length()) if 2**exponent <= cores]
     return [str(number) for number in sorted({*powers, cores, context.machine.torch_threads})]
 

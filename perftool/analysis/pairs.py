@@ -183,6 +183,20 @@ def pair_effects(
     )
 
 
+def pairs_left_out(session: Session) -> int:
+    """Of all variants' blocks and the baseline's of the same round, those of which the hardware slowed one down."""
+    variant_of = {launch.launch: launch.variant for launch in session.launches}
+    base = {block.round: is_slowed(block) for block in session.blocks if variant_of.get(block.launch) == 0}
+    others = (block for block in session.blocks if variant_of.get(block.launch) and block.round in base)
+    return sum(is_slowed(block) != base[block.round] for block in others)
+
+
+def is_slowed(block: Block) -> bool:
+    """Whether the device's clock was held down by what has nothing to do with the variant: drawing as much power as is
+    allowed is its own."""
+    return bool(OF_THE_HARDWARE & set(block.labels.device_held_down_by))
+
+
 def _paired(ours: _Blocks, theirs: _Blocks) -> tuple[Indices, Indices]:
     """Where each has the blocks of the rounds that both have, unless the hardware slowed down for one of the two."""
     _, mine, others = np.intersect1d(ours.rounds, theirs.rounds, return_indices=True)

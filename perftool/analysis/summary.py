@@ -8,13 +8,21 @@ from statistics import median
 import numpy as np
 from msgspec.structs import replace
 
+from perftool import units
 from perftool.analysis.diagnose import findings
 from perftool.analysis.explain import explained
 from perftool.analysis.gate import is_check, judged
 from perftool.analysis.jitter import jitter
 from perftool.analysis.loop import script_report
 from perftool.analysis.memory import memory_report
-from perftool.analysis.pairs import Samples, blocks_by_launch, launches_of, pair_effects, samples_per_second
+from perftool.analysis.pairs import (
+    Samples,
+    blocks_by_launch,
+    launches_of,
+    pair_effects,
+    pairs_left_out,
+    samples_per_second,
+)
 from perftool.analysis.roofline import distance
 from perftool.analysis.stats import Effect, launch_effects
 from perftool.analysis.stretches import held_down_by, of_variant, sample_mj, sustained_ratio
@@ -185,8 +193,17 @@ def summarise(
         folder=folder,
         measured_s=sum(block.wall_ns for block in session.blocks) / 1e9,
         wall=session.wall,
-        warnings=list(session.warnings),
+        warnings=[*session.warnings, *_of_the_clock(session)],
     )
+
+
+def _of_the_clock(session: Session) -> list[str]:
+    """What is to be said of a device whose clock the hardware held down now and then."""
+    count = pairs_left_out(session)
+    if not count:
+        return []
+    pairs = units.counted(count, "pair of blocks is", "pairs of blocks are")
+    return [f"{pairs} left out, since the GPU's hardware held its clock down (heat, power supply) for one of the two"]
 
 
 def _distance(session: Session, baseline: VariantSummary) -> Distance | None:

@@ -31,7 +31,7 @@ def measure_repeatedly(
     counted: Collection[str] = (),
     drift_limit_s: float = GIVE_UP_S,
     stretch_s: float = 0.0,
-    planned: Callable[[], int] | None = None,
+    planned: Callable[[int], int] | None = None,
 ) -> int:
     """Measure the variants and the baseline in fresh launches. Returns the number of generations.
 
@@ -43,8 +43,8 @@ def measure_repeatedly(
     first_look: one of LOOKS; the earlier ones are left out.
     counted: stages whose generations count beside those of `stage`.
     drift_limit_s, stretch_s: as of `generation`.
-    planned: how many the budget is spread over, asked before each; by default FULL_LOOK, or the first look if that is
-        later.
+    planned: how many the budget is spread over, asked before each with how many are done; by default FULL_LOOK, or the
+        first look if that is later.
     """
     end_s = lab.spent_s + min(budget_s, lab.left_s)
     looks = sorted(look for look in LOOKS if look >= first_look)
@@ -52,7 +52,7 @@ def measure_repeatedly(
     done = _generations(lab.session, {stage, *counted}, variants)
     for look in looks:
         while done < look:
-            plan = usual if planned is None else planned()
+            plan = usual if planned is None else planned(done)
             to_come = max(look, plan) - done
             if done >= plan and not _affords_another(lab, end_s, done, budget_s):
                 lab.planned_s = None

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from perftool.analysis.pairs import blocks_by_launch, launches_of, pair_effects
+from perftool.analysis.pairs import blocks_by_launch, launches_of, pair_effects, pairs_left_out
+from perftool.analysis.summary import summarise
 from perftool.records import METRICS, Session
 from perftool.words import DEVICE_HEAT, HARDWARE_SLOWDOWN, POWER_BRAKE, POWER_LIMIT
 from tests.measure.fakes import make_session
@@ -115,3 +116,6 @@ def test_pairs_of_which_the_hardware_slowed_one_block_down_are_left_out() -> Non
     matrix = pair_effects(session, "throughput", [1])
     assert matrix.pairs.tolist() == [[3]]
     assert matrix.d[0, 0] == pytest.approx(log(0.9))
+    assert pairs_left_out(session) == 1
+    (told,) = summarise(session).warnings
+    assert told.startswith("1 pair of blocks is left out")
