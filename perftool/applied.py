@@ -9,7 +9,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from perftool.measure.devices import take_device
-from perftool.measure.facts import describe_workload
+from perftool.measure.facts import describe_first_step
 from perftool.probes.machine import describe_machine
 from perftool.records import RecommendedSettings, SchemaError, Settings, from_json
 from perftool.scenario import (
@@ -68,7 +68,8 @@ def _read(path: str | Path) -> Settings:
 def context_of(loaded: Loaded, scenarios: Scenarios, *, device: str, seed: int) -> Context:
     """What scenarios are told: the machine, and the workload, built once without settings and given up again."""
     plain = training_of(plan_of(loaded.workload, {}, scenarios, device=device, seed=seed))
-    return Context(machine=describe_machine(device), workload=describe_workload(loaded, plain, plain.fetch()))
+    facts, _ = describe_first_step(loaded, plain)
+    return Context(machine=describe_machine(device), workload=facts)
 
 
 def training_of(plan: Plan) -> Training:

@@ -78,7 +78,8 @@ class Plan:
     copy_aside: the copy is on a stream of its own, so that the device computes the step before meanwhile.
     optimizer: options set on every parameter group of the user's optimizer ({"fused": True}).
     optimizer_changes: done to the optimizer in turn, once it has its options (learning rates); get the plan, too.
-    module: done to the user's own module in turn, in place, as soon as it is there (memory format, checkpointing).
+    module: done to the user's own module in turn, in place, as soon as it is there (memory format, checkpointing);
+        returns whether there was something to do.
     model: applied to the built model in turn (compilation).
     loss: wrapped around the workload's loss in turn (autocast).
     micro_batches: parts that a batch is cut into, whose gradients add up before the one update.
@@ -102,7 +103,7 @@ class Plan:
     copy_aside: bool = False
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     optimizer_changes: tuple[Callable[[Plan, torch.optim.Optimizer], None], ...] = ()
-    module: tuple[Callable[[nn.Module], None], ...] = ()
+    module: tuple[Callable[[nn.Module], bool], ...] = ()
     model: tuple[Callable[[nn.Module], nn.Module], ...] = ()
     loss: tuple[Callable[[Loss], Loss], ...] = ()
     micro_batches: int = 1

@@ -46,6 +46,7 @@ from perftool.scenario import Context, Scenario, Scenarios, clashes, other_value
 from perftool.units import percent
 from perftool.words import DATA_WAIT, ROW_BY_ROW
 
+MEMORY_GAIN = 10.0  # puts what is for memory first, where that is wanted
 WAIT_MOST = 0.95  # of a step, that better loading is taken to spare
 SHARE_ALONE = 0.25  # of the budget, in blocks
 SHARE_TOGETHER = 0.15  # each pass
@@ -89,7 +90,10 @@ def offer_of(scenarios: Scenarios, context: Context, baseline: Settings, goal: G
     return Offer(
         values={name: other_values(scenario, context, baseline) for name, scenario in tried.items()},
         defaults={name: baseline.get(name, scenario.default(context)) for name, scenario in scenarios.items()},
-        gains={name: _likely_gain(scenario, context) for name, scenario in tried.items()},
+        gains={
+            name: MEMORY_GAIN if scenario.for_memory else _likely_gain(scenario, context)
+            for name, scenario in tried.items()
+        },
         clash=lambda settings: clashes({**baseline, **settings}, scenarios, context.workload.driver),
         slow=frozenset(name for name, scenario in tried.items() if scenario.compiles(context)),
     )
@@ -348,7 +352,8 @@ def _search_left_s(lab: Lab, offer: Offer, deadline_s: float) -> float:
     """Wall time that the search may still take; a usual confirmation, and a comparison of losses where there is a
     change that asks for one, are left out."""
     session = lab.session
-    confirming_s = CONFIRM_GENERATIONS * _generation_s(lab, 1 + CONFIRM_BESIDE)
+    usual: list[Settings] = [{}] * (1 + CONFIRM_BESIDE)
+    confirming_s = CONFIRM_GENERATIONS * (_generation_s(lab, usual) + _stretches_s(lab))
     out = excluded(session, offer).changes
     left = dict(change for change in offer.changes() if change not in out)
     compares = bool(settings_that(session, ["numerics", "optimisation"], left))
@@ -447,7 +452,8 @@ def _confirm(lab: Lab, offer: Offer, winner: Settings, deadline_s: float, last_s
     def planned(done: int) -> int:
         """As many generations as there is time for: where launches take long to start, few with many rounds."""
         whole = max(0, CONFIRM_GENERATIONS - done)
-        left_s = last_s - lab.elapsed_s - (end_s - lab.spent_s) - whole * lab.launches_s(usual)
+        left_s = last_s - lab.elapsed_s - (end_s - lab.spent_s)
+        left_s -= whole * (lab.launches_s(usual) + _stretches_s(lab))
         bare = int(max(0.0, left_s) / lab.launches_s([winner] * (1 + len(always))))
         return max(min(LOOKS), min(FULL_LOOK, done + whole + bare))
 
@@ -460,7 +466,7 @@ def _confirm(lab: Lab, offer: Offer, winner: Settings, deadline_s: float, last_s
         guests=guests,
         counted=FRESH,
         drift_limit_s=CONFIRM_DRIFT_LIMIT_S,
-        stretch_s=STRETCH_S if lab.session.machine.device.startswith("cuda") else 0.0,
+        stretch_s=_stretches_s(lab) / 2,
         planned=planned,
     )
     enough = None if is_decided(lab.session, winner, aside) else missing(lab.session, winner)
@@ -493,17 +499,29 @@ def _to_leave_out(lab: Lab, offer: Offer, winner: Settings, last_s: float, other
     belief = believe(lab.session, offer)
     lacking = sorted(leave_outs(winner).values(), key=lambda one: belief.gain_over(winner, one))
     room = max(0, lab.live_limit - 2 - others)  # beside the baseline and the winner, which they must meet
+    present = [winner] * (1 + others)
     left_s = last_s - lab.elapsed_s - max(CONFIRM_LEAST_S, SHARE_CONFIRM * lab.session.budget_s)
-    left_s -= (FULL_LOOK - CONFIRM_GENERATIONS) * _generation_s(lab, 1 + others)
+    left_s -= (FULL_LOOK - CONFIRM_GENERATIONS) * _generation_s(lab, present, again=True)
+
+    def fit(count: int) -> bool:
+        launches = [*present, *lacking[:count]]
+        further_s = (CONFIRM_GENERATIONS - 1) * _generation_s(lab, launches, again=True)
+        return _generation_s(lab, launches) + further_s + CONFIRM_GENERATIONS * _stretches_s(lab) <= left_s
+
     fits = 1
-    while fits < len(lacking) and CONFIRM_GENERATIONS * _generation_s(lab, 2 + others + fits) <= left_s:
+    while fits < len(lacking) and fit(fits + 1):
         fits += 1
     return [number for one in lacking[: min(fits, room)] if (number := lab.variant(one))]
 
 
-def _generation_s(lab: Lab, launches: int) -> float:
-    """Wall time of a usual one of the confirmation with so many launches beside the baseline's, without its blocks."""
-    return lab.launches_s([{}] * launches) + (1 + launches) * LONGER_WARM_S
+def _generation_s(lab: Lab, launches: Sequence[Settings], *, again: bool = False) -> float:
+    """Wall time of one of the confirmation with these launches beside the baseline's, without its blocks."""
+    return lab.launches_s(launches, again=again) + (1 + len(launches)) * LONGER_WARM_S
+
+
+def _stretches_s(lab: Lab) -> float:
+    """Of a generation: the baseline and the winner on end."""
+    return 2 * STRETCH_S if lab.session.machine.device.startswith("cuda") else 0.0
 
 
 def _without_what_earns_nothing(lab: Lab, offer: Offer, winner: Settings) -> Settings:

@@ -281,13 +281,12 @@ def in_parts(loss: Loss, count: int) -> Loss:
 
     def of_parts(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         *first, (last, last_share) = parts_of(batch, count)
-        told = torch.zeros(())
+        told: list[torch.Tensor] = []
         for part, share in first:
             value = loss(model, part) * share
             value.backward()  # type: ignore[no-untyped-call]
-            told = told.to(value.device) + value.detach()
-        value = loss(model, last) * last_share
-        return value + told.to(value.device)
+            told.append(value.detach())
+        return sum(told, loss(model, last) * last_share)
 
     return of_parts
 
@@ -447,9 +446,6 @@ def map_tensors(change: Callable[[torch.Tensor], torch.Tensor], batch: Batch) ->
 def copied(batch: Batch, device: torch.device, *, non_blocking: bool) -> Batch:
     """The batch on the device. What has a `to` of its own (PackedSequence, BatchEncoding) moves itself."""
 
-    def moves_itself(part: Any) -> bool:
-        return callable(getattr(part, "to", None))
-
     def move(part: Any) -> Any:
         if isinstance(part, torch.Tensor):
             return part.to(device, non_blocking=non_blocking)
@@ -465,29 +461,49 @@ def copying_aside(step: Step, device: torch.device, cuda: Any = torch.cuda) -> S
     cuda: torch.cuda, unless a test has its own. Source: torch.Tensor.record_stream, without which the memory of a batch
     could be given to another copy before the step has read it.
     """
-    side = cuda.Stream(device)
+    return CopiedAside(step, device, cuda)
 
-    def copy_and_step(batch: Batch) -> torch.Tensor:
-        with cuda.stream(side):
-            moved = copied(batch, device, non_blocking=True)
-        stream = cuda.current_stream(device)
-        stream.wait_stream(side)
+
+class CopiedAside:
+    """See `copying_aside`."""
+
+    steps = 0  # in this process, for the proof
+
+    def __init__(self, step: Step, device: torch.device, cuda: Any) -> None:
+        self._step, self._device, self._cuda = step, device, cuda
+        self._side = cuda.Stream(device)
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Raises SettingError for a batch with something whose tensors nobody can find."""
+        movers = [leaf for leaf in leaves_of(batch, whole=moves_itself) if moves_itself(leaf)]
+        others = [leaf for leaf in movers if not isinstance(leaf, torch.Tensor)]
+        if others:
+            kind = type(others[0]).__name__
+            raise SettingError(f"a batch has a {kind}, which copies itself; use pinned_memory=on")
+        with self._cuda.stream(self._side):
+            moved = copied(batch, self._device, non_blocking=True)
+        stream = self._cuda.current_stream(self._device)
+        stream.wait_stream(self._side)
         for part in tensors_of(moved):
             part.record_stream(stream)
-        return step(moved)
+        CopiedAside.steps += 1
+        return self._step(moved)
 
-    return copy_and_step
+
+def moves_itself(part: Any) -> bool:
+    """Whether it has a `to` of its own, as PackedSequence and BatchEncoding, or is a tensor."""
+    return callable(getattr(part, "to", None))
 
 
-def leaves_of(batch: Batch) -> list[Any]:
-    """All leaves of the batch, in order: its tensors, and whatever else is no container."""
+def leaves_of(batch: Batch, whole: Callable[[Any], bool] = lambda part: False) -> list[Any]:
+    """All leaves of the batch, in order: its tensors, and whatever else is no container, or is to stay whole."""
     found: list[Any] = []
 
     def note(leaf: Any) -> Any:
         found.append(leaf)
         return leaf
 
-    map_leaves(note, batch)
+    map_leaves(note, batch, whole)
     return found
 
 

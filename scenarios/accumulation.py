@@ -10,7 +10,8 @@ Source: https://docs.pytorch.org/docs/stable/notes/amp_examples.html#gradient-ac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,16 @@ from perftool.words import FETCH, Engaged, Proving, Settings
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from perftool.plan import Live, Loss, Plan
     from perftool.workload import Batch
 
 PARTS = (2, 4, 8)
+GRAPHED = (
+    "reduce-overhead",
+    "max-autotune",
+)  # modes of torch_compile; https://github.com/pytorch/pytorch/issues/169545
 OFF_MOST = 0.02  # of the gradient, by which the parts' sum may differ: some bits of bfloat16
 
 
@@ -56,6 +62,8 @@ def clash(value: str, others: Settings) -> str | None:
         return None
     if others.get("compiled_step", "off") != "off":
         return "the compiled step is one of the whole batch; leave compiled_step out"
+    if others.get("torch_compile") in GRAPHED:
+        return "its CUDA graphs would write the gradients of one part over those of another; use torch_compile=default"
     if others.get("amp") == "fp16":
         return "the scale of the loss would be that of the last part alone; use amp=bf16"
     return None
@@ -99,14 +107,9 @@ def difference(training: Live, batch: Batch, parts: int) -> float:
     def gradient(part: Batch, share: float) -> list[torch.Tensor | None]:
         return list(torch.autograd.grad(loss(training.model, part) * share, trained, allow_unused=True))
 
-    modes = [(one, one.training) for one in training.module.modules()]
-    training.module.eval()
-    try:
+    with without_chance(training.module):
         whole = gradient(batch, 1.0)
         found = [gradient(part, share) for part, share in parts_of(batch, parts)]
-    finally:
-        for module, mode in modes:
-            module.training = mode
     off = size = 0.0
     for one, *others in zip(whole, *found, strict=True):
         summed = sum((part.to_dense() for part in others if part is not None), torch.zeros(()))
@@ -114,6 +117,26 @@ def difference(training: Live, batch: Batch, parts: int) -> float:
         off += float((summed.to(dense.device) - dense).square().sum())
         size += float(dense.square().sum())
     return float((off / size) ** 0.5) if size else 0.0
+
+
+@contextmanager
+def without_chance(module: nn.Module) -> Iterator[None]:
+    """The module as it is evaluated, but for recurrent layers, whose backward needs them to be training."""
+    from torch import nn
+
+    modes = [(one, one.training) for one in module.modules()]
+    recurrent = [(one, one.dropout) for one in module.modules() if isinstance(one, nn.RNNBase)]
+    module.eval()
+    for layer, _ in recurrent:
+        layer.train()
+        layer.dropout = 0.0
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+        for layer, dropout in recurrent:
+            layer.dropout = dropout
 
 
 def code(value: str, context: Context) -> Code:

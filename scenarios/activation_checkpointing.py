@@ -10,7 +10,7 @@ Source: https://docs.pytorch.org/docs/stable/checkpoint.html
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import isqrt
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,8 @@ def clash(value: str, others: Settings) -> str | None:
         return None
     if others.get("compiled_step", "off") != "off":
         return "what is differentiated as one function has no saved tensors to leave out; leave compiled_step out"
+    if others.get("torch_compile", "off") != "off":
+        return "compiled code chooses by itself what to keep; leave torch_compile out"
     if others.get("cuda_graphs", "off") != "off":
         return "what is computed again asks for the random numbers of before, which no graph can hold"
     return None
@@ -59,20 +61,45 @@ def apply(plan: Plan, value: str) -> Plan:
     return plan if value == "off" else replace(plan, module=(*plan.module, checkpoint_parts))
 
 
-def checkpoint_parts(module: nn.Module) -> None:
-    """Have a module's blocks, or the parts of its sequences where it has none, keep only what goes into them."""
+class Again:
+    """The forward pass of a part, which counts how often it runs in a backward pass, for the proof."""
+
+    runs = 0  # in this process
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        self._forward = forward
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        import torch
+
+        Again.runs += torch._C._current_graph_task_id() != -1
+        return self._forward(*arguments, **options)
+
+
+def checkpoint_parts(module: nn.Module) -> bool:
+    """Have a module's blocks, or the parts of its sequences where it has none, keep only what goes into them; those
+    with running statistics stay as they are, which would be changed twice. Whether there were any."""
     from functools import partial
 
     from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
     from perftool.probes.modules import blocks_of, chains_of
 
-    for name in blocks_of(module):
-        for block in module.get_submodule(name).children():
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    for name in chains_of(module):
-        chain: Any = module.get_submodule(name)
-        chain.forward = partial(checkpoint_sequential, chain, parts_of(len(chain)), use_reentrant=False)
+    blocks = [block for name in blocks_of(module) for block in module.get_submodule(name).children()]
+    chains: list[Any] = [module.get_submodule(name) for name in chains_of(module)]
+    calm = [one for one in blocks if not keeps_statistics(one)]
+    for block in calm:
+        block.forward = partial(checkpoint, Again(block.forward), use_reentrant=False)
+    links = [one for one in chains if not keeps_statistics(one)]
+    for chain in links:
+        parts = [Again(one) for one in chain]  # not its children, of which each is there once
+        chain.forward = partial(checkpoint_sequential, parts, parts_of(len(parts)), use_reentrant=False)
+    return bool(calm or links)
+
+
+def keeps_statistics(module: nn.Module) -> bool:
+    """Whether its forward pass changes running statistics, as BatchNorm's."""
+    return any(getattr(one, "running_mean", None) is not None for one in module.modules())
 
 
 def parts_of(length: int) -> int:
@@ -81,28 +108,11 @@ def parts_of(length: int) -> int:
 
 
 def proof(training: Live, value: str) -> Proving:
-    """How often the first module within each part runs for each call of that."""
-    from perftool.probes.modules import blocks_of, chains_of
-
-    whole = training.module
-    outer = [block for name in blocks_of(whole) for block in whole.get_submodule(name).children()]
-    outer += [whole.get_submodule(name) for name in chains_of(whole)]
-    inner = [next(iter(one.children())) for one in outer]
-    calls = dict.fromkeys([*outer, *inner], 0)
-
-    def count(module: nn.Module, _inputs: Any) -> None:
-        calls[module] += 1
-
-    hooks = [module.register_forward_pre_hook(count) for module in calls]
-    try:
-        yield BARE_STEP
-    finally:
-        for hook in hooks:
-            hook.remove()
-    again = sum(calls[part] > calls[one] for one, part in zip(outer, inner, strict=True))
-    ran = sum(calls[one] > 0 for one in outer)
-    ok = 0 < again == ran if value == "on" else not again
-    return Engaged(ok=ok, evidence=f"{again} of {ran} parts were computed a second time in the backward")
+    """How often parts run in a backward pass."""
+    before = Again.runs
+    yield BARE_STEP
+    runs = Again.runs - before
+    return Engaged(ok=bool(runs) == (value == "on"), evidence=f"a step computed {runs} parts again in its backward")
 
 
 def code(value: str, context: Context) -> Code:
@@ -110,19 +120,18 @@ def code(value: str, context: Context) -> Code:
     if value == "off":
         return Code()
     lists = [
-        f"for block in {_named(name)}.children():\n"
-        "    block.forward = partial(checkpoint, block.forward, use_reentrant=False)"
+        f"for each_block in {_named(name)}.children():\n"
+        "    each_block.forward = functools.partial(\n"
+        "        torch.utils.checkpoint.checkpoint, each_block.forward, use_reentrant=False\n    )"
         for name in modules.block_lists
     ]
     chains = [
-        f"{_named(name)}.forward = partial(\n"
-        f"    checkpoint_sequential, {_named(name)}, {parts_of(length)}, use_reentrant=False\n)"
+        f"{_named(name)}.forward = functools.partial(\n"
+        f"    torch.utils.checkpoint.checkpoint_sequential, list({_named(name)}), {parts_of(length)}, "
+        "use_reentrant=False\n)"
         for name, length in modules.chains.items()
     ]
-    return Code(
-        imports="from functools import partial\nfrom torch.utils.checkpoint import checkpoint, checkpoint_sequential",
-        model="\n".join([*lists, *chains]),
-    )
+    return Code(imports="import functools\nimport torch.utils.checkpoint", model="\n".join([*lists, *chains]))
 
 
 def _named(name: str) -> str:

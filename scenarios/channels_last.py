@@ -52,22 +52,25 @@ def apply(plan: Plan, value: str) -> Plan:
     return plan if value == "off" else replace(plan, module=(*plan.module, lay_out))
 
 
-def lay_out(module: nn.Module) -> None:
-    """The weights of a module's convolutions, channels last."""
+def lay_out(module: nn.Module) -> bool:
+    """The weights of a module's convolutions, channels last. Whether it has any."""
     from perftool.probes.modules import channels_last_format, convolution_dims
 
-    for dims in FORMATS.keys() & set(convolution_dims([module])):
+    found = FORMATS.keys() & set(convolution_dims([module]))
+    for dims in found:
         module.to(memory_format=channels_last_format(dims))  # type: ignore[call-overload]
+    return bool(found)
 
 
 def proof(training: Live, value: str) -> Proving:
     """How the convolutions' outputs lie in one step."""
-    from perftool.probes.modules import convolutions, lies_channels_last
+    from perftool.probes.modules import convolutions, is_channels_last, lies_channels_last
 
-    so, seen = 0, 0
+    calls, so, seen = 0, 0, 0
 
     def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        nonlocal so, seen
+        nonlocal calls, so, seen
+        calls += 1
         lies_so, lies_plain = lies_channels_last(output), output.is_contiguous()
         seen += lies_so != lies_plain  # else both are the same
         so += lies_so and not lies_plain
@@ -79,6 +82,9 @@ def proof(training: Live, value: str) -> Proving:
         for hook in hooks:
             hook.remove()
     told = f"{so} of {seen} outputs of convolutions lie channels last"
+    if not calls:  # compiled code calls no hooks
+        lie_so = is_channels_last([training.module])
+        return Engaged(ok=lie_so == (value == "on"), evidence=f"the weights {'lie' if lie_so else 'do not lie'} so")
     if not seen:
         return Engaged(ok=True, evidence="no output of a convolution tells one layout from the other")
     return Engaged(ok=bool(so) == (value == "on"), evidence=told)

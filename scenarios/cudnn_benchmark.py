@@ -80,6 +80,5 @@ scenario = Scenario(
     proof=proof,
     present=present,
     code=code,
-    switchable=True,
     typical_gain=1.1,
 )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from perftool.plan import Live, Plan
 
 VALUES = ("off", "on")
-SCALED_PRODUCT = "_scaled_mm"
+SCALED_PRODUCT, LAYER, REGION = "_scaled_mm", "Float8Linear", "Torch-Compiled Region"
 
 
 def default(_: Context) -> str:
@@ -55,30 +55,41 @@ def apply(plan: Plan, value: str) -> Plan:
     return plan if value == "off" else replace(plan, module=(*plan.module, convert))
 
 
-def convert(module: nn.Module) -> None:
-    """A module's large linear layers, in place; their parameters stay the same objects."""
-    from torchao.float8 import convert_to_float8_training
+def convert(module: nn.Module) -> bool:
+    """A module's large linear layers, in place; their parameters stay the same objects. Whether it has any.
+
+    Batches that are no multiple of 16 are padded, since the products of gradients sum over them.
+    """
+    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     from perftool.probes.modules import is_large_linear
 
-    convert_to_float8_training(module, module_filter_fn=lambda part, name: is_large_linear(part))
+    found = any(is_large_linear(part) for part in module.modules())
+    config = Float8LinearConfig(pad_inner_dim=True)
+    convert_to_float8_training(module, module_filter_fn=lambda part, name: is_large_linear(part), config=config)
+    return found
 
 
 def proof(training: Live, value: str) -> Proving:
-    """A step has float8 products; in compiled code they are calls of the same operation."""
+    """Layers in float8, and their products in a step, unless compiled code hides them."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         yield BARE_STEP
-    calls = sum(event.count for event in profiled.key_averages() if event.key.endswith(SCALED_PRODUCT))
-    return Engaged(ok=bool(calls) == (value == "on"), evidence=f"a step had {calls} float8 products")
+    events = profiled.key_averages()
+    layers = sum(type(part).__name__ == LAYER for part in training.module.modules())
+    calls = sum(event.count for event in events if event.key.endswith(SCALED_PRODUCT))
+    is_compiled = any(event.key.startswith(REGION) for event in events)
+    told = f"{layers} layers are in float8; a step showed {calls} such products"
+    is_on = bool(layers) and (bool(calls) or is_compiled)
+    return Engaged(ok=is_on == (value == "on"), evidence=f"{told}, and compiled code" if is_compiled else told)
 
 
 def code(value: str, _: Context) -> Code:
     if value == "off":
         return Code()
     return Code(
-        imports="from torchao.float8 import convert_to_float8_training",
+        imports="from torchao.float8 import Float8LinearConfig, convert_to_float8_training",
         model=_MODEL,
     )
 
@@ -87,6 +98,7 @@ _MODEL = """\
 convert_to_float8_training(
     model,
     module_filter_fn=lambda part, name: min(part.weight.shape) >= 1024 and all(n % 16 == 0 for n in part.weight.shape),
+    config=Float8LinearConfig(pad_inner_dim=True),  # for batches that are no multiple of 16
 )"""
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from perftool.scenario import NO_LOADER, Code, Context, Scenario, refuse_unlisted
-from perftool.words import FETCH, SLOW_COPY, Engaged, Proving
+from perftool.words import FETCH, SLOW_COPY, STEP, Engaged, Proving
 
 if TYPE_CHECKING:
     from perftool.plan import Live, Plan
@@ -58,12 +58,15 @@ def apply(plan: Plan, value: str) -> Plan:
 
 def proof(training: Live, value: str) -> Proving:
     """The tensors of a fetched batch are in pinned memory."""
-    from perftool.training import tensors_of
+    from perftool.training import CopiedAside, tensors_of
 
     batch = yield FETCH
+    before = CopiedAside.steps
+    if value == "prefetch":
+        yield STEP
     pinned = [tensor.is_pinned() for tensor in tensors_of(batch)]
     wanted = value != "off"
-    aside = training.plan.copy_aside
+    aside = CopiedAside.steps > before
     return Engaged(
         ok=(bool(pinned) and all(pinned) if wanted else not any(pinned)) and aside == (value == "prefetch"),
         evidence=f"{sum(pinned)} of {len(pinned)} tensors of a batch are in pinned memory"

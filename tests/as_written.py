@@ -157,6 +157,21 @@ class Pictures(nn.Module):
         return found
 
 
+class Halved(nn.Sequential):
+    """A sequence that does more than its modules."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs) / 2  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _repeating() -> nn.Module:
+    """One activation in several places, and a sequence with a forward of its own."""
+    active = nn.Tanh()
+    linear = [nn.Linear(WIDTH, WIDTH) for _ in range(3)]
+    tail = Halved(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 1))
+    return nn.Sequential(linear[0], active, linear[1], active, linear[2], active, tail)
+
+
 class Block(nn.Module):
     """Attention, and where it is asked for dropout, which draws random numbers."""
 
@@ -187,7 +202,18 @@ class Sentences(nn.Module):
         return self.head(found.mean(dim=1))  # type: ignore[no-any-return]
 
 
+class Last(nn.Module):
+    """Of what a recurrent layer returns, the last state."""
+
+    def forward(self, outputs: tuple[torch.Tensor, Any]) -> torch.Tensor:
+        return outputs[0][:, -1]
+
+
 clipping = _workload(_clipping)
+recurrent = _workload(
+    model=lambda: nn.Sequential(nn.GRU(WIDTH, WIDTH, 2, batch_first=True, dropout=0.5), Last(), nn.Linear(WIDTH, 1)),
+    inputs=INPUTS.unsqueeze(1).repeat(1, 3, 1),
+)
 averaging = _workload(_averaging)
 scheduled = _workload(_scheduled)
 in_groups = _workload(_in_groups)
@@ -195,6 +221,7 @@ gradient_hooks = _workload(_with_gradient_hooks)
 frozen = _workload(model=_frozen)
 tied = _workload(model=Tied)
 sparse = _workload(lambda parameters: torch.optim.SGD(parameters, lr=0.2), Words, TOKENS)
+repeating = _workload(model=_repeating)
 pictures = _workload(lambda parameters: torch.optim.Adam(parameters, lr=0.002), Pictures, PICTURES)
 sentences = _workload(model=Sentences, inputs=TOKENS)
 forgetful = _workload(model=lambda: Sentences(dropout=0.2), inputs=TOKENS)

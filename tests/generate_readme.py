@@ -30,7 +30,7 @@ def codemap() -> str:
         for folder in folders:
             lines.append(f"{folder.relative_to(ROOT)}/")
             lines += [
-                f"    {path.name:<24}{purpose}" for path in sorted(folder.glob("*.py")) if (purpose := _purpose(path))
+                f"    {path.name:<23} {purpose}" for path in sorted(folder.glob("*.py")) if (purpose := _purpose(path))
             ]
     return "\n".join([*lines, "```"])
 

@@ -15,6 +15,7 @@ from perftool.analysis.handover import script
 from perftool.scenario import discover, plan_of
 from perftool.training import SettingError, Training
 from perftool.workload import load
+from scenarios.activation_checkpointing import checkpoint_parts
 from tests.as_written import Make, adam
 from tests.proofs import proved
 from tests.test_handover import context, run
@@ -25,7 +26,7 @@ FILE = Path(__file__).parent / "as_written.py"
 SCENARIOS = discover()
 NAMES = (
     "clipping", "averaging", "scheduled", "in_groups", "gradient_hooks", "frozen", "tied", "sparse", "normed",
-    "pictures", "sentences",
+    "pictures", "sentences", "repeating",
 )  # fmt: skip
 STEPS = 50
 OTHER_TRAINING = ("batch_size", "learning_rate")  # by design
@@ -43,7 +44,7 @@ ONE_OF_MANY = {
     "compiled_step": ["1", "10"],
     "torch_compile": ["default"],
 }
-LARGE = ("pictures", "sentences")  # too large to be compiled in time as a whole step
+LARGE = ("pictures", "sentences", "repeating")  # too large to be compiled in time as a whole step
 NOT_HERE = (("amp", "fp16"),)  # its scaler leaves the first steps out, until the scale fits
 ROUNDED = ("amp",)  # of which only the mean of the losses is the same, and that nearly
 
@@ -178,3 +179,26 @@ def test_what_changes_the_module_itself_is_proved(name: str, dropped: str) -> No
         training = Training(plan_of(load(f"{FILE}:{name}").workload, settings, SCENARIOS, device="cpu", seed=0))
         assert proved(SCENARIOS[dropped], training, "on").ok == bool(settings)
         assert proved(SCENARIOS[dropped], training, "off").ok != bool(settings)
+
+
+def test_parts_with_running_statistics_are_left_as_they_are() -> None:
+    """Where nobody has looked at the training before, as in a script that is run under its settings."""
+    from torch import nn
+
+    def block() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+    assert not checkpoint_parts(nn.Sequential(block(), block()))
+    assert not checkpoint_parts(nn.Linear(4, 4))
+    assert checkpoint_parts(nn.ModuleList([block(), nn.Sequential(nn.Linear(4, 4), nn.Identity())]))
+
+
+def test_a_loss_in_parts_is_proved_with_recurrent_layers_and_dropout() -> None:
+    training = Training(
+        plan_of(load(f"{FILE}:recurrent").workload, {"accumulation": "2"}, SCENARIOS, device="cpu", seed=0)
+    )
+    recurrent = training.module.get_submodule("0")
+    modes = [one.training for one in training.module.modules()]
+    assert proved(SCENARIOS["accumulation"], training, "2").ok
+    assert [one.training for one in training.module.modules()] == modes
+    assert recurrent.dropout == 0.5

@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from perftool.analysis.jitter import STALL_FROM
 from perftool.analysis.stats import Resampled, median_half_width
 from perftool.records import Block, Launch, Session
-from perftool.words import DEVICE_HEAT, HARDWARE_SLOWDOWN, POWER_BRAKE
+from perftool.words import POWER_BRAKE
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 START_UP_SD = 0.1  # of the ratio of two starts of one program at the same time: disk and processor are shared
-OF_THE_HARDWARE = {HARDWARE_SLOWDOWN, DEVICE_HEAT, POWER_BRAKE}  # that hold a device's clock down
 QUANTILES = (0.5, 0.95, 0.99)  # of the steps, that are compared
 
 
@@ -93,11 +92,8 @@ class _Blocks:
 
     @cached_property
     def slowed(self) -> NDArray[np.bool_]:
-        """Whether the device's clock was held down in each block, by what has nothing to do with the variant: drawing
-        as much power as is allowed is its own."""
-        return np.array(
-            [bool(OF_THE_HARDWARE & set(one.labels.device_held_down_by)) for one in self.blocks], dtype=bool
-        )
+        """Of each block; see `is_slowed`."""
+        return np.array([is_slowed(block) for block in self.blocks], dtype=bool)
 
     @cached_property
     def sample_ns(self) -> Floats:
@@ -184,7 +180,7 @@ def pair_effects(
 
 
 def pairs_left_out(session: Session) -> int:
-    """Of all variants' blocks and the baseline's of the same round, those of which the hardware slowed one down."""
+    """Of all variants' blocks and the baseline's of the same round, those of which one was slowed down from outside."""
     variant_of = {launch.launch: launch.variant for launch in session.launches}
     base = {block.round: is_slowed(block) for block in session.blocks if variant_of.get(block.launch) == 0}
     others = (block for block in session.blocks if variant_of.get(block.launch) and block.round in base)
@@ -192,13 +188,13 @@ def pairs_left_out(session: Session) -> int:
 
 
 def is_slowed(block: Block) -> bool:
-    """Whether the device's clock was held down by what has nothing to do with the variant: drawing as much power as is
-    allowed is its own."""
-    return bool(OF_THE_HARDWARE & set(block.labels.device_held_down_by))
+    """Whether the device's clock was held down from outside, by its power supply. Heat, and as much power as is
+    allowed, may be the variant's own doing."""
+    return POWER_BRAKE in block.labels.device_held_down_by
 
 
 def _paired(ours: _Blocks, theirs: _Blocks) -> tuple[Indices, Indices]:
-    """Where each has the blocks of the rounds that both have, unless the hardware slowed down for one of the two."""
+    """Where each has the blocks of the rounds that both have, unless one of the two was slowed down from outside."""
     _, mine, others = np.intersect1d(ours.rounds, theirs.rounds, return_indices=True)
     alike = ours.slowed[mine] == theirs.slowed[others]
     return mine[alike], others[alike]

@@ -187,21 +187,24 @@ def observations(session: Session, metric: str, stages: Collection[str] | None =
 def combinations_of(offer: Offer, out: Excluded) -> list[Settings]:
     """Every possible combination of what is offered and not ruled out, the baseline first.
 
-    Where there are more than MOST_COMBINATIONS, the scenarios that typically bring least are left out.
+    Where there are more than MOST_COMBINATIONS, the scenarios that typically bring least are in no company.
     """
     names = sorted(offer.values, key=lambda name: -offer.gains.get(name, 1.0))
     choices: dict[str, list[str | None]] = {}
+    alone: list[Settings] = []
     for name in names:
         values = [value for value in offer.values[name] if (name, value) not in out.changes]
         if prod(map(len, choices.values())) * (1 + len(values)) <= MOST_COMBINATIONS:
             choices[name] = [None, *values]
+        else:
+            alone += [{name: value} for value in values]
     order = sorted(choices)
     found = []
     for chosen in product(*(choices[name] for name in order)):
         settings = {name: value for name, value in zip(order, chosen, strict=True) if value is not None}
         if not any(one.items() <= settings.items() for one in out.combinations) and offer.clash(settings) is None:
             found.append(settings)
-    return found
+    return [*found, *(one for one in alone if offer.clash(one) is None)]
 
 
 def unasked(session: Session, best: Settings) -> list[Settings]:

@@ -52,6 +52,7 @@ from perftool.records import (
     Summary,
     VariantSummary,
 )
+from perftool.words import DEVICE_HEAT, HARDWARE_SLOWDOWN
 
 
 class Summaries:
@@ -197,13 +198,23 @@ def summarise(
     )
 
 
+SLOWED = {DEVICE_HEAT, HARDWARE_SLOWDOWN}
+
+
 def _of_the_clock(session: Session) -> list[str]:
-    """What is to be said of a device whose clock the hardware held down now and then."""
+    """What is to be said of a device whose clock was held down now and then."""
+    told = []
     count = pairs_left_out(session)
-    if not count:
-        return []
-    pairs = units.counted(count, "pair of blocks is", "pairs of blocks are")
-    return [f"{pairs} left out, since the GPU's hardware held its clock down (heat, power supply) for one of the two"]
+    if count:
+        pairs = units.counted(count, "pair of blocks is", "pairs of blocks are")
+        told.append(f"{pairs} left out, since the GPU's power supply held its clock down for one of the two")
+    hot = sum(bool(SLOWED & set(block.labels.device_held_down_by)) for block in session.blocks)
+    if hot:
+        blocks = units.counted(hot, "block")
+        told.append(
+            f"heat or the hardware held the GPU's clock down in {blocks} of {len(session.blocks):,}: cool it better"
+        )
+    return told
 
 
 def _distance(session: Session, baseline: VariantSummary) -> Distance | None:

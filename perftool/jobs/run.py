@@ -18,7 +18,7 @@ from perftool.jobs.inputs import parse_settings, read_recommended
 from perftool.jobs.look import check_target, offered
 from perftool.jobs.recorded import finish
 from perftool.plan import Plan
-from perftool.records import Machine, RecommendedSettings, Settings, WorkloadFacts
+from perftool.records import Machine, ModuleFacts, RecommendedSettings, Settings, WorkloadFacts
 from perftool.scenario import BF16_UNITS, Context, ScenarioError, Scenarios, clashes, environment_of, plan_of
 from perftool.script.boot import environment as hooked
 from perftool.store import open_results
@@ -218,6 +218,7 @@ def _at_best(device: str) -> Context:
         device_capability=[99, 0],
         device_memory_bytes=plenty**2,
         triton=True,
+        torchao=True,
         cpu_fp16_matrix=True,
         huge_pages="always",
     )
@@ -237,5 +238,6 @@ def _at_best(device: str) -> Context:
         optimizer_options={"foreach": None, "fused": None, "capturable": False, "differentiable": False},
         settings={},
         tensor_dataset=True,
+        modules=ModuleFacts(convolution_dims=[2], block_lists=["blocks"], attends=True, large_linears=1),
     )
     return Context(machine=machine, workload=workload)

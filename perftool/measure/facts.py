@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from msgspec import convert
+from msgspec.structs import replace
 
 from perftool.records import BatchForm, ModuleFacts, WorkloadFacts
 
@@ -79,6 +81,22 @@ def describe_workload(loaded: Loaded, training: Training, batch: Batch, *, atten
         optimizer_step=_torch_class_of_step(training.optimizer),
         modules=convert(describe_modules([training.module], attends=attends), ModuleFacts),
     )
+
+
+def describe_first_step(loaded: Loaded, training: Training) -> tuple[WorkloadFacts, Batch]:
+    """The facts of a training that has been built and, by its first step, which is made here, of that; and its batch."""
+    from perftool.probes.modules import Seen, calls_seen
+
+    versions = [buffer._version for buffer in training.module.buffers()]
+    fetched = training.fetch()
+    # What is one piece would be compiled once more, to be seen.
+    looking = nullcontext(Seen()) if training.plan.whole_step else calls_seen([training.module, training.model])
+    with looking as seen:
+        training.step(fetched)
+    batch = fetched if training.steps_per_call == 1 else fetched[0]
+    facts = describe_workload(loaded, training, batch, attends=seen.attention)
+    changed = versions != [buffer._version for buffer in training.module.buffers()]
+    return replace(facts, changes_buffers=changed), batch
 
 
 def count_denormal(tensors: Sequence[torch.Tensor]) -> int:

@@ -42,7 +42,8 @@ def measure_repeatedly(
     guests: further variants of the generation after so many, with the stage that they are there for.
     first_look: one of LOOKS; the earlier ones are left out.
     counted: stages whose generations count beside those of `stage`.
-    drift_limit_s, stretch_s: as of `generation`.
+    drift_limit_s: as of `generation`.
+    stretch_s: as of `generation`, of those before the first look.
     planned: how many the budget is spread over, asked before each with how many are done; by default FULL_LOOK, or the
         first look if that is later.
     """
@@ -69,7 +70,7 @@ def measure_repeatedly(
                 noisy_rounds=NOISY_ROUNDS,
                 guests=beside,
                 drift_limit_s=drift_limit_s,
-                stretch_s=stretch_s,
+                stretch_s=stretch_s if done < min(LOOKS) else 0.0,
             )
             done += 1
             if lab.is_over:

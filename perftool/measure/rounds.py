@@ -92,8 +92,11 @@ def generation(
             with lab.timing("turns_s"):
                 group.rounds(end_s, most, keep, even_time=even_time and (shared or not lab.even_steps))
             if stretch_s:
-                for running in [one for one in group.live if one.variant not in beside]:
-                    group.attempt(running, lambda one: one.sustain(stretch_s))
+                on_end = [one for one in group.live if one.variant not in beside]
+                lab.random.shuffle(on_end)  # the first finds a device that has rested
+                with lab.timing("turns_s"):
+                    for running in on_end:
+                        group.attempt(running, lambda one: one.sustain(stretch_s))
             if afterwards is not None:
                 group.each(afterwards)
             group.each(group.finish)

@@ -25,7 +25,7 @@ from msgspec.structs import replace as replace_fields
 from perftool import trees
 from perftool.measure import messages
 from perftool.measure.devices import DeviceError, take_device
-from perftool.measure.facts import count_denormal, describe_workload
+from perftool.measure.facts import count_denormal, describe_first_step
 from perftool.probes.events import Events
 from perftool.records import (
     WAIT,
@@ -134,22 +134,17 @@ class Worker:
         from perftool.probes.device import read_use
         from perftool.probes.machine import describe_machine
         from perftool.probes.memory import high_water_bytes
-        from perftool.probes.modules import calls_seen
         from perftool.training import Training, tensors_of
 
         threads = torch.get_num_threads()
         plan = self._load()
         training = Training(plan)
-        versions = [buffer._version for buffer in training.module.buffers()]
-        batch = training.fetch()
-        with calls_seen([training.module]) as seen:
-            training.step(batch)
         assert self.loaded is not None
+        facts, batch = describe_first_step(self.loaded, training)
         step_ns, wait_ns = self._quickest_ns(training)
         self._own_modules()
         facts = replace_fields(
-            describe_workload(self.loaded, training, batch, attends=seen.attention),
-            changes_buffers=versions != [buffer._version for buffer in training.module.buffers()],
+            facts,
             wait_share=wait_ns / step_ns,
             python_objects=len(gc.get_objects()),
             denormal_values=count_denormal([*tensors_of(batch), *training.module.parameters()]),

@@ -18,6 +18,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "optimizer_kernel=foreach": "in configure_optimizers: torch.optim.Adam(..., foreach=True)",
         "optimizer_kernel=for-loop": "in configure_optimizers: torch.optim.Adam(..., foreach=False, fused=False)",
         "torch_compile=default": "trainer.fit(torch.compile(module), ...)",
+        "torch_compile=dynamic": "trainer.fit(torch.compile(module, dynamic=True), ...)",
         "torch_compile": 'trainer.fit(torch.compile(module, mode="{value}"), ...)',
         "dataloader_workers": "in train_dataloader: DataLoader(..., num_workers={value}, persistent_workers=True)",
         "dataloader_workers=0": "in train_dataloader: DataLoader(...) without num_workers",
@@ -29,6 +30,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "optimizer_kernel=fused": f'{_TRAINING}(optim="adamw_torch_fused")',
         "optimizer_kernel=for-loop": f'{_TRAINING}(optim="adamw_torch")',
         "torch_compile=default": f"{_TRAINING}(torch_compile=True)",
+        "torch_compile=dynamic": "model.compile(dynamic=True) before the Trainer is made",
         "torch_compile": f'{_TRAINING}(torch_compile=True, torch_compile_mode="{{value}}")',
         "dataloader_workers": f"{_TRAINING}(dataloader_num_workers={{value}}, dataloader_persistent_workers=True)",
         "dataloader_workers=0": f"{_TRAINING}(dataloader_num_workers=0)",
@@ -38,6 +40,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "amp=bf16": 'Accelerator(mixed_precision="bf16")',
         "amp=fp16": 'Accelerator(mixed_precision="fp16")',
         "torch_compile=default": 'Accelerator(dynamo_backend="inductor")',
+        "torch_compile=dynamic": ('Accelerator(dynamo_plugin=TorchDynamoPlugin(backend="inductor", dynamic=True))'),
         "torch_compile": 'Accelerator(dynamo_plugin=TorchDynamoPlugin(backend="inductor", mode="{value}"))',
         "pinned_memory=on": (
             f"{_PINNED} and Accelerator(dataloader_config=DataLoaderConfiguration(non_blocking=True))"

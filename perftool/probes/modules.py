@@ -14,7 +14,6 @@ from torch.overrides import TorchFunctionMode
 
 CHAIN_LEAST = 4  # modules, of which something is gained by computing them again
 LARGE_FEATURES, FLOAT8_MULTIPLE = 1024, 16
-ATTENTION = ("scaled_dot_product_attention", "multi_head_attention_forward")
 
 
 def describe_modules(roots: Sequence[nn.Module], *, attends: bool = False) -> dict[str, Any]:
@@ -85,7 +84,8 @@ def chains_of(module: nn.Module) -> list[str]:
     if blocks_of(module):
         return found
     for name, part in module.named_modules():
-        if isinstance(part, nn.Sequential) and len(part) >= CHAIN_LEAST and not _is_within(name, found):
+        is_chain = isinstance(part, nn.Sequential) and type(part).forward is nn.Sequential.forward
+        if is_chain and len(part._modules) >= CHAIN_LEAST and not _is_within(name, found):
             found.append(name)
     return found
 
@@ -110,8 +110,12 @@ class _Calls(TorchFunctionMode):
         self._seen = seen
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._seen.attention |= getattr(func, "__name__", "") in ATTENTION
-        return func(*args, **(kwargs or {}))
+        options = kwargs or {}
+        name = getattr(func, "__name__", "")
+        # Whoever wants the weights themselves has them computed one operation after another.
+        is_within = name == "multi_head_attention_forward" and not options.get("need_weights", True)
+        self._seen.attention |= name == "scaled_dot_product_attention" or is_within
+        return func(*args, **options)
 
 
 @contextmanager
@@ -119,10 +123,17 @@ def calls_seen(roots: Iterable[nn.Module]) -> Iterator[Seen]:
     """What these modules call meanwhile, in this thread; nothing where one is compiled, which would be compiled again.
     It slows the calls down."""
     seen = Seen()
-    with nullcontext() if any(map(is_compiled, roots)) else _Calls(seen):
+    parts = [part for root in roots for part in root.modules()]
+    with nullcontext() if any(is_compiled(one) or is_compiled_in_place(one) for one in parts) else _Calls(seen):
         yield seen
 
 
 def is_compiled(module: nn.Module) -> bool:
     """By torch.compile, as its user wrote it."""
     return type(module).__name__ == "OptimizedModule"
+
+
+def is_compiled_in_place(module: nn.Module) -> bool:
+    """By its own `compile`. What perftool itself puts there has a class of its own."""
+    call = module.__dict__.get("_compiled_call_impl")
+    return call is not None and not type(call).__module__.startswith("perftool.")

@@ -173,10 +173,10 @@ def costs(summary: Summary, advice: Recommendation) -> Pairs:
         speed = f"{estimate_text(advice.speedup)} the {goal_name('throughput', summary.sample_unit)}"
         lines.insert(0, ("speed", speed))
     if advised is not None and advised.sustained_ratio is not None:
-        lines.append(("on end", _on_end(advised)))
+        lines.append(("on end", units.told_in(_on_end(advised), summary.sample_unit)))
     if advised is not None and advised.sample_mj is not None and summary.baseline.sample_mj:
         less = advised.sample_mj / summary.baseline.sample_mj - 1
-        told = f"{units.energy(advised.sample_mj)} a sample, {units.percent(less)}"
+        told = f"{units.energy(advised.sample_mj)} a {summary.sample_unit}, {units.percent(less)}"
         lines.append(("energy", f"{told}, of the GPU alone"))
     lines.append(("numerics", _numerics(advice)))
     if advice.time_to_loss is not None:

@@ -19,7 +19,7 @@ from perftool.probes.events import Events
 from perftool.scenario import plan_of
 from perftool.script import explain
 from perftool.script.boot import rank_of_process
-from perftool.script.facts import device_of, facts_of, versions_of_buffers
+from perftool.script.facts import are_equal, copies_of_buffers, device_of, facts_of
 from perftool.script.loop import Interval, Loop
 from perftool.script.realise import Realised
 from perftool.trees import Tree, modules_of
@@ -91,14 +91,14 @@ class Answers:
             taken.append((step_ns, min(step_ns, loop.interval.wait_ns)))
         # The quickest: one alone may have waited for whatever else the machine does.
         step_ns, wait_ns = min(taken)
-        versions = versions_of_buffers(self.realised)
+        buffers = copies_of_buffers(self.realised)
         attends = yield from self._attends()
         facts = facts_of(
             loop,
             self.realised,
             self.device,
             attends=attends,
-            changes_buffers=versions_of_buffers(self.realised) != versions,
+            changes_buffers=not are_equal(buffers, copies_of_buffers(self.realised)),
         )
         return {"type": "facts", **facts, "step_ns": step_ns, "wait_ns": wait_ns}
 

@@ -123,9 +123,14 @@ def _modules(realised: Realised, *, attends: bool) -> dict[str, Any]:
     return describe_modules(realised.roots, attends=attends)
 
 
-def versions_of_buffers(realised: Realised) -> list[int]:
-    """Of all that the models have; they grow where a step changes one."""
-    return [buffer._version for root in realised.roots for buffer in root.buffers()]
+def copies_of_buffers(realised: Realised) -> list[torch.Tensor]:
+    """Of all that the models have. Their versions would not do: ranks give each other the values that they have."""
+    return [buffer.detach().clone() for root in realised.roots for buffer in root.buffers()]
+
+
+def are_equal(some: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> bool:
+    """Whether these are the same numbers."""
+    return len(some) == len(others) and all(one.equal(other) for one, other in zip(some, others, strict=True))
 
 
 def _has_sparse_gradients(realised: Realised) -> bool:

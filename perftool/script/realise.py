@@ -79,6 +79,7 @@ class Realised:
         self._is_within_root = False
         self._calm_calls: int | None = None  # since a module was new, where following ends by itself
         self.laid: set[str] = set()  # parts of the Plan that have come over something
+        self.changes_laid: set[Callable[[Any], bool]] = set()  # of modules, likewise
         self._made: dict[int, Place] = {}  # where modules were made, by identity
         self._roots: list[Root] = []
         self.calls: dict[tuple[Any, int], tuple[Place, str]] = {}  # of roots, by where: with what they returned
@@ -113,6 +114,10 @@ class Realised:
             return
         optimizer.__dict__[CONFIGURED] = True
         self._follow_anew()
+        if self.plan.module:
+            from perftool.training import match_layouts
+
+            match_layouts(optimizer)  # its state may be that of a checkpoint
         if not self.plan.optimizer and not self.plan.optimizer_changes:
             return
         defaults = optimizer.defaults
@@ -261,10 +266,11 @@ class Realised:
         from perftool.training import match_layouts
 
         for change in self.plan.module:
-            change(module)
+            if change(module):
+                self.laid.add("module")
+                self.changes_laid.add(change)
         for optimizer in self.loop.optimizers:
             match_layouts(optimizer)
-        self.laid.add("module")
 
     def _lay_call(self, module: Any, root: Root) -> None:
         """What the Plan wraps around the calls of a root."""

@@ -28,6 +28,7 @@ NEEDS = {
     "epoch": "the script trained from no DataLoader whose batches it could make",
     "optimizer": "the script stepped no optimizer that takes it",
     "optimizer_changes": "the script stepped no optimizer",
+    "module": "the script called no model with gradients that has what it changes",
     "model": "the script called no model with gradients",
     "loss": "the script called no model with gradients",
     "warmed_up": "the script made too few updates",
@@ -74,7 +75,7 @@ class Under:
             hooks.around_making(self._realised)
             hooks.around_modes(self._realised)
             hooks.replaced(_loader_class(), "__iter__", self._iterating)
-        if plan.model or plan.loss:
+        if plan.module or plan.model or plan.loss:
             self._realised.follow_calls(until_calm=True)
         atexit.register(self._ended)
 
@@ -121,6 +122,8 @@ def tell_missing(realised: Realised, asked: Sequence[Asked]) -> None:
 
 def _missing(realised: Realised, one: Asked) -> str | None:
     lacking = [why for part, why in NEEDS.items() if getattr(one.plan, part) and part not in realised.laid]
+    if any(change not in realised.changes_laid for change in one.plan.module):
+        lacking.append(NEEDS["module"])
     if lacking:
         return lacking[0]
     if one.present is None or "torch" not in sys.modules:

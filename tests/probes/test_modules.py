@@ -69,9 +69,17 @@ def test_attention_is_seen_whether_it_is_called_or_a_module_does() -> None:
         nn.Linear(4, 4)(tokens)
     with calls_seen([]) as called:
         nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
-    with calls_seen([]) as within:
-        nn.MultiheadAttention(4, 1)(tokens, tokens, tokens)
-    assert (plain.attention, called.attention, within.attention) == (False, True, True)
+    within = []
+    for need_weights in (False, True):
+        with calls_seen([]) as seen:
+            nn.MultiheadAttention(4, 1)(tokens, tokens, tokens, need_weights=need_weights)
+        within.append(seen.attention)
+    assert (plain.attention, called.attention, within) == (False, True, [True, False])
+    compiled = nn.Linear(4, 4)
+    compiled.compile()
+    with calls_seen([nn.Sequential(compiled)]) as hidden:
+        nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+    assert not hidden.attention, "it would be compiled again"
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from perftool.plan import Plan
+from perftool.probes.modules import lies_channels_last
 from perftool.scenario import discover, plan_of
 from perftool.script import record as record_module
 from perftool.script.under import TOLD_AFTER, Asked, Under
+from scenarios.activation_checkpointing import Again
 
 pytestmark = pytest.mark.usefixtures("put_back")
 
@@ -95,3 +97,44 @@ def test_a_scaler_knows_the_kernel_before_the_first_step(kernel: str) -> None:
     scaler.step(training.optimizer)
     assert not training.model.weight.equal(before)
     assert training.optimizer.param_groups[0]["fused"] == (kernel == "fused")
+
+
+@pytest.mark.parametrize("model", ["pictures", "sentences", "plain"])
+def test_what_changes_a_module_is_laid_over_it_or_told(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    under(channels_last="on", activation_checkpointing="on")
+    nets = {
+        "pictures": nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Tanh()),
+        "sentences": nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(2))),
+        "plain": nn.Linear(8, 8),
+    }
+    net, before = nets[model], Again.runs
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(TOLD_AFTER):
+        net(torch.ones(2, 3, 8, 8)).sum().backward()
+        optimizer.step()
+    told = capsys.readouterr().err
+    assert ("channels_last=on is not in force" in told) == (model != "pictures")
+    assert ("activation_checkpointing=on is not in force" in told) == (model == "plain")
+    assert (Again.runs > before) == (model != "plain")
+
+
+def test_state_of_a_checkpoint_follows_the_layout_that_its_parameters_get() -> None:
+    under(channels_last="on", optimizer_kernel="fused")
+    found = []
+    for laid in (False, True):
+        torch.manual_seed(0)
+        net = nn.Conv2d(3, 4, 3)
+        state = torch.optim.Adam(net.parameters())
+        first = nn.functional.conv2d(torch.randn(2, 3, 5, 5), net.weight, net.bias).square().sum()
+        first.backward()  # type: ignore[no-untyped-call]
+        state.step()
+        optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
+        optimizer.load_state_dict(state.state_dict())
+        state.zero_grad()
+        images = torch.randn(2, 3, 5, 5)
+        output = net(images) if laid else nn.functional.conv2d(images, net.weight, net.bias)
+        output.square().sum().backward()
+        optimizer.step()
+        found.append(net.weight.detach().contiguous())
+        assert lies_channels_last(net.weight) == laid
+    assert torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-6)
