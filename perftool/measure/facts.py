@@ -84,7 +84,7 @@ def describe_workload(loaded: Loaded, training: Training, batch: Batch, *, atten
 
 
 def describe_first_step(loaded: Loaded, training: Training) -> tuple[WorkloadFacts, Batch]:
-    """The facts of a training that has been built and, by its first step, which is made here, of that; and its batch."""
+    """The facts of a training that has been built and of its first step, which is made here; and the batch of that."""
     from perftool.probes.modules import Seen, calls_seen
 
     versions = [buffer._version for buffer in training.module.buffers()]
