@@ -155,7 +155,7 @@ def test_a_folder_of_the_users_shadows_no_scenario(tmp_path: Path) -> None:
     (tmp_path / "scenarios" / "__init__.py").write_text("raise SystemExit('shadowed')")
     words = [sys.executable, "-m", "perftool", "compare", "nonsense=1"]  # without -P, as a user types it
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S)
-    assert "there is no scenario 'nonsense'; there are amp, " in done.stderr
+    assert "there is no scenario 'nonsense'; there are accumulation, " in done.stderr
 
 
 @pytest.mark.parametrize(
