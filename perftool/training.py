@@ -119,7 +119,7 @@ class Training:
             return step
         device, non_blocking = self.device, self.plan.non_blocking
         if self.plan.copy_aside:
-            return copying_aside(step, device)
+            return CopiedAside(step, device)
 
         def copy_and_step(batch: Batch) -> torch.Tensor:
             return step(copied(batch, device, non_blocking=non_blocking))
@@ -454,22 +454,18 @@ def copied(batch: Batch, device: torch.device, *, non_blocking: bool) -> Batch:
     return map_leaves(move, batch, whole=moves_itself)
 
 
-def copying_aside(step: Step, device: torch.device, cuda: Any = torch.cuda) -> Step:
+class CopiedAside:
     """The step on batches of the host in pinned memory, each copied on a stream of its own: while the host runs ahead,
     the device still computes the step before.
 
-    cuda: torch.cuda, unless a test has its own. Source: torch.Tensor.record_stream, without which the memory of a batch
-    could be given to another copy before the step has read it.
+    Source: torch.Tensor.record_stream, without which the memory of a batch could be given to another copy before the
+    step has read it.
     """
-    return CopiedAside(step, device, cuda)
-
-
-class CopiedAside:
-    """See `copying_aside`."""
 
     steps = 0  # in this process, for the proof
 
-    def __init__(self, step: Step, device: torch.device, cuda: Any) -> None:
+    def __init__(self, step: Step, device: torch.device, cuda: Any = torch.cuda) -> None:
+        """cuda: torch.cuda, unless a test has its own."""
         self._step, self._device, self._cuda = step, device, cuda
         self._side = cuda.Stream(device)
 

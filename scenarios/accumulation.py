@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     from perftool.workload import Batch
 
 PARTS = (2, 4, 8)
-GRAPHED = (
-    "reduce-overhead",
-    "max-autotune",
-)  # modes of torch_compile; https://github.com/pytorch/pytorch/issues/169545
+GRAPHED = ("reduce-overhead", "max-autotune")  # modes of torch_compile
 OFF_MOST = 0.02  # of the gradient, by which the parts' sum may differ: some bits of bfloat16
 
 
@@ -62,7 +59,7 @@ def clash(value: str, others: Settings) -> str | None:
         return None
     if others.get("compiled_step", "off") != "off":
         return "the compiled step is one of the whole batch; leave compiled_step out"
-    if others.get("torch_compile") in GRAPHED:
+    if others.get("torch_compile") in GRAPHED:  # https://github.com/pytorch/pytorch/issues/169545
         return "its CUDA graphs would write the gradients of one part over those of another; use torch_compile=default"
     if others.get("amp") == "fp16":
         return "the scale of the loss would be that of the last part alone; use amp=bf16"
@@ -142,26 +139,17 @@ def without_chance(module: nn.Module) -> Iterator[None]:
 def code(value: str, context: Context) -> Code:
     if value == "1":
         return Code()
-    return Code(step=_STEP.format(**{key: text.format(parts=value) for key, text in _FORMS[_form(context)].items()}))
+    form = _FORMS.get(context.workload.batch_form, _SEQUENCE)
+    return Code(step=_STEP.format(**{key: text.format(parts=value) for key, text in form.items()}))
 
 
-def _form(context: Context) -> str:
-    form = context.workload.batch_form
-    return form if form in _FORMS else "list"
-
-
+_SEQUENCE = {
+    "parts": "zip(*(one.chunk({parts}) for one in batch))",
+    "rows": "len(part[0])",
+    "all_rows": "len(batch[0])",
+}
 _FORMS = {
     "tensor": {"parts": "batch.chunk({parts})", "rows": "len(part)", "all_rows": "len(batch)"},
-    "list": {
-        "parts": "zip(*(one.chunk({parts}) for one in batch))",
-        "rows": "len(part[0])",
-        "all_rows": "len(batch[0])",
-    },
-    "tuple": {
-        "parts": "zip(*(one.chunk({parts}) for one in batch))",
-        "rows": "len(part[0])",
-        "all_rows": "len(batch[0])",
-    },
     "dict": {
         "parts": "(dict(zip(batch, one)) for one in zip(*(one.chunk({parts}) for one in batch.values())))",
         "rows": "len(next(iter(part.values())))",

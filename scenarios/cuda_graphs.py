@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 from perftool.words import LAUNCH_BOUND, STEP, Engaged, Proving, Settings
-from scenarios.compiled_step import hooks_of
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +63,7 @@ def graphed(training: Looped, step: Step) -> Step:
     """The step as a graph. Raises SettingError for what cannot be captured."""
     from perftool.plan import SettingError, backward_and_step
     from perftool.training import configure
+    from scenarios.compiled_step import hooks_of
 
     if training.plan.update is not backward_and_step:
         raise SettingError("a scaled loss makes the step wait for the GPU, which no graph can hold; use amp=bf16")

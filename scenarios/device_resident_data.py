@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from perftool.scenario import NO_LOADER, Code, Context, Scenario, refuse_unlisted
 from perftool.words import FETCH, ROW_BY_ROW, SLOW_COPY, Engaged, Proving, Settings
-from scenarios.batch_gather import gathered
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +70,8 @@ def apply(plan: Plan, value: str) -> Plan:
 
 def resident(plan: Plan, dataset: Any) -> Iterator[Batch]:
     """The batches of `loader_feed`, each gathered from copies on the plan's device."""
+    from scenarios.batch_gather import gathered  # late: a script's process, which has no loader of ours, may lack it
+
     tensors = dataset if isinstance(dataset, tuple) else dataset.tensors
     return gathered(plan, tuple(held(one, plan.device) for one in tensors))
 

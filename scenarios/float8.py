@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from perftool.probes.regions import regions_in
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
-from perftool.words import BARE_STEP, Engaged, Proving
+from perftool.words import BARE_STEP, Engaged, Proving, Settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from perftool.plan import Live, Plan
 
 VALUES = ("off", "on")
-SCALED_PRODUCT, LAYER, REGION = "_scaled_mm", "Float8Linear", "Torch-Compiled Region"
+SCALED_PRODUCT, LAYER = "_scaled_mm", "Float8Linear"
 
 
 def default(_: Context) -> str:
@@ -48,6 +49,12 @@ def refusal(value: str, context: Context) -> str | None:
         return "torchao is not installed; pip install torchao"
     if not context.workload.modules.large_linears:
         return "the model has no linear layer of 1,024 features and more, in multiples of 16, where float8 would pay"
+    return None
+
+
+def clash(value: str, others: Settings) -> str | None:
+    if value == "on" and others.get("compiled_step", "off") != "off":
+        return "the scaling of float8 products has not been seen to work within one compiled step; use torch_compile"
     return None
 
 
@@ -76,10 +83,9 @@ def proof(training: Live, value: str) -> Proving:
 
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         yield BARE_STEP
-    events = profiled.key_averages()
     layers = sum(type(part).__name__ == LAYER for part in training.module.modules())
-    calls = sum(event.count for event in events if event.key.endswith(SCALED_PRODUCT))
-    is_compiled = any(event.key.startswith(REGION) for event in events)
+    calls = sum(event.count for event in profiled.key_averages() if event.key.endswith(SCALED_PRODUCT))
+    is_compiled = bool(regions_in(profiled))
     told = f"{layers} layers are in float8; a step showed {calls} such products"
     is_on = bool(layers) and (bool(calls) or is_compiled)
     return Engaged(ok=is_on == (value == "on"), evidence=f"{told}, and compiled code" if is_compiled else told)
@@ -100,12 +106,6 @@ convert_to_float8_training(
     module_filter_fn=lambda part, name: min(part.weight.shape) >= 1024 and all(n % 16 == 0 for n in part.weight.shape),
     config=Float8LinearConfig(pad_inner_dim=True),  # for batches that are no multiple of 16
 )"""
-
-
-def clash(value: str, others: dict[str, Any]) -> str | None:
-    if value == "on" and others.get("compiled_step", "off") != "off":
-        return "the scaling of float8 products has not been seen to work within one compiled step; use torch_compile"
-    return None
 
 
 scenario = Scenario(

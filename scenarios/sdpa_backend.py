@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from perftool.probes.regions import regions_in
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 from perftool.words import BARE_STEP, Engaged, Proving
 
@@ -69,7 +70,7 @@ def proof(training: Live, value: str) -> Proving:
     ran = sorted(
         kind for kind, name in OPERATIONS.items() if any(name in one and "backward" not in one for one in names)
     )
-    if not ran and any(name.startswith("Torch-Compiled Region") for name in names):  # into something else
+    if not ran and regions_in(profiled):  # into something else
         return Engaged(ok=present() == value, evidence=f"torch may choose {present()} while it compiles")
     if not ran:
         return Engaged(ok=value == "auto", evidence="a step computed no attention by scaled_dot_product_attention")

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from perftool.probes.regions import regions_in
 from perftool.scenario import Code, Context, Scenario, refuse_unlisted
 from perftool.words import BARE_STEP, Engaged, Proving
 
@@ -109,12 +110,6 @@ def proof(training: Live, value: str) -> Proving:
 def arguments_of(value: str) -> dict[str, Any]:
     """Of torch.compile, beside the model."""
     return {"default": {}, "dynamic": {"dynamic": True}}.get(value, {"mode": value})
-
-
-def regions_in(profiled: Any) -> list[str]:
-    """The kinds of compiled region that ran while it was profiled."""
-    names = {event.key for event in profiled.key_averages()}
-    return [name for name in names if name.startswith(("Torch-Compiled Region", "CompiledFunction"))]
 
 
 def is_past_limit(counters: Mapping[str, Mapping[str, int]]) -> bool:

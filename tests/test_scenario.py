@@ -29,6 +29,7 @@ from perftool.scenario import (
     variants_of,
     with_seed,
 )
+from perftool.script.start import _load as load_scenario
 from scenarios.reference import seed as seed_workload
 from tests.measure.fakes import MACHINE, WORKLOAD
 
@@ -249,3 +250,18 @@ def test_a_first_argument_that_is_no_workload_is_a_variant() -> None:
     workloads = ["scenarios.reference:medium", "train.py:workload", "a=b/train.py:workload", "nonsense"]
     assert [names_variant(text, found) for text in workloads] == [False] * len(workloads)
     assert names_in(["amp", "amp=bf16, threads=1"]) == ["amp", "amp", "threads"]
+
+
+FILES = {name: one.file for name, one in discover().items()}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_scenario_loads_in_the_process_of_a_script_which_need_not_have_the_others(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "scenarios", None)  # or has a package of that name
+    for module in [one for one in sys.modules if one.startswith("scenarios.")]:
+        monkeypatch.delitem(sys.modules, module)
+    file = FILES[name]
+    monkeypatch.setitem(sys.modules, f"perftool_scenarios.{name}", None)  # gone after the test
+    assert load_scenario(name, file).name == name

@@ -41,7 +41,7 @@ from perftool.records import (
 )
 from perftool.scenario import DOCUMENTED, Context, check_settings, clashes, cures_of, discover, environment_of, plan_of
 from perftool.search import offer_of
-from perftool.training import SettingError, Training, configure, copying_aside, loader_feed
+from perftool.training import CopiedAside, SettingError, Training, configure, loader_feed
 from perftool.words import FETCH, Proving, Wanted
 from perftool.workload import Loaded, Workload, load, load_workload
 from scenarios.amp import scaled_update
@@ -319,7 +319,7 @@ def test_a_copy_beside_the_steps_is_waited_for_and_its_memory_kept() -> None:
         fake.told.append("step")
         return torch.zeros(())
 
-    copying_aside(step, torch.device("cpu"), fake)([FakeTensor([1.0]), FakeTensor([2.0])])
+    CopiedAside(step, torch.device("cpu"), fake)([FakeTensor([1.0]), FakeTensor([2.0])])
     assert fake.told == ["on side", "off side", "wait for side", "step"]
     assert len(FakeTensor.streams) == 2
 

@@ -6,8 +6,8 @@
 #   OUT=folder             where the results go (build/gpu-check)
 #   DRY=1                  on a CPU, with small trainings, to see that every stage runs
 #
-# Leaves in $OUT: log.txt with a table of the stages at its end, pytest.txt, plain.json (plain PyTorch, the judge of the
-# gains that perftool prints), machine.json, smi.csv (clocks, power, memory), sessions.tar.gz (sessions and reports).
+# Leaves in $OUT: log.txt with a table of the stages at its end, plain.json (plain PyTorch, the judge of the gains that
+# perftool prints), machine.json, smi.csv (clocks, power, memory), sessions.tar.gz (sessions and reports).
 #
 # perftool need not be installed: its entry points are written beside the wheels that may lie in .whl/ for what the
 # machine lacks.

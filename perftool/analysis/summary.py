@@ -54,6 +54,8 @@ from perftool.records import (
 )
 from perftool.words import DEVICE_HEAT, HARDWARE_SLOWDOWN
 
+SLOWED = {DEVICE_HEAT, HARDWARE_SLOWDOWN}  # what holds a device's clock down in itself
+
 
 class Summaries:
     """What a session says of each variant, worked out once for whoever asks: comparisons take the most time."""
@@ -196,9 +198,6 @@ def summarise(
         wall=session.wall,
         warnings=[*session.warnings, *_of_the_clock(session)],
     )
-
-
-SLOWED = {DEVICE_HEAT, HARDWARE_SLOWDOWN}
 
 
 def _of_the_clock(session: Session) -> list[str]:

@@ -279,29 +279,24 @@ class Worker:
         )
 
     def sustain(self, request: messages.Sustain) -> Stretch:
-        from perftool.probes.device import clock_labels, energy_mj
+        from perftool.probes.device import Meter
 
         training = self._live()
         samples, loss = 0, self.last_loss
-        self._synchronise()
-        before_mj, began_ns = energy_mj(training.device), monotonic_ns()
+        meter = Meter(training.device)
         for _ in range(request.calls):
             batch = training.fetch()
             samples += training.drawn
             loss = training.step(batch)
-        of_clock = clock_labels(training.device)  # before the device has nothing left to do
-        self._synchronise()
-        wall_ns, after_mj = monotonic_ns() - began_ns, energy_mj(training.device)
+        measured = meter.read()
         self.last_loss = loss
         self.calls_done += request.calls
         self._check_loss()
         return Stretch(
             launch=self.spec.launch,
-            wall_ns=wall_ns,
             steps=request.calls * training.steps_per_call,
             samples=samples,
-            energy_mj=None if before_mj is None or after_mj is None else after_mj - before_mj,
-            **of_clock,
+            **measured,
         )
 
     def watch(self, request: messages.Watch) -> WatchedBlock:

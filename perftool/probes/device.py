@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cache
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perftool.probes import nvml
@@ -150,10 +152,28 @@ def energy_mj(device: torch.device) -> int | None:
     return None if device.type != "cuda" else nvml.energy_mj(_handle(device))
 
 
+class Meter:
+    """What a device does from now on, which waits for what came before, until it is read."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        synchronise(device)
+        self._energy_mj, self._began_ns = energy_mj(device), monotonic_ns()
+
+    def read(self) -> dict[str, Any]:
+        """Of a Stretch the time, the energy and the clock, once the device has done all that it was given."""
+        of_clock = clock_labels(self._device)  # before it has nothing left to do
+        synchronise(self._device)
+        wall_ns, after_mj = monotonic_ns() - self._began_ns, energy_mj(self._device)
+        taken_mj = None if self._energy_mj is None or after_mj is None else after_mj - self._energy_mj
+        return {"wall_ns": wall_ns, "energy_mj": taken_mj, **of_clock}
+
+
 def _nvml(device: torch.device) -> int | None:
     return nvml.used_bytes(_handle(device))
 
 
+@cache
 def _handle(device: torch.device) -> Any:
     import torch
 

@@ -14,7 +14,7 @@ from time import monotonic, monotonic_ns
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from perftool.probes.device import clock_labels, drop_cache, energy_mj, read_peaks, reset_peaks, synchronise
+from perftool.probes.device import Meter, clock_labels, drop_cache, read_peaks, reset_peaks
 from perftool.probes.events import Events
 from perftool.scenario import plan_of
 from perftool.script import explain
@@ -228,24 +228,18 @@ class Answers:
         }
 
     def _sustain(self, request: Mapping[str, Any]) -> Answer:
-        place, samples = self._place(), 0
-        synchronise(place)
-        before_mj, began_ns = energy_mj(place), monotonic_ns()
+        samples, meter = 0, Meter(self._place())
         for _ in range(request["calls"]):
             yield
             samples += self.loop.interval.samples or 1
-        of_clock = clock_labels(place)
-        synchronise(place)
-        wall_ns, after_mj = monotonic_ns() - began_ns, energy_mj(place)
+        measured = meter.read()
         self._check_loss()
         return {
             "type": "stretch",
             "launch": self.spec["launch"],
-            "wall_ns": wall_ns,
             "steps": request["calls"],
             "samples": samples,
-            "energy_mj": None if before_mj is None or after_mj is None else after_mj - before_mj,
-            **of_clock,
+            **measured,
         }
 
     def _train(self, request: Mapping[str, Any]) -> Answer:
